@@ -102,8 +102,8 @@ static void little_endian_access(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(live_blocks_are_counted),       cmocka_unit_test(overflowing_sizes_are_refused),
-        cmocka_unit_test(arena_property),                cmocka_unit_test(refused_allocations_leave_nothing),
+        cmocka_unit_test(live_blocks_are_counted), cmocka_unit_test(overflowing_sizes_are_refused),
+        cmocka_unit_test(arena_property),          cmocka_unit_test(refused_allocations_leave_nothing),
         cmocka_unit_test(little_endian_access),
     };
     return fm_test_run("base.mem", tests);

@@ -90,10 +90,8 @@ static void try_returns_failures_only(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(codes_have_names),
-        cmocka_unit_test(message_is_set_and_prefixed),
-        cmocka_unit_test(long_message_is_cut),
-        cmocka_unit_test(message_belongs_to_the_thread),
+        cmocka_unit_test(codes_have_names),          cmocka_unit_test(message_is_set_and_prefixed),
+        cmocka_unit_test(long_message_is_cut),       cmocka_unit_test(message_belongs_to_the_thread),
         cmocka_unit_test(try_returns_failures_only),
     };
     return fm_test_run("base.status", tests);

@@ -1,20 +1,26 @@
 /**
  * @file config.h
- * One schema per command: the same table of options gives the flags, the YAML keys, the environment variables, the
+ * One schema per command: the same table of options gives the flags, the YAML keys, the environment
+ * variables, the
  * `--help` text, the manual page and the shell completion.
  *
  * A command fills a struct of its own; each row of its schema says where in the struct the value goes.
  *
  *     struct plan_options { int64_t replicas; double budget_ms; const char *policy; int json; };
  *     static const fm_option plan_schema[] = {
- *         {"replicas", FM_OPTION_INT, offsetof(struct plan_options, replicas), .required = 1, .min = 1, .max = 1 << 20,
- *          .help = "expert copies in all"},
- *         {"budget", FM_OPTION_REAL, offsetof(struct plan_options, budget_ms), .value = "50", .unit = "ms", .help = ...},
- *         {"policy", FM_OPTION_CHOICE, offsetof(struct plan_options, policy), .value = "best", .choices = "best|reference"},
- *         {0}};
+ *         {"replicas", FM_OPTION_INT, offsetof(struct plan_options, replicas), .required = 1, .min = 1, .max
+ * = 1 << 20, .help = "expert copies in all"},
+ *         {"budget", FM_OPTION_REAL, offsetof(struct plan_options, budget_ms), .value = "50", .unit = "ms",
+ * .help = ...},
+ *         {"policy", FM_OPTION_CHOICE, offsetof(struct plan_options, policy), .value = "best", .choices =
+ * "best|reference"}, {0}};
  *
- * Precedence, weakest first: the default, a YAML section, the environment (FM_<COMMAND>_<OPTION>, in capitals, '-' as '_'),
- * the command line. Unknown options and keys are errors that name the nearest known one.
+ * Precedence, weakest first: the default, a YAML section (`--config FILE`), the environment
+ * (FM_<COMMAND>_<OPTION>, in capitals, '-' as '_'), the command line. Unknown options and keys are errors
+ * that name the nearest known one.
+ *
+ * Nothing here keeps state: any thread may call any function. fm_base_command_main() and the writers below it
+ * are the only functions of the libraries that print, because they are the face of a program.
  */
 #ifndef FATHOM_CONFIG_H
 #define FATHOM_CONFIG_H
@@ -30,17 +36,18 @@ extern "C" {
 #endif
 
 typedef enum fm_option_type {
-    FM_OPTION_FLAG = 1, /**< int, 0 or 1: `--name`, `--no-name`, `name: true` */
+    FM_OPTION_FLAG = 1, /**< int, 0 or 1: `--name`, `--no-name`, `--name=true`, `name: true` */
     FM_OPTION_INT,      /**< int64_t within [min, max] when max > min */
     FM_OPTION_REAL,     /**< double within [min, max] when max > min */
-    FM_OPTION_SIZE,     /**< int64_t bytes: 4096, 64KiB, 2GiB, 1GB */
+    FM_OPTION_SIZE,     /**< int64_t bytes: 4096, 64K = 64KiB (1024s), 1GB (1000s); up to T */
     FM_OPTION_STRING,   /**< const char *; NULL when not given and without a default */
     FM_OPTION_CHOICE    /**< const char *, one of `choices` */
 } fm_option_type;
 
 /** A row of a schema; a row with name NULL ends it. */
 typedef struct fm_option {
-    const char *name; /**< "max-moves": the flag is --max-moves, the YAML key max_moves (either spelling is read) */
+    const char
+        *name; /**< "max-moves": the flag is --max-moves, the YAML key max_moves (either spelling is read) */
     fm_option_type type;
     size_t offset;       /**< of the value in the caller's struct */
     const char *value;   /**< default, as text; NULL: 0 or NULL */
@@ -64,35 +71,41 @@ typedef struct fm_invocation {
 } fm_invocation;
 
 /**
- * A command: a leaf has `run`, a group has `children` (NULL-terminated). `--help` and, when `has_json` is set, `--json`
- * come by themselves.
+ * A command: a leaf has `run`, a group has `children` (NULL-terminated). `--help` and, when `has_json` is
+ * set, `--json` come by themselves.
  */
 struct fm_command {
     const char *name;
-    const char *summary;      /**< one line, no full stop */
-    const char *operands;     /**< usage text of what follows the options: "LOADS", "[FILE...]"; NULL: none allowed */
-    const char *details;      /**< paragraphs for --help and the manual page; NULL for none */
-    const fm_option *options; /**< NULL for none */
-    size_t options_size;      /**< sizeof the struct that `options` fills */
+    const char *summary; /**< one line, no full stop */
+    const char
+        *operands; /**< usage text of what follows the options: "LOADS", "[FILE...]"; NULL: none allowed */
+    const char *details;            /**< paragraphs for --help and the manual page; NULL for none */
+    const fm_option *options;       /**< NULL for none */
+    size_t options_size;            /**< sizeof the struct that `options` fills */
     int operands_min, operands_max; /**< operands_max -1: any number */
     int has_json;
     const fm_command *const *children;
-    /** Runs with the filled struct. A failure's message is printed and the exit status is 1; *out_exit overrides it. */
+    /** Runs with the filled struct. A failure's message is printed and the exit status is 1; *out_exit
+     * overrides it. */
     fm_status (*run)(const fm_invocation *invocation, const void *options, int *out_exit);
 };
 
-/** Sets every value to its default. FM_ERR_INTERNAL when a default of the schema itself is bad. */
+/** Sets every value to its default. FM_ERR_INTERNAL when a default of the schema itself is bad: a test of the
+ * command calls this once. */
 FM_API FM_MUST_USE fm_status fm_base_config_defaults(const fm_option *schema, void *out_options);
 /** Sets one value from text. FM_ERR_ARG: what was given, what is expected. Strings are borrowed. */
 FM_API FM_MUST_USE fm_status fm_base_config_set(const fm_option *option, const char *text, void *out_options);
-/** Sets values from a YAML or JSON object; unknown keys fail and name the nearest. Strings are borrowed from `section`. */
-FM_API FM_MUST_USE fm_status fm_base_config_from_doc(const fm_option *schema, const fm_doc *section, void *out_options);
+/** Sets values from a YAML or JSON object; unknown keys fail and name the nearest. Strings are borrowed from
+ * `section`. */
+FM_API FM_MUST_USE fm_status fm_base_config_from_doc(const fm_option *schema, const fm_doc *section,
+                                                     void *out_options);
 /** Sets values from the environment: FM_<prefix>_<NAME>. */
-FM_API FM_MUST_USE fm_status fm_base_config_from_env(const fm_option *schema, const char *prefix, void *out_options);
+FM_API FM_MUST_USE fm_status fm_base_config_from_env(const fm_option *schema, const char *prefix,
+                                                     void *out_options);
 
 /**
- * Finds the command that argv (without the program's name) names below `root`, fills its options and runs it. Prints
- * help, messages and "did you mean". Returns the exit status: 0 done, 1 failed, 2 usage.
+ * Finds the command that argv (without the program's name) names below `root`, fills its options and runs it.
+ * Prints help, messages and "did you mean". Returns the exit status: 0 done, 1 failed, 2 usage.
  */
 FM_API int fm_base_command_main(const fm_command *root, int argc, char **argv);
 

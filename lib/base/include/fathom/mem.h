@@ -2,9 +2,10 @@
  * @file mem.h
  * Memory: counted allocation, aligned buffers, arenas, checked sizes, little-endian access.
  *
- * All libraries of the house allocate through fm_base_mem_*. That gives tests two handles on every program: the number
- * of live blocks (a test that ends with more than it began with fails) and a gate that can refuse the n-th allocation.
- * Any thread may call any function here, except that one arena belongs to one thread at a time.
+ * All libraries of the house allocate through fm_base_mem_*. That gives tests two handles on every program:
+ * the number of live blocks (a test that ends with more than it began with fails) and a gate that can refuse
+ * the n-th allocation. Any thread may call any function here, except that one arena belongs to one thread at
+ * a time.
  */
 #ifndef FATHOM_MEM_H
 #define FATHOM_MEM_H
@@ -22,11 +23,13 @@ extern "C" {
 /** Vector loads want 64 bytes: one cache line, one AVX-512 register, one AMX tile row. */
 #define FM_CACHE_LINE 64
 
-/** `size` bytes, uninitialised, aligned for any scalar; NULL when there is no memory. Size 0 gives a unique pointer. */
+/** `size` bytes, uninitialised, aligned for any scalar; NULL when there is no memory. Size 0 gives a unique
+ * pointer. */
 FM_API void *fm_base_mem_alloc(size_t size) FM_MUST_USE;
 /** `count * size` zeroed bytes; NULL when there is no memory or the product overflows. */
 FM_API void *fm_base_mem_zalloc(size_t count, size_t size) FM_MUST_USE;
-/** Resizes to `count * size` bytes; NULL leaves `block` as it was. `block` may be NULL. Alignment beyond a scalar's is lost. */
+/** Resizes to `count * size` bytes; NULL leaves `block` as it was. `block` may be NULL. Alignment beyond a
+ * scalar's is lost. */
 FM_API void *fm_base_mem_realloc(void *block, size_t count, size_t size) FM_MUST_USE;
 /** `size` bytes aligned to `alignment` (a power of two; the size is rounded up to it). */
 FM_API void *fm_base_mem_aligned(size_t size, size_t alignment) FM_MUST_USE;
@@ -38,7 +41,8 @@ FM_API void fm_base_mem_free(void *block);
 /** Blocks allocated and not freed yet, over the whole process. */
 FM_API size_t fm_base_mem_live(void);
 
-/** Returns 0 to let an allocation of `size` bytes pass, anything else to make it fail. Called from any thread. */
+/** Returns 0 to let an allocation of `size` bytes pass, anything else to make it fail. Called from any
+ * thread. */
 typedef int (*fm_mem_gate)(void *context, size_t size);
 /** Installs a gate (NULL removes it). For tests; call it while no other thread allocates. */
 FM_API void fm_base_mem_set_gate(fm_mem_gate gate, void *context);
@@ -91,20 +95,20 @@ static inline size_t fm_round_up(size_t size, size_t step)
 /*
  * Formats on disk and wire are little-endian. These read and write them at any address on any host.
  */
-#define FM_LE_ACCESS(bits)                                                                                             \
-    static inline uint##bits##_t fm_get_le##bits(const void *from)                                                     \
-    {                                                                                                                  \
-        const uint8_t *bytes = (const uint8_t *)from;                                                                  \
-        uint##bits##_t value = 0;                                                                                      \
-        for (int i = 0; i < bits / 8; i++)                                                                             \
-            value = (uint##bits##_t)(value | (uint##bits##_t)((uint##bits##_t)bytes[i] << (8 * i)));                   \
-        return value;                                                                                                  \
-    }                                                                                                                  \
-    static inline void fm_put_le##bits(void *to, uint##bits##_t value)                                                 \
-    {                                                                                                                  \
-        uint8_t *bytes = (uint8_t *)to;                                                                                \
-        for (int i = 0; i < bits / 8; i++)                                                                             \
-            bytes[i] = (uint8_t)(value >> (8 * i));                                                                    \
+#define FM_LE_ACCESS(bits)                                                                           \
+    static inline uint##bits##_t fm_get_le##bits(const void *from)                                   \
+    {                                                                                                \
+        const uint8_t *bytes = (const uint8_t *)from;                                                \
+        uint##bits##_t value = 0;                                                                    \
+        for (int i = 0; i < bits / 8; i++)                                                           \
+            value = (uint##bits##_t)(value | (uint##bits##_t)((uint##bits##_t)bytes[i] << (8 * i))); \
+        return value;                                                                                \
+    }                                                                                                \
+    static inline void fm_put_le##bits(void *to, uint##bits##_t value)                               \
+    {                                                                                                \
+        uint8_t *bytes = (uint8_t *)to;                                                              \
+        for (int i = 0; i < bits / 8; i++)                                                           \
+            bytes[i] = (uint8_t)(value >> (8 * i));                                                  \
     }
 FM_LE_ACCESS(16)
 FM_LE_ACCESS(32)
