@@ -106,7 +106,8 @@ void fm_gen_property(int rounds, void (*property)(fm_gen *gen))
 {
     static int registered;
     if (!registered++)
-        atexit(say_seed); // cmocka leaves a failing test by longjmp; the seed is still set when the program ends
+        atexit(
+            say_seed); // cmocka leaves a failing test by longjmp; the seed is still set when the program ends
     const char *only = getenv("FM_TEST_SEED");
     const char *factor = getenv("FM_TEST_ROUNDS");
     uint64_t first = only ? strtoull(only, NULL, 10) : 1;

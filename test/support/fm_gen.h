@@ -2,8 +2,9 @@
  * @file fm_gen.h
  * Random values for property tests, drawn from a byte stream.
  *
- * The stream is either a seeded generator (property tests) or the bytes that libFuzzer proposes (fuzz targets), so one
- * generator of inputs serves both, and a failing fuzz input replays as a test. When fuzz bytes run out, zeros follow.
+ * The stream is either a seeded generator (property tests) or the bytes that libFuzzer proposes (fuzz
+ * targets), so one generator of inputs serves both, and a failing fuzz input replays as a test. When fuzz
+ * bytes run out, zeros follow.
  */
 #ifndef FM_GEN_H
 #define FM_GEN_H
@@ -41,8 +42,8 @@ float fm_gen_any_float(fm_gen *gen);
 void fm_gen_fill(fm_gen *gen, void *to, size_t size);
 
 /**
- * Runs a property with seeds 1..rounds (times FM_TEST_ROUNDS when that is set), and prints the seed when the test aborts
- * in one: rerun it alone with FM_TEST_SEED=<seed>.
+ * Runs a property with seeds 1..rounds (times FM_TEST_ROUNDS when that is set), and prints the seed when the
+ * test aborts in one: rerun it alone with FM_TEST_SEED=<seed>.
  */
 void fm_gen_property(int rounds, void (*property)(fm_gen *gen));
 

@@ -32,41 +32,44 @@
 int fm_test_run_group(const char *name, const struct CMUnitTest *tests, size_t count);
 
 /** The expression is a success; prints the message when not. */
-#define assert_ok(expression)                                                                                          \
-    do {                                                                                                               \
-        fm_status status_ = (expression);                                                                              \
-        if (status_ < 0)                                                                                               \
-            fail_msg("%s: %s: %s", #expression, fm_base_status_name(status_), fm_error_message());                     \
+#define assert_ok(expression)                                                                      \
+    do {                                                                                           \
+        fm_status status_ = (expression);                                                          \
+        if (status_ < 0)                                                                           \
+            fail_msg("%s: %s: %s", #expression, fm_base_status_name(status_), fm_error_message()); \
     } while (0)
 
 /** The expression fails with this code, and its message contains this text. */
-#define assert_fails(expression, code, text)                                                                           \
-    do {                                                                                                               \
-        fm_status status_ = (expression);                                                                              \
-        if (status_ != (code))                                                                                         \
-            fail_msg("%s: %s, expected %s", #expression, fm_base_status_name(status_), fm_base_status_name(code));     \
-        if (!strstr(fm_error_message(), (text)))                                                                       \
-            fail_msg("%s: message \"%s\" lacks \"%s\"", #expression, fm_error_message(), (text));                      \
+#define assert_fails(expression, code, text)                                                      \
+    do {                                                                                          \
+        fm_status status_ = (expression);                                                         \
+        if (status_ != (code))                                                                    \
+            fail_msg("%s: %s, expected %s", #expression, fm_base_status_name(status_),            \
+                     fm_base_status_name(code));                                                  \
+        if (!strstr(fm_error_message(), (text)))                                                  \
+            fail_msg("%s: message \"%s\" lacks \"%s\"", #expression, fm_error_message(), (text)); \
     } while (0)
 
 /** Skips the running test and says why on a line that CI reads: "SKIP <test>: <reason>". */
-#define fm_test_skip(...)                                                                                              \
-    do {                                                                                                               \
-        fm_test_say_skip(__VA_ARGS__);                                                                                 \
-        skip();                                                                                                        \
+#define fm_test_skip(...)              \
+    do {                               \
+        fm_test_say_skip(__VA_ARGS__); \
+        skip();                        \
     } while (0)
 void fm_test_say_skip(const char *format, ...) FM_PRINTF(1, 2);
 
-/** Skips unless the file or folder exists; returns its path under the shared data folder (FM_SHARED_DIR or ../shared
- *  beside the checkout). Valid until the next call. */
+/** Skips unless the file or folder exists; returns its path under the shared data folder (FM_SHARED_DIR or
+ * ../shared beside the checkout). Valid until the next call. */
 const char *fm_test_shared(const char *relative);
 
-/** A fresh folder under TMPDIR, removed with what it holds when the program ends. Valid until the program ends. */
+/** A fresh folder under TMPDIR, removed with what it holds when the program ends. Valid until the program
+ * ends. */
 const char *fm_test_tmpdir(void);
 
 /**
- * Runs `body` with the 1st, 2nd, 3rd, ... allocation refused until a run needs no refusal. In each failing run the body
- * must return FM_ERR_NOMEM (or succeed without that allocation) and leave no live block behind. `body` frees what it made.
+ * Runs `body` with the 1st, 2nd, 3rd, ... allocation refused until a run needs no refusal. In each failing
+ * run the body must return FM_ERR_NOMEM (or succeed without that allocation) and leave no live block behind.
+ * `body` frees what it made.
  */
 void fm_test_each_alloc_fails(fm_status (*body)(void *context), void *context);
 

@@ -1,4 +1,5 @@
-// Runs a libFuzzer target over files and folders without libFuzzer, so that corpora are plain tests with any compiler.
+// Runs a libFuzzer target over files and folders without libFuzzer, so that corpora are plain tests with any
+// compiler.
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>
