@@ -1,0 +1,50 @@
+#include "fathom/crc.h"
+
+#include <isa-l/crc.h>
+
+uint32_t fm_base_crc32c(uint32_t crc, const void *bytes, size_t size)
+{
+    // ISA-L takes an int, and a pointer that is not const though it only reads.
+    const size_t chunk_max = 1u << 30;
+    unsigned char *at = (unsigned char *)(uintptr_t)bytes;
+    crc = ~crc;
+    while (size > 0) {
+        size_t chunk = size < chunk_max ? size : chunk_max;
+        crc = crc32_iscsi(at, (int)chunk, crc);
+        at += chunk;
+        size -= chunk;
+    }
+    return ~crc;
+}
+
+/*
+ * Polynomials over GF(2) modulo the Castagnoli polynomial, bit-reflected as the CRC is: bit 31 is the
+ * coefficient of x^0, bit 0 that of x^31.
+ */
+#define POLYNOMIAL 0x82F63B78u // x^32 modulo the polynomial
+#define X_TO_THE_0 0x80000000u
+#define X_TO_THE_8 0x00800000u
+
+static uint32_t multiply(uint32_t a, uint32_t b)
+{
+    uint32_t product = 0;
+    for (uint32_t bit = X_TO_THE_0; bit; bit >>= 1) {
+        if (a & bit)
+            product ^= b;
+        b = (b >> 1) ^ (b & 1 ? POLYNOMIAL : 0); // b * x
+    }
+    return product;
+}
+
+uint32_t fm_base_crc32c_combine(uint32_t crc_a, uint32_t crc_b, uint64_t size_b)
+{
+    // Appending n bytes multiplies A's remainder by x^(8n). The constants that initial value and final XOR
+    // add cancel.
+    uint32_t shift = X_TO_THE_0;
+    for (uint32_t power = X_TO_THE_8; size_b; size_b >>= 1) {
+        if (size_b & 1)
+            shift = multiply(shift, power);
+        power = multiply(power, power);
+    }
+    return multiply(shift, crc_a) ^ crc_b;
+}
