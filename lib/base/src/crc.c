@@ -1,12 +1,14 @@
 #include "fathom/crc.h"
 
 #include <isa-l/crc.h>
+#include <string.h>
 
 uint32_t fm_base_crc32c(uint32_t crc, const void *bytes, size_t size)
 {
     // ISA-L takes an int, and a pointer that is not const though it only reads.
     const size_t chunk_max = 1u << 30;
-    unsigned char *at = (unsigned char *)(uintptr_t)bytes;
+    unsigned char *at;
+    memcpy(&at, &bytes, sizeof at);
     crc = ~crc;
     while (size > 0) {
         size_t chunk = size < chunk_max ? size : chunk_max;
