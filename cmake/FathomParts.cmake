@@ -1,8 +1,9 @@
 # Optional parts. Each is AUTO (on where it is found), ON (configure fails where it is not) or OFF.
 #
-#   fm_part(NAME <name> HINT <what to install> FOUND <bool> [ABOUT <text>])
+#   fm_part(NAME <name> ABOUT <what it is> HINT <what to install> FOUND <value that is true when it is there>)
 #
-# sets FM_HAVE_<NAME> and a row of the table that ends the configuration.
+# sets FM_HAVE_<NAME> and a row of the table that ends the configuration. The library that uses a part declares it; the
+# options of parts whose library is still to come exist already, so that scripts need not change when it lands.
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 set_property(GLOBAL PROPERTY FM_PARTS_TABLE "")
@@ -16,7 +17,7 @@ function(fm_part)
     message(FATAL_ERROR "FM_WITH_${P_NAME} is \"${FM_WITH_${P_NAME}}\"; expected AUTO, ON or OFF")
   elseif(FM_WITH_${P_NAME} STREQUAL "OFF")
     set(why "switched off by FM_WITH_${P_NAME}=OFF")
-  elseif(${P_FOUND})
+  elseif(P_FOUND)
     set(have ON)
     set(why "${P_ABOUT}")
   else()
@@ -26,9 +27,20 @@ function(fm_part)
     endif()
   endif()
   set(FM_HAVE_${P_NAME} ${have} PARENT_SCOPE)
+  set_property(GLOBAL APPEND PROPERTY FM_PARTS_DECLARED ${P_NAME})
   string(SUBSTRING "${P_NAME}            " 0 12 name)
   string(SUBSTRING "${have}  " 0 4 state)
   set_property(GLOBAL APPEND PROPERTY FM_PARTS_TABLE "  ${name} ${state} ${why}")
+endfunction()
+
+# Called last: what no library declared.
+function(fm_parts_to_come)
+  foreach(part MPI FUSE LMDB POSTGRESQL IO_URING OPENMP)
+    get_property(declared GLOBAL PROPERTY FM_PARTS_DECLARED)
+    if(NOT part IN_LIST declared)
+      fm_part(NAME ${part} ABOUT "for a library that is to come" HINT "no library here uses it yet")
+    endif()
+  endforeach()
 endfunction()
 
 function(fm_parts_report)

@@ -1,10 +1,13 @@
 // The CUDA driver, without CUDA's headers: the few entry points that describe the devices. Their types are
 // fixed by the driver's ABI (CUresult and CUdevice are int, CUdevice_attribute an int, sizes size_t).
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "engine_load.h"
+
+#ifdef FM_HAVE_CUDA
+
+#include <pthread.h>
 
 enum { // CUdevice_attribute
     ATTRIBUTE_MULTIPROCESSORS = 16,
@@ -95,3 +98,20 @@ fm_status fm_base_gpu_list(fm_gpu_info *out_gpus, int capacity, int *out_count)
     *out_count = count;
     return FM_OK;
 }
+
+#else
+
+void fm_base_engine_probe_cuda(fm_engine_info *info)
+{
+    snprintf(info->reason, sizeof info->reason, "built with FM_WITH_CUDA=OFF");
+}
+
+fm_status fm_base_gpu_list(fm_gpu_info *out_gpus, int capacity, int *out_count)
+{
+    (void)out_gpus;
+    (void)capacity;
+    (void)out_count;
+    return fm_base_error_set(FM_ERR_UNAVAILABLE, "no CUDA device: built with FM_WITH_CUDA=OFF");
+}
+
+#endif

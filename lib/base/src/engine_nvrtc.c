@@ -6,6 +6,7 @@
 
 void fm_base_engine_probe_nvrtc(fm_engine_info *info)
 {
+#ifdef FM_HAVE_CUDA
     static const char *const sonames[] = {"libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", NULL};
     void *library = fm_base_engine_open("FM_NVRTC_LIB", NULL, sonames, info);
     if (!library)
@@ -23,4 +24,7 @@ void fm_base_engine_probe_nvrtc(fm_engine_info *info)
     }
     snprintf(info->version, sizeof info->version, "%d.%d", major, minor);
     info->found = 1;
+#else
+    snprintf(info->reason, sizeof info->reason, "built with FM_WITH_CUDA=OFF");
+#endif
 }
