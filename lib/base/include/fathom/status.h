@@ -102,7 +102,7 @@ FM_API fm_status fm_base_error_prefix(fm_status status, const char *format, ...)
 #define FM_TRY(expression)                       \
     do {                                         \
         fm_status fm_try_status_ = (expression); \
-        if (fm_try_status_ < 0)                  \
+        if (fm_try_status_ != FM_OK)             \
             return fm_try_status_;               \
     } while (0)
 
