@@ -108,12 +108,9 @@ fm_status fm_base_doc_error(fm_status status, const fm_doc *node, const char *fo
     return fm_base_error_set(status, "%s:%u: %s", node->document->name, node->line, text);
 }
 
-enum { QUOTE_BYTES = 64 };
-
-/** The text in quotes, cut between characters where it is long, control characters as '?'. */
-static void quote(const char *text, char out[QUOTE_BYTES])
+const char *fm_base_doc_quote(const char *text, char out[FM_DOC_QUOTE_BYTES])
 {
-    const size_t room = QUOTE_BYTES - sizeof "\"...\"";
+    const size_t room = FM_DOC_QUOTE_BYTES - sizeof "\"...\"";
     size_t length = strlen(text);
     size_t used = 0;
     out[used++] = '"';
@@ -128,14 +125,15 @@ static void quote(const char *text, char out[QUOTE_BYTES])
         at += step;
         if (at == length) {
             memcpy(out + used, "\"", 2);
-            return;
+            return out;
         }
     }
     memcpy(out + used, length ? "...\"" : "\"", length ? 5 : 2);
+    return out;
 }
 
 /** What a node is, for a message: `"many"`, `1.5`, `an array`. */
-static const char *describe(const fm_doc *node, char out[QUOTE_BYTES])
+static const char *describe(const fm_doc *node, char out[FM_DOC_QUOTE_BYTES])
 {
     switch ((fm_doc_type)node->type) {
     case FM_DOC_NULL:
@@ -143,14 +141,13 @@ static const char *describe(const fm_doc *node, char out[QUOTE_BYTES])
     case FM_DOC_BOOL:
         return node->value.integer ? "true" : "false";
     case FM_DOC_INT:
-        snprintf(out, QUOTE_BYTES, "%" PRId64, node->value.integer);
+        snprintf(out, FM_DOC_QUOTE_BYTES, "%" PRId64, node->value.integer);
         return out;
     case FM_DOC_REAL:
-        snprintf(out, QUOTE_BYTES, "%.15g", node->value.real);
+        snprintf(out, FM_DOC_QUOTE_BYTES, "%.15g", node->value.real);
         return out;
     case FM_DOC_STRING:
-        quote(node->value.text, out);
-        return out;
+        return fm_base_doc_quote(node->value.text, out);
     case FM_DOC_ARRAY:
         return "an array";
     case FM_DOC_OBJECT:
@@ -166,7 +163,7 @@ static fm_status missing(const char *what)
 
 static fm_status unexpected(const fm_doc *node, const char *what, const char *expected)
 {
-    char given[QUOTE_BYTES];
+    char given[FM_DOC_QUOTE_BYTES];
     return fm_base_doc_error(FM_ERR_FORMAT, node, "%s is %s; expected %s", what, describe(node, given),
                              expected);
 }
@@ -231,8 +228,8 @@ static fm_status unknown_key(const fm_doc *object, size_t index, const char *wha
 {
     // The line of the key rather than of its value, which may begin further down.
     const struct fm_doc_member *member = &object->value.items->members[index];
-    char given[QUOTE_BYTES];
-    quote(member->key, given);
+    char given[FM_DOC_QUOTE_BYTES];
+    fm_base_doc_quote(member->key, given);
     const char *nearest = fm_base_nearest(member->key, known);
     char list[512] = "none";
     size_t used = 0;

@@ -63,6 +63,12 @@ struct fm_document {
 /** Position of `key` in the object, or -1. */
 int64_t fm_base_doc_find(const fm_doc *object, const char *key);
 
+enum { FM_DOC_QUOTE_BYTES = 96 }; // most names of keys and tensors whole, and a line of a terminal
+
+/** The text in quotes for a message: cut between characters where it is long, control characters as '?'.
+ * Returns `out`. */
+const char *fm_base_doc_quote(const char *text, char out[FM_DOC_QUOTE_BYTES]);
+
 /*
  * The builder takes the events of a parser: key, scalar, open, close. Nodes of containers that are still open
  * wait in `pending`, the innermost container's last; closing one moves its nodes to the arena.

@@ -71,15 +71,14 @@ static void put_string(fm_json *json, const char *text)
             continue;
         }
         put(json, text + run, at - run);
+        static const char plain[] = "\"\\\b\f\n\r\t";
+        static const char letter[] = "\"\\bfnrt";
+        const char *found = strchr(plain, c); // c is not 0
         char escape[8];
         if (!step)
             put_text(json, "\xEF\xBF\xBD");
-        else if (c == '"' || c == '\\')
-            put(json, (char[]){'\\', (char)c}, 2);
-        else if (c == '\n')
-            put_text(json, "\\n");
-        else if (c == '\t')
-            put_text(json, "\\t");
+        else if (found)
+            put(json, (char[]){'\\', letter[found - plain]}, 2);
         else
             put(json, escape, (size_t)snprintf(escape, sizeof escape, "\\u%04x", c));
         run = ++at;

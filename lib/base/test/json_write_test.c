@@ -72,7 +72,7 @@ static void strings_are_escaped(void **state)
         const char *text;
     } cases[] = {
         {"", "\"\""},
-        {"a\n\t\r\"\\/\x01\x7F", "\"a\\n\\t\\u000d\\\"\\\\/\\u0001\x7F\""},
+        {"a\n\t\r\"\\/\x01\x7F", "\"a\\n\\t\\r\\\"\\\\/\\u0001\x7F\""},
         {"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80", "\"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\""},
         // A stray byte, an overlong form, a surrogate, beyond U+10FFFF, a cut character.
         {"a\xFF"

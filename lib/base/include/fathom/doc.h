@@ -45,9 +45,11 @@ typedef struct fm_doc fm_doc;
 /** Parses `length` bytes of JSON. `name` stands for the source in messages ("loads.json", "<standard input>") and is
  *  copied. FM_ERR_FORMAT: malformed (message: name, line, column, reason); FM_ERR_LIMIT: too deep or too long;
  *  FM_ERR_NOMEM. */
-FM_API FM_MUST_USE fm_status fm_base_doc_parse_json(const char *text, size_t length, const char *name, fm_doc **out_root);
+FM_API FM_MUST_USE fm_status fm_base_doc_parse_json(const char *text, size_t length, const char *name,
+                                                    fm_doc **out_root);
 /** The same for YAML. */
-FM_API FM_MUST_USE fm_status fm_base_doc_parse_yaml(const char *text, size_t length, const char *name, fm_doc **out_root);
+FM_API FM_MUST_USE fm_status fm_base_doc_parse_yaml(const char *text, size_t length, const char *name,
+                                                    fm_doc **out_root);
 /** Reads a file: YAML when its name ends in .yaml or .yml, else JSON; "-" is standard input as JSON.
  *  FM_ERR_NOT_FOUND, FM_ERR_IO, and as above. */
 FM_API FM_MUST_USE fm_status fm_base_doc_load(const char *path, fm_doc **out_root);
@@ -82,10 +84,12 @@ FM_API FM_MUST_USE fm_status fm_base_doc_string(const fm_doc *node, const char *
 /** FM_OK when the node is an array (or object); for "expected an array" messages. */
 FM_API FM_MUST_USE fm_status fm_base_doc_expect(const fm_doc *node, const char *what, fm_doc_type type);
 /** Fails when the object has a key outside `known` (a NULL-terminated list); names it and the nearest known key. */
-FM_API FM_MUST_USE fm_status fm_base_doc_known_keys(const fm_doc *object, const char *what, const char *const *known);
+FM_API FM_MUST_USE fm_status fm_base_doc_known_keys(const fm_doc *object, const char *what,
+                                                    const char *const *known);
 /** Sets "<name>:<line>: <text>" as the thread's message and returns `status`: for checks of the caller's own. `node` is
  *  not NULL. */
-FM_API fm_status fm_base_doc_error(fm_status status, const fm_doc *node, const char *format, ...) FM_PRINTF(3, 4);
+FM_API fm_status fm_base_doc_error(fm_status status, const fm_doc *node, const char *format, ...)
+    FM_PRINTF(3, 4);
 
 /**
  * JSON, written in one pass into a growing buffer. Zero-initialise, then
