@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "file_access.h"
+#include "fathom/file.h"
 #include "utf8.h"
 
 static int ends_with(const char *text, const char *tail)

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "doc_private.h"
-#include "file_access.h"
+#include "fathom/file.h"
 #include "safetensors_private.h"
 
 struct entry {
@@ -18,7 +18,7 @@ struct entry {
 };
 
 struct fm_safetensors {
-    struct fm_file_map map; // empty over borrowed memory
+    fm_file_map map; // empty over borrowed memory
     fm_doc *header;
     const fm_doc *metadata; // NULL: none
     size_t count;
@@ -214,7 +214,7 @@ static fm_status read_file(fm_safetensors *file, const char *bytes, size_t lengt
     return read_entries(file, header + header_length, length - SAFETENSORS_PREFIX - (size_t)header_length);
 }
 
-static fm_status open_bytes(struct fm_file_map map, const void *bytes, size_t length, const char *name,
+static fm_status open_bytes(fm_file_map map, const void *bytes, size_t length, const char *name,
                             fm_safetensors **out_file)
 {
     fm_safetensors *file = fm_base_mem_zalloc(1, sizeof *file);
@@ -232,7 +232,7 @@ static fm_status open_bytes(struct fm_file_map map, const void *bytes, size_t le
 
 fm_status fm_base_safetensors_open(const char *path, fm_safetensors **out_file)
 {
-    struct fm_file_map map;
+    fm_file_map map;
     FM_TRY(fm_base_file_map(path, &map));
     fm_status status = open_bytes(map, map.bytes, map.length, path, out_file);
     if (status < 0)
@@ -243,7 +243,7 @@ fm_status fm_base_safetensors_open(const char *path, fm_safetensors **out_file)
 fm_status fm_base_safetensors_open_memory(const void *bytes, size_t length, const char *name,
                                           fm_safetensors **out_file)
 {
-    return open_bytes((struct fm_file_map){0}, bytes, length, name, out_file);
+    return open_bytes((fm_file_map){0}, bytes, length, name, out_file);
 }
 
 void fm_base_safetensors_close(fm_safetensors *file)

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "fathom/mem.h"
-#include "file_access.h"
+#include "fathom/file.h"
 #include "safetensors_private.h"
 #include "utf8.h"
 
@@ -32,7 +32,7 @@ struct fm_safetensors_writer {
     struct note *notes; // by key, once started
     size_t note_count;
     size_t note_capacity;
-    struct fm_file_draft draft;
+    fm_file_draft draft;
     size_t data_offset; // of the data within the file
     int started;
 };

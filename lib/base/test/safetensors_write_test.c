@@ -163,7 +163,7 @@ static void a_failed_write_leaves_the_old_file(void **state)
     fm_status status = write_large(path);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &saved), 0);
     signal(SIGXFSZ, handler);
-    assert_fails(status, FM_ERR_IO, "File too large");
+    assert_fails(status, FM_ERR_LIMIT, "File too large");
     char bytes[16];
     assert_int_equal(slurp(path, bytes, sizeof bytes), 3);
     assert_int_equal(drafts_left(), 0);
