@@ -212,6 +212,8 @@ static fm_status sync_folder(char *path)
 
 fm_status fm_base_file_commit(fm_file_draft *draft)
 {
+    if (!draft->draft_path)
+        return fm_base_error_set(FM_ERR_STATE, "no draft is open");
     fm_status status = fsync(draft->fd) < 0 ? failed("sync", draft->draft_path) : FM_OK;
     if (close(draft->fd) < 0 && status == FM_OK)
         status = failed("close", draft->draft_path);

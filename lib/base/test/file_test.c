@@ -154,6 +154,7 @@ static void a_draft_is_seen_when_committed(void **state)
     assert_ok(fm_base_dir_create(in_tmp("drafts")));
     fm_file_draft draft = {0};
     fm_base_file_discard(&draft); // nothing
+    assert_fails(fm_base_file_commit(&draft), FM_ERR_STATE, "no draft");
     assert_ok(fm_base_file_begin(&draft, path));
     assert_ok(fm_base_file_write(&draft, 4, "ef", 2));
     assert_ok(fm_base_file_write(&draft, 0, "ab", 2));

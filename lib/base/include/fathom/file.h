@@ -64,7 +64,7 @@ FM_API FM_MUST_USE fm_status fm_base_file_write(fm_file_draft *draft, uint64_t o
                                                 size_t size);
 /** Makes the content durable, then its name: fsync, rename, fsync of the folder. Ends the draft; when it fails, it is
  * removed and what `path` named before stays, except that after a failure to sync the folder the new file is in place
- * and may be the old one again after a crash. */
+ * and may be the old one again after a crash. FM_ERR_STATE when no draft is open. */
 FM_API FM_MUST_USE fm_status fm_base_file_commit(fm_file_draft *draft);
 /** Ends the draft and removes it. */
 FM_API void fm_base_file_discard(fm_file_draft *draft);
