@@ -2,6 +2,7 @@
 
 #include "fathom/clock.h"
 #include "fathom/mem.h"
+#include "fathom/text.h"
 #include "log_line.h"
 
 #include <errno.h>
@@ -180,9 +181,7 @@ static void write_line(const fm_log_line *line)
 
 static void emit(fm_log_level level, const char *library, char *text)
 {
-    for (char *at = text; *at; at++)
-        if ((unsigned char)*at < ' ' || *at == 127)
-            *at = ' ';
+    fm_base_text_clean(text);
     fm_log_line line = {fm_base_clock_unix_ns(), level, library, text};
     if (!in_sink) {
         pthread_mutex_lock(&sink_lock);

@@ -43,7 +43,7 @@ FM_API void fm_base_log_write(fm_log_level level, const char *library, const cha
     FM_PRINTF(3, 4);
 
 /** fm_log_at(FM_LOG_INFO, "net", "listening on %s", address): the arguments are evaluated only when the level may be on.
- * Control characters in the text become spaces; it is cut at 1023 bytes. */
+ * The text is made safe by fm_base_text_clean() and cut at 1023 bytes. */
 #define fm_log_at(level, library, ...)                                                                    \
     do {                                                                                                  \
         /* Relaxed: a thread may see a change of level late. */                                           \
