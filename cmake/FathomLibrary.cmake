@@ -79,12 +79,13 @@ function(fm_library name)
   endforeach()
 endfunction()
 
-# fm_test(<library> <unit>_test.c [SOURCES ...] [LINK ...] [LABELS ...] [TIMEOUT s] [ARGS ...])
+# fm_test(<library> <unit>_test.c [SOURCES ...] [LINK ...] [LABELS ...] [TIMEOUT s] [ARGS ...] [CASES ...])
 #
-# One cmocka program per unit; ctest runs it as <library>.<unit>. src/ of the library is on the include path, so that a
-# test may reach a private header.
+# One cmocka program per unit; ctest runs it as <library>.<unit>, or, given CASES, once for each as
+# <library>.<unit>.<case> with the case as its last argument. src/ of the library is on the include path, so that a test
+# may reach a private header.
 function(fm_test library source)
-  cmake_parse_arguments(T "" "TIMEOUT" "SOURCES;LINK;LABELS;ARGS" ${ARGN})
+  cmake_parse_arguments(T "" "TIMEOUT" "SOURCES;LINK;LABELS;ARGS;CASES" ${ARGN})
   get_filename_component(program ${source} NAME_WE)
   string(REGEX REPLACE "_test$" "" unit ${program})
   add_executable(${program} ${source} ${T_SOURCES})
@@ -93,8 +94,17 @@ function(fm_test library source)
   if(NOT T_TIMEOUT)
     set(T_TIMEOUT 60)
   endif()
-  add_test(NAME ${library}.${unit} COMMAND ${program} ${T_ARGS})
-  set_tests_properties(${library}.${unit} PROPERTIES
+  set(names "")
+  if(T_CASES)
+    foreach(case IN LISTS T_CASES)
+      add_test(NAME ${library}.${unit}.${case} COMMAND ${program} ${T_ARGS} ${case})
+      list(APPEND names ${library}.${unit}.${case})
+    endforeach()
+  else()
+    add_test(NAME ${library}.${unit} COMMAND ${program} ${T_ARGS})
+    list(APPEND names ${library}.${unit})
+  endif()
+  set_tests_properties(${names} PROPERTIES
     LABELS "${library};${T_LABELS}" TIMEOUT ${T_TIMEOUT} ENVIRONMENT "FM_SOURCE_DIR=${PROJECT_SOURCE_DIR}")
 endfunction()
 
