@@ -1,0 +1,37 @@
+/* Stages: what a recipe is made of. A new one: stage_<name>.c, a line here and one in stage.c's table. */
+#ifndef FM_STAGE_H
+#define FM_STAGE_H
+
+#include "fathom/config.h"
+#include "fathom/doc.h"
+
+/** What a running stage is given, and where it puts what it found. */
+struct fm_stage_run {
+    const char *folder;      /**< its own, existing: "run/placement" */
+    const char *run_folder;  /**< "run": the other stages' folders lie in it */
+    const char *const *done; /**< the names of the stages before this one, whose results are there */
+    int done_count;
+    fm_json *facts; /**< an open array; see fm_app_stage_fact() */
+};
+
+/** A kind of stage. Interrupted or failed, it is run again from what its folder holds. */
+struct fm_stage {
+    const char *name;
+    const char *summary;
+    const fm_option *schema; /**< the keys of its `with:` section */
+    size_t options_size;
+    fm_status (*run)(struct fm_stage_run *run, const void *options);
+};
+
+/** Records a row of the table that ends the run: "max/mean load", "1.04". */
+void fm_app_stage_fact(struct fm_stage_run *run, const char *label, const char *format, ...) FM_PRINTF(3, 4);
+
+/** The kind by its name; NULL when there is none. */
+const struct fm_stage *fm_app_stage_find(const char *name);
+/** NULL-terminated names of all kinds. */
+const char *const *fm_app_stage_names(void);
+
+extern const struct fm_stage fm_stage_machine;
+extern const struct fm_stage fm_stage_report;
+
+#endif
