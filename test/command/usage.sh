@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The command line as a newcomer meets it: help everywhere, exit codes, messages on standard error, full output devices.
+set -euo pipefail
+fathom=$1
+expect() { # exit status, command...
+    local want=$1 got=0
+    shift
+    "$@" >out.txt 2>err.txt || got=$?
+    [ $got = "$want" ] || { echo "$*: exit $got, expected $want: $(cat err.txt)" >&2; exit 1; }
+}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+
+expect 0 "$fathom" --version
+grep -qE '^fathom [0-9]+\.[0-9]+\.[0-9]+$' out.txt
+expect 0 "$fathom" --help
+mapfile -t names < <(sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p' out.txt)
+[ ${#names[@]} -ge 5 ]
+for name in "${names[@]}"; do
+    expect 0 "$fathom" "$name" --help
+    grep -q "^Usage: fathom $name" out.txt
+    [ ! -s err.txt ]
+done
+expect 2 "$fathom"
+expect 2 "$fathom" inof
+grep -q "did you mean 'info'" err.txt
+[ ! -s out.txt ]
+expect 2 "$fathom" info --jsno
+grep -q "did you mean '--json'" err.txt
+expect 2 "$fathom" run
+expect 1 "$fathom" run no-such-recipe.yaml
+grep -q 'no-such-recipe.yaml' err.txt
+if "$fathom" man >/dev/full 2>err.txt; then
+    echo "a full device went unnoticed" >&2
+    exit 1
+fi
+"$fathom" man >fathom.1
+! command -v man >/dev/null || man --warnings -l fathom.1 >/dev/null 2>warnings.txt
+[ ! -s warnings.txt ] || { cat warnings.txt; exit 1; }

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Format, clang-tidy, shell and spelling. `test/lint.sh --changed [BASE]` runs clang-tidy on the C files changed since BASE
+# (default: the merge base with origin/main, or the whole tree where there is none); format and the rest always see all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mapfile -t c_files < <(git ls-files '*.c' '*.h')
+mapfile -t shell_files < <(git ls-files '*.sh' '.ci/run')
+bad=0
+
+clang-format --dry-run --Werror "${c_files[@]}" || bad=1
+shellcheck -e SC2086,SC2046 "${shell_files[@]}" || bad=1
+git ls-files '*.md' '*.c' '*.h' '*.sh' '*.txt' '*.cmake' '*.yaml' |
+    xargs codespell -q 3 -L 'fo,te,ans,nd,ba,hist,inout,datas,wont' || bad=1
+
+[ -f build-dev/compile_commands.json ] || cmake --preset dev >/dev/null
+mapfile -t sources < <(git ls-files '*.c')
+if [ "${1:-}" = --changed ]; then
+    base=${2:-$(git merge-base origin/main HEAD 2>/dev/null || true)}
+    [ -z "$base" ] || mapfile -t sources < <(git diff --name-only --diff-filter=d "$base" -- '*.c')
+fi
+# Only what the build compiles here has flags to check it with.
+mapfile -t sources < <(for file in "${sources[@]}"; do grep -qF "/$file\"" build-dev/compile_commands.json && echo "$file"; done)
+if [ ${#sources[@]} -gt 0 ]; then
+    printf '%s\n' "${sources[@]}" | xargs -P "$(nproc)" -n 4 clang-tidy -p build-dev --quiet 2>/dev/null >build-dev/tidy.log || bad=1
+    grep -E '(error|warning):' build-dev/tidy.log | sort -u || true
+fi
+[ $bad -eq 0 ] && echo "lint: ${#c_files[@]} C files, ${#sources[@]} through clang-tidy, ${#shell_files[@]} scripts: clean"
+exit $bad
