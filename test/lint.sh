@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Format, clang-tidy, shell and spelling. `test/lint.sh --changed [BASE]` runs clang-tidy on the C files changed since BASE
-# (default: the merge base with origin/main, or the whole tree where there is none); format and the rest always see all.
+# (default: where HEAD left origin/main, or on main itself the state a day before HEAD); format and the rest always see all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mapfile -t c_files < <(git ls-files '*.c' '*.h')
@@ -16,6 +16,9 @@ git ls-files '*.md' '*.c' '*.h' '*.sh' '*.txt' '*.cmake' '*.yaml' |
 mapfile -t sources < <(git ls-files '*.c')
 if [ "${1:-}" = --changed ]; then
     base=${2:-$(git merge-base origin/main HEAD 2>/dev/null || true)}
+    if [ -z "$base" ] || [ "$(git rev-parse "$base")" = "$(git rev-parse HEAD)" ]; then
+        base=$(git rev-list -1 --before="$(($(git log -1 --format=%ct) - 86400))" HEAD)
+    fi
     [ -z "$base" ] || mapfile -t sources < <(git diff --name-only --diff-filter=d "$base" -- '*.c')
 fi
 # Only what the build compiles here has flags to check it with.

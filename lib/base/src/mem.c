@@ -27,9 +27,10 @@ void *fm_base_mem_alloc(size_t size)
 
 void *fm_base_mem_zalloc(size_t count, size_t size)
 {
-    if (count == 0 || size == 0)
-        count = size = 1;
-    return refused(count) ? NULL : counted(calloc(count, size));
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes) || refused(bytes))
+        return NULL;
+    return counted(calloc(1, bytes ? bytes : 1));
 }
 
 void *fm_base_mem_realloc(void *block, size_t count, size_t size)
