@@ -10,10 +10,10 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "commands.h"
+#include "fathom/clock.h"
 #include "fathom/doc.h"
 #include "fathom/file.h"
 #include "fathom/run_id.h"
@@ -81,10 +81,11 @@ static int end_process(pid_t pid, double grace_s)
 {
     if (kill(pid, SIGTERM) != 0)
         return errno == ESRCH ? 0 : errno;
-    for (double waited = 0; waited < grace_s; waited += 0.05) {
+    uint64_t deadline = fm_base_clock_ns() + (uint64_t)(grace_s * 1e9);
+    while (fm_base_clock_ns() < deadline) {
         if (kill(pid, 0) != 0)
             return 0;
-        nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+        fm_base_clock_sleep_ns(50000000);
     }
     return kill(pid, SIGKILL) == 0 || errno == ESRCH ? 0 : errno;
 }

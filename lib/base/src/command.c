@@ -1,5 +1,6 @@
 #include "fathom/config.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,8 +53,8 @@ static fm_status unknown_option(const fm_command *command, const char *word)
         known[count++] = "json";
     if (command->options)
         known[count++] = "config";
-    for (size_t i = 0; i < fm_base_config_count(command->options) && i < KNOWN_MAX; i++)
-        known[count++] = command->options[i].name;
+    for (const fm_option *option = command->options; option && option->name && count < KNOWN_MAX; option++)
+        known[count++] = option->name;
     // The list holds names without dashes; people type them with.
     const char *nearest = fm_base_nearest(word + strspn(word, "-"), known);
     if (nearest)
@@ -77,35 +78,43 @@ static fm_status unknown_child(const fm_command *group, const char *word)
     return unknown_word("command", word, known);
 }
 
-// Finds the option that a word such as "--max-moves=3", "--no-quick" or "-o" names.
-static int find_option(const fm_command *command, const char *word, const char **out_value, int *out_negated)
+// Every command with options has this one besides; it fills the parse, not the command's struct.
+static const fm_option config_option = {"config", FM_OPTION_STRING, offsetof(struct parse, config_path),
+                                        .metavar = "FILE"};
+
+// Finds the option that a word such as "--max-moves=3", "--no-quick" or "-o" names; NULL when there is none.
+static const fm_option *find_option(const fm_command *command, const char *word, const char **out_value,
+                                    int *out_negated)
 {
     *out_negated = 0;
     *out_value = NULL;
+    if (!command->options)
+        return NULL;
     if (word[1] != '-') {
-        for (size_t i = 0; i < fm_base_config_count(command->options); i++) {
-            if (command->options[i].letter == word[1]) {
+        for (const fm_option *option = command->options; option->name; option++) {
+            if (option->letter == word[1]) {
                 *out_value = word[2] ? word + 2 : NULL;
-                return (int)i;
+                return option;
             }
         }
-        return -1;
+        return NULL;
     }
     char name[128];
     size_t length = strcspn(word + 2, "=");
     if (length >= sizeof name)
-        return -1;
+        return NULL;
     memcpy(name, word + 2, length);
     name[length] = 0;
     if (word[2 + length] == '=')
         *out_value = word + 2 + length + 1;
     int index = fm_base_config_find(command->options, name);
-    if (index < 0 && strncmp(name, "no-", 3) == 0) {
-        index = fm_base_config_find(command->options, name + 3);
-        *out_negated = index >= 0 && command->options[index].type == FM_OPTION_FLAG;
-        return *out_negated ? index : -1;
-    }
-    return index;
+    if (index >= 0)
+        return &command->options[index];
+    if (strcmp(name, config_option.name) == 0)
+        return &config_option;
+    index = strncmp(name, "no-", 3) == 0 ? fm_base_config_find(command->options, name + 3) : -1;
+    *out_negated = index >= 0 && command->options[index].type == FM_OPTION_FLAG;
+    return *out_negated ? &command->options[index] : NULL;
 }
 
 // Takes the option at argv[*at] and its value; leaves *at on the last word used.
@@ -122,29 +131,20 @@ static fm_status take_option(struct parse *parse, int argc, char **argv, int *at
     }
     const char *value;
     int negated;
-    int index = find_option(parse->command, word, &value, &negated);
-    int is_config = index < 0 && parse->command->options &&
-                    (strcmp(word, "--config") == 0 || strncmp(word, "--config=", 9) == 0);
-    if (index < 0 && !is_config)
+    const fm_option *option = find_option(parse->command, word, &value, &negated);
+    if (!option)
         return unknown_option(parse->command, word);
-    const fm_option *option = is_config ? NULL : &parse->command->options[index];
-    if (option && option->type == FM_OPTION_FLAG) {
-        if (!value)
-            value = negated ? "false" : "true";
-    } else if (is_config ? word[8] == '=' : value != NULL) {
-        value = is_config ? word + 9 : value;
-    } else if (++*at < argc) {
+    if (option->type == FM_OPTION_FLAG && !value)
+        value = negated ? "false" : "true";
+    if (!value && ++*at < argc)
         value = argv[*at];
-    } else {
+    if (!value)
         return fm_base_error_set(FM_ERR_ARG, "option '%s' needs a value", word);
-    }
-    if (is_config) {
-        parse->config_path = value;
-        return FM_OK;
-    }
+    if (option == &config_option)
+        return fm_base_config_set(option, value, parse);
     if (!values)
         return FM_OK;
-    parse->given[index] = 1;
+    parse->given[option - parse->command->options] = 1;
     if (fm_base_config_set(option, value, parse->options) < 0)
         return fm_base_error_prefix(FM_ERR_ARG, "option --%s", option->name);
     return FM_OK;
