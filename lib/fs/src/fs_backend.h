@@ -121,9 +121,8 @@ const char *fm_fs_path_leaf(const char *path);
 // Joins canonical `dir` ("" for the root) and `name`. FM_ERR_LIMIT.
 fm_status fm_fs_path_join(const char *dir, const char *name, char out_path[FM_FS_PATH_MAX + 1]);
 
-enum {
-    FM_FS_TMP_NAME_BYTES = 5 + 16 + 1 // ".tmp-", 16 digits, 0
-};
+#define FM_FS_TMP_PREFIX ".tmp-"
+enum { FM_FS_TMP_NAME_BYTES = sizeof FM_FS_TMP_PREFIX + 16 };
 // A temporary name that nobody else is likely to have: 64 bits mixed from clock, process and a counter.
 void fm_fs_tmp_name(char out_name[FM_FS_TMP_NAME_BYTES]);
 

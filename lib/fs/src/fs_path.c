@@ -77,5 +77,5 @@ void fm_fs_tmp_name(char out_name[FM_FS_TMP_NAME_BYTES])
     mix ^= (uint64_t)getpid() << 40;
     mix += atomic_fetch_add_explicit(&counter, 1, memory_order_relaxed) * 0x9E3779B97F4A7C15u;
     mix = (mix ^ (mix >> 29)) * 0x9E3779B97F4A7C15u;
-    snprintf(out_name, FM_FS_TMP_NAME_BYTES, ".tmp-%016llx", (unsigned long long)mix);
+    snprintf(out_name, FM_FS_TMP_NAME_BYTES, FM_FS_TMP_PREFIX "%016llx", (unsigned long long)mix);
 }
