@@ -5,16 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-fm_gen fm_gen_seeded(uint64_t seed)
-{
-    return (fm_gen){.state = seed * 0x9E3779B97F4A7C15u + 0x632BE59BD9B4E019u};
-}
-
-fm_gen fm_gen_bytes(const void *bytes, size_t size)
-{
-    return (fm_gen){.bytes = bytes, .size = size};
-}
-
 // SplitMix64 (Steele, Lea, Flood 2014).
 static uint64_t split_mix(uint64_t *state)
 {
@@ -22,6 +12,17 @@ static uint64_t split_mix(uint64_t *state)
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     return z ^ (z >> 31);
+}
+
+// The seed is mixed first: seeds that only differ by the generator's own step would give one sequence, shifted.
+fm_gen fm_gen_seeded(uint64_t seed)
+{
+    return (fm_gen){.state = split_mix(&seed)};
+}
+
+fm_gen fm_gen_bytes(const void *bytes, size_t size)
+{
+    return (fm_gen){.bytes = bytes, .size = size};
 }
 
 uint64_t fm_gen_u64(fm_gen *gen)
