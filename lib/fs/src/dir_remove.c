@@ -1,7 +1,8 @@
 /*
  * The plain-directory back end: removing a tree.
  *
- * The tree's top is renamed to a temporary name, so that its name is gone at once. Then the tree is emptied
+ * The tree's top is renamed to a temporary name, so that its name is gone at once, and this is made durable, so that no
+ * power cut brings back a tree half emptied. Then the tree is emptied
  * flat: each directory found in the top has its own directories moved up into the top, under temporary names,
  * and its files removed; then it is empty and goes. So a tree of any depth takes three descriptors and no
  * recursion, at the price of one rename a directory.
@@ -102,14 +103,27 @@ static int empty(DIR *dir)
     return 0;
 }
 
+// Makes the names in directory `dir`, an O_PATH descriptor, durable. 0, or an errno value.
+static int sync_names(int dir)
+{
+    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return errno;
+    int err = fsync(fd) < 0 ? errno : 0;
+    close(fd);
+    return err;
+}
+
 static fm_status remove_tree(int parent, const char *path)
 {
     char tmp[FM_FS_TMP_NAME_BYTES];
     fm_fs_tmp_name(tmp);
     if (renameat(parent, fm_fs_path_leaf(path), parent, tmp) < 0)
         return fm_fs_dir_error(errno, "remove", path);
-    DIR *dir = open_entries(parent, tmp);
-    int err = dir ? empty(dir) : errno;
+    int err = sync_names(parent);
+    DIR *dir = err ? NULL : open_entries(parent, tmp);
+    if (!err)
+        err = dir ? empty(dir) : errno;
     if (dir)
         closedir(dir);
     if (!err && unlinkat(parent, tmp, AT_REMOVEDIR) < 0)

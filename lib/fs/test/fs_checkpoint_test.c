@@ -186,6 +186,19 @@ static void only_its_own_names_count(void **state)
     fm_fs_close(fs);
 }
 
+// `latest` names a complete version: it may lag behind, but never points to what a power cut took back.
+static void assert_latest(fm_fs *fs, const char *folder)
+{
+    char path[FM_FS_PATH_MAX + 1];
+    void *data;
+    size_t length;
+    snprintf(path, sizeof path, "%s/latest", folder);
+    assert_ok(fm_fs_read_all(fs, path, 100, &data, &length));
+    assert_true(length > 6 && ((char *)data)[length - 1] == '\n');
+    assert_true(is_complete(fs, folder, strtoull((char *)data + 5, NULL, 10)));
+    fm_base_mem_free(data);
+}
+
 /*
  * The power is cut at every operation of: begin, write and publish version 2, then prune to one. Version 1 was there.
  * Afterwards there is a complete newest version, version 2 if its publishing had returned; and the next run goes on.
@@ -207,6 +220,7 @@ static void cut_at(fm_gen *gen, size_t operation, size_t *out_operations)
     assert_ok(fm_fs_checkpoint_find(fs, "runs/d", UINT64_MAX, &step));
     assert_true(is_complete(fs, "runs/d", step));
     assert_true(step == 2 || (step == 1 && published < 0));
+    assert_latest(fs, "runs/d");
 
     assert_ok(save_version(fs, "runs/d", step + 1));
     assert_ok(fm_fs_checkpoint_prune(fs, "runs/d", 1));
@@ -230,6 +244,26 @@ static void power_cuts_leave_complete_versions(void **state)
     fm_gen_property(15, any_cut);
 }
 
+// A run is killed at any operation of publishing version 2; the next run prunes to what it finds; then the power is cut.
+static void kill_and_cut(fm_gen *gen)
+{
+    fm_status published = FM_ERR_IO;
+    for (size_t n = 1; published < 0; n++) {
+        fm_fs *fs = fm_fs_mem_new();
+        uint64_t step;
+        assert_ok(save_version(fs, "d", 1));
+        assert_ok(write_version(fs, "d", 2));
+        fm_fs_mem_fail_at(fs, n);
+        published = fm_fs_checkpoint_publish(fs, "d", 2);
+        fm_fs_mem_fail_at(fs, 0);
+        assert_ok(fm_fs_checkpoint_prune(fs, "d", 1));
+        fm_fs_mem_power_cut(fs, gen);
+        assert_ok(fm_fs_checkpoint_find(fs, "d", UINT64_MAX, &step));
+        assert_true(is_complete(fs, "d", step));
+        fm_fs_close(fs);
+    }
+}
+
 static int incomplete;
 
 // What many a program does instead: writes all and renames.
@@ -244,6 +278,12 @@ static void cut_without_publishing(fm_gen *gen)
     assert_ok(fm_fs_checkpoint_find(fs, "d", UINT64_MAX, &step));
     incomplete += !is_complete(fs, "d", step);
     fm_fs_close(fs);
+}
+
+static void a_killed_run_and_a_power_cut_leave_a_version(void **state)
+{
+    (void)state;
+    fm_gen_property(30, kill_and_cut);
 }
 
 static void a_bare_rename_is_not_enough(void **state)
@@ -352,6 +392,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_published_is_said),
         cmocka_unit_test(only_its_own_names_count),
         cmocka_unit_test(power_cuts_leave_complete_versions),
+        cmocka_unit_test(a_killed_run_and_a_power_cut_leave_a_version),
         cmocka_unit_test(a_bare_rename_is_not_enough),
         cmocka_unit_test(killed_writers_leave_complete_versions),
         cmocka_unit_test(many_write_one_publishes),

@@ -13,10 +13,16 @@ struct entry {
     struct node *node;
 };
 
-// The names of a directory at one moment, in ascending order.
+// The names of a directory, in ascending order.
 struct names {
     struct entry *entries;
     size_t count;
+};
+
+// One change of a directory: a name goes, or comes, or (a rename) both.
+struct change {
+    struct entry gone; // without a node: none
+    struct entry come;
 };
 
 struct bytes {
@@ -24,15 +30,17 @@ struct bytes {
     size_t size;
 };
 
-// Nodes live until the file system is closed, so that any moment can come back.
+// Nodes live until the file system is closed, so that what was removed can come back.
 struct node {
     struct node *next;
     uint64_t id;
     fm_fs_type type;
-    struct bytes now;      // a file's content
-    struct bytes durable;  // and what is synced of it
-    struct names *moments; // a directory: [0] is synced, the last is the present
-    size_t moment_count;
+    struct bytes now;           // a file's content
+    struct bytes durable;       // and what is synced of it
+    struct names names;         // a directory's
+    struct names durable_names; // what is synced of them
+    struct change *changes;     // and what has happened since
+    size_t change_count;
 };
 
 struct mem_fs {
@@ -85,31 +93,12 @@ static struct node *new_node(struct mem_fs *mem, fm_fs_type type)
 {
     struct node *node = must(calloc(1, sizeof *node));
     *node = (struct node){.next = mem->nodes, .id = ++mem->last_id, .type = type};
-    if (type == FM_FS_DIR) {
-        node->moments = must(calloc(1, sizeof *node->moments));
-        node->moment_count = 1;
-    }
     mem->nodes = node;
     return node;
 }
 
-static struct names *present(struct node *dir)
+static struct entry *find(const struct names *names, const char *name)
 {
-    return &dir->moments[dir->moment_count - 1];
-}
-
-// Begins a new moment that the caller changes.
-static struct names *change(struct node *dir)
-{
-    struct names copy = copy_names(present(dir));
-    dir->moments = must(realloc(dir->moments, (dir->moment_count + 1) * sizeof *dir->moments));
-    dir->moments[dir->moment_count++] = copy;
-    return present(dir);
-}
-
-static struct entry *find(struct node *dir, const char *name)
-{
-    struct names *names = present(dir);
     for (size_t i = 0; i < names->count; i++)
         if (strcmp(names->entries[i].name, name) == 0)
             return &names->entries[i];
@@ -118,26 +107,45 @@ static struct entry *find(struct node *dir, const char *name)
 
 static void take_out(struct names *names, const char *name)
 {
-    for (size_t i = 0; i < names->count; i++) {
-        if (strcmp(names->entries[i].name, name) != 0)
-            continue;
-        memmove(&names->entries[i], &names->entries[i + 1], (names->count - i - 1) * sizeof *names->entries);
-        names->count--;
+    struct entry *entry = find(names, name);
+    if (!entry)
         return;
-    }
+    names->count--;
+    memmove(entry, entry + 1, (size_t)(names->entries + names->count - entry) * sizeof *entry);
 }
 
-static void put_in(struct names *names, const char *name, struct node *node)
+static void put_in(struct names *names, const struct entry *entry)
 {
-    take_out(names, name);
+    take_out(names, entry->name);
     size_t at = 0;
-    while (at < names->count && strcmp(names->entries[at].name, name) < 0)
+    while (at < names->count && strcmp(names->entries[at].name, entry->name) < 0)
         at++;
     names->entries = must(realloc(names->entries, (names->count + 1) * sizeof *names->entries));
     memmove(&names->entries[at + 1], &names->entries[at], (names->count - at) * sizeof *names->entries);
-    snprintf(names->entries[at].name, sizeof names->entries[at].name, "%s", name);
-    names->entries[at].node = node;
+    names->entries[at] = *entry;
     names->count++;
+}
+
+static void apply(struct names *names, const struct change *change)
+{
+    if (change->gone.node)
+        take_out(names, change->gone.name);
+    if (change->come.node)
+        put_in(names, &change->come);
+}
+
+static struct entry make_entry(const char *name, struct node *node)
+{
+    struct entry entry = {.node = node};
+    snprintf(entry.name, sizeof entry.name, "%s", name);
+    return entry;
+}
+
+static void change_names(struct node *dir, struct change change)
+{
+    apply(&dir->names, &change);
+    dir->changes = must(realloc(dir->changes, (dir->change_count + 1) * sizeof *dir->changes));
+    dir->changes[dir->change_count++] = change;
 }
 
 // Every slot begins here.
@@ -164,7 +172,7 @@ static fm_status look_up(struct mem_fs *mem, const char *path, struct node **out
     for (char *name = strtok_r(copy, "/", &save); name; name = strtok_r(NULL, "/", &save)) {
         if (node->type != FM_FS_DIR)
             return fails(FM_ERR_FS_NOT_DIR, path);
-        struct entry *entry = find(node, name);
+        struct entry *entry = find(&node->names, name);
         if (!entry)
             return fails(FM_ERR_NOT_FOUND, path);
         node = entry->node;
@@ -190,24 +198,15 @@ static fm_status look_up_parent(struct mem_fs *mem, const char *path, struct nod
     return look_up_dir(mem, parent, out_dir);
 }
 
-static void forget_moments(struct node *dir)
-{
-    struct names last = *present(dir);
-    for (size_t i = 0; i + 1 < dir->moment_count; i++)
-        free(dir->moments[i].entries);
-    dir->moments[0] = last;
-    dir->moment_count = 1;
-}
-
 static void mem_close(fm_fs *fs)
 {
     struct mem_fs *mem = (struct mem_fs *)fs;
     while (mem->nodes) {
         struct node *node = mem->nodes;
         mem->nodes = node->next;
-        for (size_t i = 0; i < node->moment_count; i++)
-            free(node->moments[i].entries);
-        free(node->moments);
+        free(node->names.entries);
+        free(node->durable_names.entries);
+        free(node->changes);
         free(node->now.data);
         free(node->durable.data);
         free(node);
@@ -235,9 +234,10 @@ static fm_status mem_mkdir(fm_fs *fs, const char *path)
     struct node *parent;
     FM_TRY(begin(fs));
     FM_TRY(look_up_parent(mem, path, &parent));
-    if (find(parent, fm_fs_path_leaf(path)))
+    if (find(&parent->names, fm_fs_path_leaf(path)))
         return fails(FM_ERR_EXISTS, path);
-    put_in(change(parent), fm_fs_path_leaf(path), new_node(mem, FM_FS_DIR));
+    change_names(parent,
+                 (struct change){.come = make_entry(fm_fs_path_leaf(path), new_node(mem, FM_FS_DIR))});
     return FM_OK;
 }
 
@@ -248,16 +248,16 @@ static fm_status remove_name(fm_fs *fs, const char *path, enum removal removal)
     struct node *parent;
     FM_TRY(begin(fs));
     FM_TRY(look_up_parent((struct mem_fs *)fs, path, &parent));
-    struct entry *entry = find(parent, fm_fs_path_leaf(path));
+    struct entry *entry = find(&parent->names, fm_fs_path_leaf(path));
     if (!entry)
         return fails(FM_ERR_NOT_FOUND, path);
     if (removal == REMOVE_FILE && entry->node->type == FM_FS_DIR)
         return fails(FM_ERR_FS_IS_DIR, path);
     if (removal == REMOVE_EMPTY_DIR && entry->node->type != FM_FS_DIR)
         return fails(FM_ERR_FS_NOT_DIR, path);
-    if (removal == REMOVE_EMPTY_DIR && present(entry->node)->count > 0)
+    if (removal == REMOVE_EMPTY_DIR && entry->node->names.count > 0)
         return fails(FM_ERR_FS_NOT_EMPTY, path);
-    take_out(change(parent), fm_fs_path_leaf(path));
+    change_names(parent, (struct change){.gone = *entry});
     return FM_OK;
 }
 
@@ -291,8 +291,8 @@ static fm_status mem_rename(fm_fs *fs, const char *from, const char *to, unsigne
     FM_TRY(begin(fs));
     FM_TRY(look_up_parent(mem, from, &old_parent));
     FM_TRY(look_up_parent(mem, to, &new_parent));
-    struct entry *old_entry = find(old_parent, fm_fs_path_leaf(from));
-    struct entry *target = find(new_parent, fm_fs_path_leaf(to));
+    struct entry *old_entry = find(&old_parent->names, fm_fs_path_leaf(from));
+    struct entry *target = find(&new_parent->names, fm_fs_path_leaf(to));
     if (!old_entry)
         return fails(FM_ERR_NOT_FOUND, from);
     if (target && (flags & FM_FS_EXCLUSIVE))
@@ -308,11 +308,16 @@ static fm_status mem_rename(fm_fs *fs, const char *from, const char *to, unsigne
         return fails(FM_ERR_FS_NOT_DIR, to);
     if (target && node->type != FM_FS_DIR && target->node->type == FM_FS_DIR)
         return fails(FM_ERR_FS_IS_DIR, to);
-    if (target && target->node->type == FM_FS_DIR && present(target->node)->count > 0)
+    if (target && target->node->type == FM_FS_DIR && target->node->names.count > 0)
         return fails(FM_ERR_FS_NOT_EMPTY, to);
-    struct names *names = change(old_parent);
-    take_out(names, fm_fs_path_leaf(from));
-    put_in(old_parent == new_parent ? names : change(new_parent), fm_fs_path_leaf(to), node);
+    struct change gone = {.gone = *old_entry};
+    struct change come = {.come = make_entry(fm_fs_path_leaf(to), node)};
+    if (old_parent == new_parent) {
+        change_names(old_parent, (struct change){gone.gone, come.come});
+    } else {
+        change_names(old_parent, gone);
+        change_names(new_parent, come);
+    }
     return FM_OK;
 }
 
@@ -321,7 +326,9 @@ static fm_status mem_dir_sync(fm_fs *fs, const char *path)
     struct node *dir;
     FM_TRY(begin(fs));
     FM_TRY(look_up_dir((struct mem_fs *)fs, path, &dir));
-    forget_moments(dir);
+    free(dir->durable_names.entries);
+    dir->durable_names = copy_names(&dir->names);
+    dir->change_count = 0;
     return FM_OK;
 }
 
@@ -331,7 +338,7 @@ static fm_status mem_list_open(fm_fs *fs, const char *path, fm_fs_list **out_lis
     FM_TRY(begin(fs));
     FM_TRY(look_up_dir((struct mem_fs *)fs, path, &dir));
     struct mem_list *list = must(calloc(1, sizeof *list));
-    list->names = copy_names(present(dir));
+    list->names = copy_names(&dir->names);
     *out_list = &list->base;
     return FM_OK;
 }
@@ -369,7 +376,7 @@ static fm_status mem_file_open(fm_fs *fs, const char *path, unsigned flags, fm_f
     struct node *parent;
     FM_TRY(begin(fs));
     FM_TRY(look_up_parent(mem, path, &parent));
-    struct entry *entry = find(parent, fm_fs_path_leaf(path));
+    struct entry *entry = find(&parent->names, fm_fs_path_leaf(path));
     if (entry && (flags & FM_FS_EXCLUSIVE))
         return fails(FM_ERR_EXISTS, path);
     if (!entry && !(flags & FM_FS_CREATE))
@@ -378,7 +385,7 @@ static fm_status mem_file_open(fm_fs *fs, const char *path, unsigned flags, fm_f
     if (node->type == FM_FS_DIR)
         return fails(FM_ERR_FS_IS_DIR, path);
     if (!entry)
-        put_in(change(parent), fm_fs_path_leaf(path), node);
+        change_names(parent, (struct change){.come = make_entry(fm_fs_path_leaf(path), node)});
     if (flags & FM_FS_TRUNCATE)
         resize(node, 0);
     struct mem_file *file = must(calloc(1, sizeof *file));
@@ -483,14 +490,21 @@ void fm_fs_mem_fail_at(fm_fs *fs, size_t n)
     mem->fail_at = n ? mem->operations + n : 0;
 }
 
+// Keeps some changes and undoes others; one that builds on an undone one is undone too.
 static void cut_dir(struct node *dir, fm_gen *gen)
 {
-    size_t chosen = (size_t)fm_gen_int(gen, 0, (int64_t)dir->moment_count - 1);
-    for (size_t i = 0; i < dir->moment_count; i++)
-        if (i != chosen)
-            free(dir->moments[i].entries);
-    dir->moments[0] = dir->moments[chosen];
-    dir->moment_count = 1;
+    static const double chances[] = {0, 0.5, 0.9, 1};
+    double chance = chances[fm_gen_int(gen, 0, 3)];
+    for (size_t i = 0; i < dir->change_count; i++) {
+        const struct change *change = &dir->changes[i];
+        const struct entry *before = find(&dir->durable_names, change->gone.name);
+        if (fm_gen_chance(gen, chance) &&
+            (!change->gone.node || (before && before->node == change->gone.node)))
+            apply(&dir->durable_names, change);
+    }
+    free(dir->names.entries);
+    dir->names = copy_names(&dir->durable_names);
+    dir->change_count = 0;
 }
 
 static void cut_file(struct node *file, fm_gen *gen)

@@ -21,9 +21,10 @@ size_t fm_fs_mem_operations(const fm_fs *fs);
 void fm_fs_mem_fail_at(fm_fs *fs, size_t n);
 
 /**
- * What a power cut leaves. Each directory has the names of a moment, chosen by `gen`, between its last sync
- * and now. Each file has its last synced content, or its present one, or a part of the present one. What is
- * left is durable, and no operation fails any more. Open files and lists must be closed.
+ * What a power cut leaves. Of the changes to each directory since its last sync, `gen` chooses which are
+ * undone; a rename within a directory is one change. Each file has its last synced content, or its present one,
+ * or a part of the present one. What is left is durable, and no operation fails any more. Open files and lists
+ * must be closed.
  */
 void fm_fs_mem_power_cut(fm_fs *fs, fm_gen *gen);
 

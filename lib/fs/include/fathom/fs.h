@@ -125,9 +125,10 @@ FM_API FM_MUST_USE fm_status fm_fs_mkdir(fm_fs *fs, const char *path, unsigned f
 FM_API FM_MUST_USE fm_status fm_fs_unlink(fm_fs *fs, const char *path);
 /** Removes an empty directory. FM_ERR_FS_NOT_EMPTY, FM_ERR_FS_NOT_DIR. */
 FM_API FM_MUST_USE fm_status fm_fs_rmdir(fm_fs *fs, const char *path);
-/** Removes a file, a link (not what it points to), or a directory with all below it. The name is gone at once
- * and atomically: the tree is first renamed to a temporary name beside it (see fm_fs_writer_open()) and then
- * emptied, so that no one sees half of it; when emptying fails, the message says where the rest lies. */
+/** Removes a file, a link (not what it points to), or a directory with all below it. The name is gone at once and
+ *  atomically: a directory is first renamed to a temporary name beside it (see fm_fs_writer_open()) and then emptied, so
+ *  that no one ever sees half of it under its name, not even after a power cut. When emptying fails, the message says
+ *  where the rest lies. */
 FM_API FM_MUST_USE fm_status fm_fs_remove_all(fm_fs *fs, const char *path);
 
 /**
