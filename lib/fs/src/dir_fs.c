@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fathom/file.h"
 #include "fathom/mem.h"
 
 static fm_status status_of(int err)
@@ -82,25 +83,6 @@ void fm_fs_dir_info(const struct stat *from, fm_fs_info *out_info)
     };
 }
 
-// Makes directory `where` of this machine with its parents.
-static fm_status make_root(const char *where)
-{
-    char path[PATH_MAX];
-    if (strlen(where) >= sizeof path)
-        return fm_fs_dir_error(ENAMETOOLONG, "make", where);
-    strcpy(path, where);
-    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = 0;
-        int failed = mkdir(path, 0777) < 0 && errno != EEXIST;
-        *slash = '/';
-        if (failed)
-            return fm_fs_dir_error(errno, "make", where);
-    }
-    if (mkdir(path, 0777) < 0 && errno != EEXIST)
-        return fm_fs_dir_error(errno, "make", where);
-    return FM_OK;
-}
-
 // Fills root_path with a copy that fm_base_mem counts.
 static fm_status keep_root_path(struct dir_fs *dir, const char *where)
 {
@@ -124,7 +106,7 @@ static void dir_close(fm_fs *fs)
 static fm_status dir_open(const char *where, unsigned flags, fm_fs **out_fs)
 {
     if (flags & FM_FS_CREATE)
-        FM_TRY(make_root(where));
+        FM_TRY(fm_base_dir_create(where));
     struct dir_fs *dir = fm_base_mem_alloc(sizeof *dir);
     if (!dir)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to open %s", where);
