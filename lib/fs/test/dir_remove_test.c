@@ -35,7 +35,7 @@ static size_t count_entries(fm_fs *fs, const char *dir)
 static void deep_trees_go(void **state)
 {
     (void)state;
-    enum { DEPTH = 5000 };
+    enum { DEPTH = FM_FS_PATH_MAX / 2 + 50 };
     fm_fs *fs = open_tmp();
     assert_ok(fm_fs_mkdir(fs, "deep/top", FM_FS_PARENTS));
     char path[4300];
@@ -43,10 +43,11 @@ static void deep_trees_go(void **state)
     int at = open(path, O_RDONLY | O_DIRECTORY);
     for (int i = 0; i < DEPTH; i++) {
         assert_int_equal(mkdirat(at, "d", 0700), 0);
-        int file = openat(at, "file", O_WRONLY | O_CREAT, 0600);
-        close(file);
         int next = openat(at, "d", O_RDONLY | O_DIRECTORY);
-        assert_true(file >= 0 && next >= 0);
+        int file = i % 50 ? -1 : openat(at, "file", O_WRONLY | O_CREAT, 0600);
+        assert_true(next >= 0 && (file >= 0 || i % 50));
+        if (file >= 0)
+            close(file);
         close(at);
         at = next;
     }
@@ -84,7 +85,7 @@ static void any_tree(fm_gen *gen)
 static void trees_of_any_shape_go(void **state)
 {
     (void)state;
-    fm_gen_property(30, any_tree);
+    fm_gen_property(12, any_tree);
 }
 
 static void wide_directories_go(void **state)

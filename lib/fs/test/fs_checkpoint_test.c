@@ -380,7 +380,7 @@ static fm_status save_and_find(void *context)
 static void refused_allocations_leave_nothing(void **state)
 {
     (void)state;
-    fm_fs *fs = open_tmp();
+    fm_fs *fs = fm_fs_mem_new();
     fm_test_each_alloc_fails(save_and_find, fs);
     fm_fs_close(fs);
 }

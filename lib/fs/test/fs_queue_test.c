@@ -81,7 +81,7 @@ static void write_disjoint(struct bench *bench)
         size_t offset = at[file] + (size_t)fm_gen_int(bench->gen, 0, 300);
         size_t length = (size_t)fm_gen_size(bench->gen, 0, 1000);
         bench->ios[i] = (fm_fs_io){.kind = FM_FS_IO_SYNC, .file = bench->files[file]};
-        if (offset + length > FILE_BYTES_MAX || fm_gen_chance(bench->gen, 0.05))
+        if (offset + length > FILE_BYTES_MAX || fm_gen_chance(bench->gen, 0.01))
             continue;
         fm_gen_fill(bench->gen, bench->buffers[i], length);
         memcpy(bench->model[file] + offset, bench->buffers[i], length);
