@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <liburing.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 
@@ -12,6 +13,13 @@ enum {
     // The kernel moves at most 2 GiB less a page in one call; a power of two below it keeps pieces aligned.
     PIECE_BYTES_MAX = 1 << 30
 };
+
+/*
+ * liburing maps and unmaps rings by system calls of its own, which ThreadSanitizer does not see: a ring that one thread
+ * opens where another has closed one looks to it like memory that both use. Closing releases and opening acquires this
+ * counter, which tells it the order that the kernel keeps.
+ */
+static atomic_uint rings_opened_and_closed;
 
 struct uring_queue {
     fm_fs_queue base;
@@ -149,6 +157,7 @@ static void uring_close(fm_fs_queue *base)
     }
     for (fm_fs_io *io; (io = fm_fs_io_list_pop(&base->pending));) // the rest of short reads
         io->status = FM_ERR_CANCELLED;
+    atomic_fetch_add_explicit(&rings_opened_and_closed, 1, memory_order_release);
     io_uring_queue_exit(&queue->ring);
     fm_base_mem_free(queue);
 }
@@ -169,6 +178,7 @@ fm_status fm_fs_dir_uring_open(fm_fs *fs, unsigned depth, fm_fs_queue **out_queu
         fm_base_mem_free(queue);
         return FM_ERR_UNSUPPORTED;
     }
+    atomic_fetch_add_explicit(&rings_opened_and_closed, 1, memory_order_acquire);
     // Linux 5.11: waits take a time limit without an operation of their own. It has every operation used
     // here, too.
     if (!(queue->ring.features & IORING_FEAT_EXT_ARG)) {

@@ -12,7 +12,7 @@ static fm_fs *open_tmp(void)
 static void names_come_in_order_of_bytes(void **state)
 {
     (void)state;
-    enum { FILES = 1000 };
+    enum { FILES = 300 };
     fm_fs *fs = open_tmp();
     fm_fs_list *list;
     fm_fs_file *file;
@@ -24,7 +24,7 @@ static void names_come_in_order_of_bytes(void **state)
     assert_ok(fm_fs_mkdir(fs, name, 0));
     for (int i = 0; i < FILES; i++) {
         // Bytes above 127 sort after letters, whatever the locale and the signedness of char.
-        snprintf(name, sizeof name, "many/%c%c%d", "ab\xc3~."[i % 5], 'A' + i % 7, i * 7919 % FILES);
+        snprintf(name, sizeof name, "many/%c%c%d", "ab\xc3~."[i % 5], 'A' + i % 7, i * 7919 % 1000);
         assert_ok(fm_fs_file_open(fs, name, FM_FS_WRITE | FM_FS_CREATE | FM_FS_EXCLUSIVE, &file));
         fm_fs_file_close(file);
     }

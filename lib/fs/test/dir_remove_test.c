@@ -2,6 +2,7 @@
 #include "fm_gen.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -35,24 +36,32 @@ static size_t count_entries(fm_fs *fs, const char *dir)
 static void deep_trees_go(void **state)
 {
     (void)state;
-    enum { DEPTH = FM_FS_PATH_MAX / 2 + 50 };
+    enum { DEPTH = 60, DESCRIPTORS = 40 };
+    _Static_assert(DEPTH * FM_FS_NAME_MAX > FM_FS_PATH_MAX && DEPTH > DESCRIPTORS, "deep");
     fm_fs *fs = open_tmp();
-    assert_ok(fm_fs_mkdir(fs, "deep/top", FM_FS_PARENTS));
+    char name[FM_FS_NAME_MAX + 1];
     char path[4300];
+    struct rlimit before;
+    memset(name, 'd', FM_FS_NAME_MAX);
+    name[FM_FS_NAME_MAX] = 0;
+    assert_ok(fm_fs_mkdir(fs, "deep/top", FM_FS_PARENTS));
     snprintf(path, sizeof path, "%s/deep/top", fm_test_tmpdir());
     int at = open(path, O_RDONLY | O_DIRECTORY);
     for (int i = 0; i < DEPTH; i++) {
-        assert_int_equal(mkdirat(at, "d", 0700), 0);
-        int next = openat(at, "d", O_RDONLY | O_DIRECTORY);
-        int file = i % 50 ? -1 : openat(at, "file", O_WRONLY | O_CREAT, 0600);
-        assert_true(next >= 0 && (file >= 0 || i % 50));
-        if (file >= 0)
-            close(file);
+        assert_int_equal(mkdirat(at, name, 0700), 0);
+        int file = openat(at, "file", O_WRONLY | O_CREAT, 0600);
+        int next = openat(at, name, O_RDONLY | O_DIRECTORY);
+        assert_true(file >= 0 && next >= 0);
+        close(file);
         close(at);
         at = next;
     }
     close(at);
-    assert_ok(fm_fs_remove_all(fs, "deep/top"));
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){DESCRIPTORS, before.rlim_max}), 0);
+    fm_status status = fm_fs_remove_all(fs, "deep/top");
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_ok(status);
     assert_int_equal(count_entries(fs, "deep"), 0);
     fm_fs_close(fs);
 }
@@ -88,18 +97,19 @@ static void trees_of_any_shape_go(void **state)
     fm_gen_property(12, any_tree);
 }
 
+// More entries than one of the C library's readdir buffers, of 32 KiB, holds.
 static void wide_directories_go(void **state)
 {
     (void)state;
+    enum { FILES = 400, NAME_BYTES = 200 };
     fm_fs *fs = open_tmp();
-    char name[32];
     fm_fs_file *file;
+    char name[NAME_BYTES + 1];
     for (int dir = 0; dir < 2; dir++) {
-        for (int i = 0; i < 1500; i++) { // several of the kernel's readdir buffers
-            snprintf(name, sizeof name, dir ? "wide/sub/%d" : "wide/%d", i);
-            if (i == 0)
-                assert_ok(fm_fs_mkdir(fs, dir ? "wide/sub" : "wide", 0));
-            assert_ok(fm_fs_file_open(fs, name, FM_FS_WRITE | FM_FS_CREATE, &file));
+        assert_ok(fm_fs_mkdir(fs, dir ? "wide/sub" : "wide", 0));
+        for (int i = 0; i < FILES; i++) {
+            snprintf(name, sizeof name, "wide/%s%0*d", dir ? "sub/" : "", NAME_BYTES - 10, i);
+            assert_ok(fm_fs_file_open(fs, name, FM_FS_WRITE | FM_FS_CREATE | FM_FS_EXCLUSIVE, &file));
             fm_fs_file_close(file);
         }
     }

@@ -369,8 +369,8 @@ static void agree_by_walking(fm_gen *gen)
 static void directory_agrees_with_model(void **state)
 {
     (void)state;
-    fm_gen_property(20, agree_by_openat2);
-    fm_gen_property(20, agree_by_walking);
+    fm_gen_property(15, agree_by_openat2);
+    fm_gen_property(15, agree_by_walking);
 }
 
 static fm_status use_everything(void *context)
