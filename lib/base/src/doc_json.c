@@ -4,7 +4,8 @@
  * together, value by value (jansson keeps members in the order of the text). On text that jansson has
  * accepted that walk needs no checks: a token is what lies between spaces and punctuation.
  *
- * jansson allocates by malloc: its allocator is one for the whole process, which may hold other users of it.
+ * jansson allocates by malloc: its allocator is one for the whole process, which may hold other users of it. Where an
+ * allocation fails within a token, it reports a syntax error.
  */
 #include "doc_private.h"
 

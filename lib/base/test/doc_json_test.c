@@ -213,6 +213,40 @@ static void refused_allocations_leave_nothing(void **state)
     fm_test_each_alloc_fails(parse_and_free, text);
 }
 
+// jansson's, declared here because its header belongs to doc_json.c alone.
+void json_set_alloc_funcs(void *(*allocate)(size_t), void (*release)(void *));
+
+static size_t allocations_left;
+
+static int refuse_when_none_left(void *context, size_t size)
+{
+    (void)context;
+    (void)size;
+    if (allocations_left == 0)
+        return 1;
+    allocations_left--;
+    return 0;
+}
+
+/** When memory ends, jansson gives up cleanly wherever it is, though it may call that a syntax error. */
+static void memory_may_end_inside_jansson(void **state)
+{
+    (void)state;
+    char text[] = "{\"a\": [1, 2.5, \"text\", {}, [], true], \"b\": {\"c\": \"\\u00e9\"}}";
+    const size_t live = fm_base_mem_live();
+    json_set_alloc_funcs(fm_base_mem_alloc, fm_base_mem_free);
+    fm_status status = FM_ERR_NOMEM;
+    for (size_t allowed = 0; status < 0; allowed++) {
+        allocations_left = allowed;
+        fm_base_mem_set_gate(refuse_when_none_left, NULL);
+        status = parse_and_free(text);
+        fm_base_mem_set_gate(NULL, NULL);
+        assert_int_equal(fm_base_mem_live(), live);
+        assert_true(status == FM_OK || status == FM_ERR_NOMEM || status == FM_ERR_FORMAT);
+    }
+    json_set_alloc_funcs(malloc, free);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -224,6 +258,7 @@ int main(void)
         cmocka_unit_test(an_integer_beyond_a_double_is_refused),
         cmocka_unit_test(depth_is_limited),
         cmocka_unit_test(refused_allocations_leave_nothing),
+        cmocka_unit_test(memory_may_end_inside_jansson),
     };
     return fm_test_run("base.doc_json", tests);
 }

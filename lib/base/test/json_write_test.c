@@ -4,6 +4,7 @@
 #include <float.h>
 #include <math.h>
 
+#include "doc_compare.h"
 #include "fathom/doc.h"
 
 static void assert_text(fm_json *json, const char *expected)
@@ -205,42 +206,6 @@ static void write_random(fm_gen *gen, fm_json *json, const char *key, int depth)
     }
 }
 
-static void rewrite(fm_json *json, const char *key, const fm_doc *node)
-{
-    int64_t integer;
-    double real;
-    int truth;
-    const char *text;
-    switch (fm_base_doc_type(node)) {
-    case FM_DOC_NULL:
-        fm_base_json_null(json, key);
-        break;
-    case FM_DOC_BOOL:
-        assert_ok(fm_base_doc_bool(node, "bool", &truth));
-        fm_base_json_bool(json, key, truth);
-        break;
-    case FM_DOC_INT:
-        assert_ok(fm_base_doc_int(node, "int", INT64_MIN, INT64_MAX, &integer));
-        fm_base_json_int(json, key, integer);
-        break;
-    case FM_DOC_REAL:
-        assert_ok(fm_base_doc_real(node, "real", &real));
-        fm_base_json_real(json, key, real);
-        break;
-    case FM_DOC_STRING:
-        assert_ok(fm_base_doc_string(node, "string", &text));
-        fm_base_json_string(json, key, text);
-        break;
-    case FM_DOC_ARRAY:
-    case FM_DOC_OBJECT:
-        fm_base_json_begin(json, key, fm_base_doc_type(node) == FM_DOC_OBJECT ? '{' : '[');
-        for (size_t i = 0; i < fm_base_doc_count(node); i++)
-            rewrite(json, fm_base_doc_key(node, i), fm_base_doc_at(node, i));
-        fm_base_json_end(json);
-        break;
-    }
-}
-
 /** Written, read by either reader and written again, a document is the same to the byte. */
 static void documents_round_trip(fm_gen *gen)
 {
@@ -256,7 +221,7 @@ static void documents_round_trip(fm_gen *gen)
             continue;
         assert_ok(status);
         fm_json second = {.pretty = first.pretty};
-        rewrite(&second, NULL, root);
+        doc_rewrite(&second, NULL, root);
         assert_int_equal(second.length, first.length);
         assert_memory_equal(second.text, first.text, first.length);
         assert_ok(fm_base_json_finish(&second, NULL));

@@ -51,7 +51,7 @@ FM_API FM_MUST_USE fm_status fm_base_doc_parse_json(const char *text, size_t len
 FM_API FM_MUST_USE fm_status fm_base_doc_parse_yaml(const char *text, size_t length, const char *name,
                                                     fm_doc **out_root);
 /** Reads a file: YAML when its name ends in .yaml or .yml, else JSON; "-" is standard input as JSON.
- *  FM_ERR_NOT_FOUND, FM_ERR_IO, and as above. */
+ *  Fails as fm_base_file_read() does, and as above. */
 FM_API FM_MUST_USE fm_status fm_base_doc_load(const char *path, fm_doc **out_root);
 /** Frees the document; NULL is allowed. */
 FM_API void fm_base_doc_free(fm_doc *root);

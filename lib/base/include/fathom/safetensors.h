@@ -35,8 +35,8 @@ typedef struct fm_safetensors fm_safetensors;
 
 /**
  * Maps a file; nothing is copied, and pages are read as they are touched. Do not truncate the file while it
- * is open: touching what is gone ends the program with SIGBUS, as with every mapping. FM_ERR_NOT_FOUND,
- * FM_ERR_IO, FM_ERR_NOMEM; FM_ERR_FORMAT: malformed (names the tensor, the value and what was expected);
+ * is open: touching what is gone ends the program with SIGBUS, as with every mapping. Fails as fm_base_file_map()
+ * does; FM_ERR_NOMEM; FM_ERR_FORMAT: malformed (names the tensor, the value and what was expected);
  * FM_ERR_UNSUPPORTED: a dtype that fathom/tensor.h lacks or more than FM_TENSOR_NDIM_MAX dimensions;
  * FM_ERR_LIMIT: a size overflows, or the header nests too deep.
  */
@@ -88,15 +88,14 @@ FM_API FM_MUST_USE fm_status fm_base_safetensors_declare(fm_safetensors_writer *
 FM_API FM_MUST_USE fm_status fm_base_safetensors_note(fm_safetensors_writer *writer, const char *key,
                                                       const char *value);
 /** Lays out the file and writes its header. FM_ERR_EXISTS: a name or key was given twice; FM_ERR_LIMIT: the
- * header or the data are too large; FM_ERR_NOT_FOUND (no such folder), FM_ERR_IO, FM_ERR_SPACE, FM_ERR_NOMEM.
- */
+ * header or the data are too large; FM_ERR_NOMEM; or as a draft of fathom/file.h fails. */
 FM_API FM_MUST_USE fm_status fm_base_safetensors_start(fm_safetensors_writer *writer);
 /** Writes `size` bytes at `offset` of the tensor; each byte is to be put once. FM_ERR_NOT_FOUND: no such
- * tensor; FM_ERR_ARG: beyond its end; FM_ERR_STATE: not started; FM_ERR_IO, FM_ERR_SPACE. */
+ * tensor; FM_ERR_ARG: beyond its end; FM_ERR_STATE: not started; or as fm_base_file_write(). */
 FM_API FM_MUST_USE fm_status fm_base_safetensors_put(fm_safetensors_writer *writer, const char *name,
                                                      size_t offset, const void *bytes, size_t size);
 /** Syncs and renames the file, and frees the writer whatever happens. FM_ERR_STATE: a tensor lacks bytes (the
- * message names it), or not started; FM_ERR_IO, FM_ERR_SPACE. */
+ * message names it), or not started; or as fm_base_file_commit(). */
 FM_API FM_MUST_USE fm_status fm_base_safetensors_finish(fm_safetensors_writer *writer);
 /** Removes what was written and frees the writer. NULL is allowed. */
 FM_API void fm_base_safetensors_abandon(fm_safetensors_writer *writer);
