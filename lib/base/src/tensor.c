@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "doc_private.h"
+
 static const struct {
     const char *name;
     int bits;
@@ -39,8 +41,9 @@ fm_status fm_base_dtype_from_name(const char *name, fm_dtype *out_dtype)
         }
         used += (size_t)snprintf(list + used, sizeof list - used, " %s", dtypes[i].name);
     }
-    return fm_base_error_set(FM_ERR_UNSUPPORTED, "dtype \"%.40s\" is not supported; expected one of%s", name,
-                             list);
+    char quoted[FM_DOC_QUOTE_BYTES];
+    return fm_base_error_set(FM_ERR_UNSUPPORTED, "dtype %s is not supported; expected one of%s",
+                             fm_base_doc_quote(name, quoted), list);
 }
 
 static fm_status overflows(fm_dtype dtype, int ndim, const int64_t *shape)
