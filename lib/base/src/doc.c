@@ -110,25 +110,18 @@ fm_status fm_base_doc_error(fm_status status, const fm_doc *node, const char *fo
 
 const char *fm_base_doc_quote(const char *text, char out[FM_DOC_QUOTE_BYTES])
 {
-    const size_t room = FM_DOC_QUOTE_BYTES - sizeof "\"...\"";
-    size_t length = strlen(text);
-    size_t used = 0;
-    out[used++] = '"';
-    for (size_t at = 0; at < length;) {
-        size_t step = fm_utf8_character(text + at, length - at);
-        if (step == 0 || used + step > room)
-            break;
+    const size_t room = FM_DOC_QUOTE_BYTES - sizeof "...\"";
+    const size_t length = strlen(text);
+    size_t at = 0;
+    size_t used = 1;
+    out[0] = '"';
+    for (size_t step; (step = fm_utf8_character(text + at, length - at)) && used + step <= room; at += step) {
         memcpy(out + used, text + at, step);
         if ((unsigned char)text[at] < 0x20 || text[at] == 0x7F)
             out[used] = '?';
         used += step;
-        at += step;
-        if (at == length) {
-            memcpy(out + used, "\"", 2);
-            return out;
-        }
     }
-    memcpy(out + used, length ? "...\"" : "\"", length ? 5 : 2);
+    snprintf(out + used, FM_DOC_QUOTE_BYTES - used, at == length ? "\"" : "...\"");
     return out;
 }
 

@@ -5,8 +5,7 @@
  *     OFFSET  SIZE      CONTENT
  *     0       8         n, little-endian: bytes of the header, at most 100 000 000
  *     8       n         JSON object: tensor name -> {"dtype", "shape", "data_offsets": [begin, end)}, and
- * optionally
- *                       "__metadata__" -> {string: string}; begins with '{', may end in spaces
+ *                       perhaps "__metadata__" -> {string: string}; begins with '{', may end in spaces
  *     8 + n   the rest  data; offsets count from here; every byte belongs to exactly one tensor
  *
  * Tensors are row-major and little-endian. Data are aligned to 8 bytes in files that this library or the
