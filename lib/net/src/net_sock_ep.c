@@ -1,0 +1,462 @@
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "fathom/mem.h"
+
+#include "net_sock.h"
+
+// ---------------------------------------------------------------------------------------------- making
+
+static void set_option(int fd, int level, int name, int value)
+{
+    // None of these can fail on a socket of its kind; without them a connection is slower, not wrong.
+    (void)setsockopt(fd, level, name, &value, sizeof value);
+}
+
+static void tune_tcp(int fd, int64_t stall_timeout_ns)
+{
+    enum {
+        IDLE_S = 10,
+        INTERVAL_S = 5,
+        PROBES = 4
+    }; // a peer whose machine is gone is noticed after half a minute
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1); // we batch ourselves
+    set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)(stall_timeout_ns / 1000000));
+    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, IDLE_S);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, INTERVAL_S);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, PROBES);
+}
+
+static void ep_free(fm_net_ep *ep)
+{
+    if (ep->shake)
+        fm_net_shake_clear(ep->shake);
+    fm_base_mem_free(ep->shake);
+    fm_net_sock_stage_release(ep);
+    fm_net_seal_free(ep->stage.seal);
+    fm_net_seal_free(ep->seal);
+    fm_base_mem_free(ep->reply_args);
+    fm_base_mem_free(ep->slots);
+    fm_base_mem_free(ep);
+}
+
+// A new endpoint on a socket, which it owns from here on.
+static fm_status ep_new(fm_net_worker *worker, int fd, int caller, int tcp, uint32_t interest,
+                        fm_net_ep **out_ep)
+{
+    fm_net_ep *ep = fm_base_mem_zalloc(1, sizeof *ep);
+    struct net_shake *shake = fm_base_mem_zalloc(1, sizeof *shake);
+    if (!ep || !shake) {
+        fm_base_mem_free(ep);
+        fm_base_mem_free(shake);
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a connection");
+    }
+    ep->kind = NET_POLL_EP;
+    ep->fd = fd;
+    ep->worker = worker;
+    ep->caller = caller;
+    ep->shake = shake;
+    ep->sends_end = &ep->sends;
+    ep->interest = interest;
+    ep->moved_ns = fm_net_sock_now_ns();
+    ep->stage.limits = (struct net_frame_limits){
+        .kind = caller ? NET_REPLY : NET_REQUEST,
+        .args_bytes_max = worker->limits.args_bytes_max,
+        .payload_bytes_max = caller ? NET_PAYLOAD_BYTES_LIMIT : worker->limits.payload_bytes_max,
+    };
+    if (tcp)
+        tune_tcp(fd, worker->limits.stall_timeout_ns);
+    fm_status status = fm_net_sock_poll_add(worker, fd, interest, ep);
+    if (status < 0) {
+        ep_free(ep);
+        return status;
+    }
+    net_list_append(&worker->eps, &ep->all);
+    net_list_append(&worker->handshakes, &ep->timed);
+    *out_ep = ep;
+    return FM_OK;
+}
+
+static struct net_shake_offer offer_of(const fm_net_ep *ep)
+{
+    const fm_net_limits *limits = &ep->worker->limits;
+    struct net_shake_offer offer = {.args_bytes_max = limits->args_bytes_max};
+    if (!ep->caller) {
+        offer.window = limits->window;
+        offer.payload_bytes_max = limits->payload_bytes_max;
+    }
+    return offer;
+}
+
+static fm_status begin_shake(fm_net_ep *ep, const fm_net_security *security, uint8_t *out_message)
+{
+    uint8_t nonce[NET_NONCE_BYTES];
+    FM_TRY(fm_net_crypto_random(nonce, sizeof nonce));
+    struct net_shake_offer offer = offer_of(ep);
+    return fm_net_shake_begin(ep->shake, ep->caller, security, &offer, nonce, out_message);
+}
+
+fm_status fm_net_sock_connect(fm_net_worker *worker, const char *address, const fm_net_security *security,
+                              void *ep_cookie, fm_net_ep **out_ep)
+{
+    struct net_sockaddr to;
+    FM_TRY(fm_net_address_resolve(address, 0, &to));
+    int family = to.storage.ss_family;
+    if (security->mode == FM_NET_SAME_USER && family != AF_UNIX)
+        return fm_base_error_set(FM_ERR_ARG,
+                                 "%s: only a UNIX socket tells its peer's user; give a cluster key", address);
+    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return fm_base_error_set_errno(FM_ERR_LIMIT, errno, "no socket to connect to %s", address);
+    fm_net_ep *ep;
+    // A socket that is not connecting yet reports EPOLLHUP, so it is asked about only after connect().
+    int error =
+        connect(fd, (const struct sockaddr *)&to.storage, to.size) == 0 || errno == EINPROGRESS ? 0 : errno;
+    fm_status status = ep_new(worker, fd, 1, family != AF_UNIX, EPOLLOUT, &ep);
+    if (status < 0) {
+        close(fd);
+        return status;
+    }
+    ep->state = NET_EP_CONNECTING;
+    ep->has_owner = 1;
+    ep->cookie = ep_cookie;
+    snprintf(ep->name, sizeof ep->name, "%s", address);
+    uint8_t hello[NET_SHAKE_BYTES]; // kept with the state as well, and sent from there
+    status = begin_shake(ep, security, hello);
+    if (status < 0) {
+        net_link_remove(&ep->all);
+        net_link_remove(&ep->timed);
+        close(fd);
+        ep_free(ep);
+        return status;
+    }
+    if (error) {
+        fm_status why =
+            error == ECONNREFUSED || error == ENOENT || error == EAGAIN ? FM_ERR_NET_REFUSED : FM_ERR_IO;
+        fm_net_sock_ep_fail(ep, fm_base_error_set_errno(why, error, "connecting to %s", address));
+    }
+    *out_ep = ep;
+    return FM_OK;
+}
+
+// ---------------------------------------------------------------------------------------------- same user
+
+static fm_status peer_credentials(int fd, struct ucred *out_peer)
+{
+    socklen_t size = sizeof *out_peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, out_peer, &size) != 0)
+        return fm_base_error_set_errno(FM_ERR_IO, errno, "asking for the peer's user");
+    return FM_OK;
+}
+
+static fm_status check_user(const fm_net_ep *ep)
+{
+    struct ucred peer;
+    FM_TRY(peer_credentials(ep->fd, &peer));
+    if (peer.uid != geteuid() && peer.uid != 0)
+        return fm_base_error_set(FM_ERR_NET_AUTH, "%s belongs to user %u; expected this user (%u) or root",
+                                 ep->name, (unsigned)peer.uid, (unsigned)geteuid());
+    return FM_OK;
+}
+
+// ---------------------------------------------------------------------------------------------- accepting
+
+static void refuse_full(int fd)
+{
+    uint8_t message[NET_SHAKE_BYTES];
+    fm_net_shake_refuse(NET_REFUSED_FULL, message);
+    (void)!send(fd, message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    close(fd);
+}
+
+// Strangers that open connections and say nothing displace each other, not the members.
+static void displace_stranger(fm_net_worker *worker)
+{
+    if (worker->strangers < worker->limits.handshakes_max)
+        return;
+    for (struct net_link *at = worker->handshakes.next; at != &worker->handshakes; at = at->next) {
+        fm_net_ep *ep = NET_OF(at, fm_net_ep, timed);
+        if (!ep->caller) {
+            fm_net_sock_ep_fail(ep, fm_base_error_set(FM_ERR_TIMEOUT, "displaced by a newer stranger"));
+            return;
+        }
+    }
+}
+
+static void name_peer(fm_net_ep *ep, const fm_net_acceptor *acceptor, const struct net_sockaddr *from)
+{
+    struct ucred peer;
+    if (from->storage.ss_family != AF_UNIX)
+        fm_net_address_name(from, ep->name);
+    else if (peer_credentials(ep->fd, &peer) == FM_OK)
+        snprintf(ep->name, sizeof ep->name, "%s (process %d)", acceptor->name, (int)peer.pid);
+}
+
+void fm_net_sock_ep_accept(fm_net_acceptor *acceptor, int fd, const struct net_sockaddr *from)
+{
+    fm_net_worker *worker = acceptor->worker;
+    displace_stranger(worker);
+    if (worker->connections >= worker->limits.connections_max) {
+        refuse_full(fd);
+        return;
+    }
+    fm_net_ep *ep;
+    if (ep_new(worker, fd, 0, from->storage.ss_family != AF_UNIX, EPOLLIN, &ep) < 0) {
+        close(fd); // no memory for it: as if it had not come
+        return;
+    }
+    ep->state = NET_EP_SHAKING;
+    ep->acceptor = acceptor;
+    worker->connections++;
+    worker->strangers++;
+    name_peer(ep, acceptor, from);
+    uint8_t none[NET_SHAKE_BYTES];
+    fm_status status = begin_shake(ep, &acceptor->security, none);
+    if (status == FM_OK && acceptor->security.mode == FM_NET_SAME_USER)
+        status = check_user(ep);
+    if (status < 0)
+        fm_net_sock_ep_fail(ep, status);
+}
+
+// ---------------------------------------------------------------------------------------------- handshake
+
+static fm_status send_shake(fm_net_ep *ep, const uint8_t *message)
+{
+    // At most two messages of 96 bytes are ever in a fresh socket's buffer, so a part of one is never left over.
+    if (send(ep->fd, message, NET_SHAKE_BYTES, MSG_NOSIGNAL) != NET_SHAKE_BYTES)
+        return fm_base_error_set_errno(FM_ERR_NET_CLOSED, errno, "handshake with %s", ep->name);
+    return FM_OK;
+}
+
+static void connected(fm_net_ep *ep)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+    (void)getsockopt(ep->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error) {
+        fm_status why = error == ECONNREFUSED ? FM_ERR_NET_REFUSED
+                        : error == ETIMEDOUT  ? FM_ERR_TIMEOUT
+                                              : FM_ERR_IO;
+        fm_net_sock_ep_fail(ep, fm_base_error_set_errno(why, error, "connecting to %s", ep->name));
+        return;
+    }
+    ep->state = NET_EP_SHAKING;
+    fm_status status = ep->shake->mode == FM_NET_SAME_USER ? check_user(ep) : FM_OK;
+    if (status == FM_OK)
+        status = send_shake(ep, ep->shake->messages[0]);
+    if (status < 0)
+        fm_net_sock_ep_fail(ep, status);
+    else
+        fm_net_sock_ep_interest(ep);
+}
+
+static fm_status come_up(fm_net_ep *ep)
+{
+    fm_net_worker *worker = ep->worker;
+    if (ep->shake->mode == FM_NET_KEYED)
+        FM_TRY(fm_net_shake_seals(ep->shake, &ep->seal, &ep->stage.seal));
+    ep->peer = (fm_net_peer){
+        .address = ep->name,
+        .window = ep->shake->peer.window,
+        .args_bytes_max = ep->shake->peer.args_bytes_max,
+        .payload_bytes_max = ep->shake->peer.payload_bytes_max,
+    };
+    fm_net_shake_clear(ep->shake);
+    fm_base_mem_free(ep->shake);
+    ep->shake = NULL;
+    net_link_remove(&ep->timed);
+    ep->state = NET_EP_UP;
+    if (ep->caller) {
+        worker->upcalls->up(ep->cookie, &ep->peer);
+        return FM_OK;
+    }
+    worker->strangers--;
+    fm_net_acceptor *acceptor = ep->acceptor;
+    ep->acceptor = NULL;
+    FM_TRY(worker->upcalls->accepted(acceptor->cookie, ep, &ep->peer, &ep->cookie));
+    ep->has_owner = 1;
+    return FM_OK;
+}
+
+static fm_status take_shake(fm_net_ep *ep)
+{
+    uint8_t answer[NET_SHAKE_BYTES];
+    int has_answer;
+    ep->shake_bytes = 0;
+    fm_status status = fm_net_shake_step(ep->shake, ep->shake_in, answer, &has_answer);
+    if (has_answer) {
+        fm_status sent = FM_OK;
+        if (status == FM_OK)
+            sent = send_shake(ep, answer);
+        else // a courtesy, and the reason to report is the first
+            (void)!send(ep->fd, answer, sizeof answer, MSG_NOSIGNAL);
+        FM_TRY(sent);
+    }
+    if (status < 0)
+        return fm_base_error_prefix(status, "handshake with %s", ep->name);
+    return ep->shake->done ? come_up(ep) : FM_OK;
+}
+
+static void receive_shake(fm_net_ep *ep)
+{
+    ssize_t size = recv(ep->fd, ep->shake_in + ep->shake_bytes, NET_SHAKE_BYTES - ep->shake_bytes, 0);
+    if (size < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    fm_status status = FM_OK;
+    if (size <= 0) {
+        status =
+            fm_base_error_set(FM_ERR_NET_CLOSED, "%s closed the connection during the handshake", ep->name);
+    } else {
+        ep->shake_bytes += (unsigned)size;
+        if (ep->shake_bytes == NET_SHAKE_BYTES)
+            status = take_shake(ep);
+    }
+    if (status < 0)
+        fm_net_sock_ep_fail(ep, status);
+}
+
+// ---------------------------------------------------------------------------------------------- living
+
+void fm_net_sock_ep_ready(fm_net_ep *ep, uint32_t events)
+{
+    switch (ep->state) {
+    case NET_EP_CONNECTING:
+        connected(ep);
+        return;
+    case NET_EP_SHAKING:
+        receive_shake(ep);
+        return;
+    case NET_EP_CLOSING:
+        return;
+    case NET_EP_UP:
+        break;
+    }
+    if (events & EPOLLOUT)
+        fm_net_sock_flush(ep);
+    if (ep->state == NET_EP_UP && !ep->paused && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+        fm_net_sock_receive(ep);
+    else if (ep->state == NET_EP_UP && (events & (EPOLLHUP | EPOLLERR)))
+        fm_net_sock_ep_fail(ep, fm_base_error_set(FM_ERR_NET_CLOSED, "%s closed the connection", ep->name));
+}
+
+void fm_net_sock_ep_interest(fm_net_ep *ep)
+{
+    uint32_t interest = (ep->paused ? 0 : (uint32_t)EPOLLIN) | (ep->blocked ? (uint32_t)EPOLLOUT : 0);
+    if (interest == ep->interest || ep->state == NET_EP_CLOSING)
+        return;
+    ep->interest = interest;
+    struct epoll_event event = {.events = interest, .data.ptr = ep};
+    if (epoll_ctl(ep->worker->epoll, EPOLL_CTL_MOD, ep->fd, &event) != 0)
+        fm_net_sock_ep_fail(ep, fm_base_error_set_errno(FM_ERR_IO, errno, "epoll_ctl"));
+}
+
+void fm_net_sock_ep_moved(fm_net_ep *ep, int progress)
+{
+    if (ep->state != NET_EP_UP)
+        return;
+    int partial = ep->stage.in_payload || (ep->stage.begin != ep->stage.end && !ep->paused);
+    if (!ep->sends && !partial) {
+        net_link_remove(&ep->timed);
+    } else if (progress || !net_link_listed(&ep->timed)) {
+        ep->moved_ns = fm_net_sock_now_ns();
+        net_list_append(&ep->worker->stalled, &ep->timed);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- ending
+
+void fm_net_sock_ep_fail(fm_net_ep *ep, fm_status status)
+{
+    if (ep->state == NET_EP_CLOSING)
+        return;
+    fm_net_worker *worker = ep->worker;
+    if (!ep->caller) {
+        worker->connections--;
+        worker->strangers -= ep->state == NET_EP_SHAKING;
+    }
+    ep->state = NET_EP_CLOSING;
+    ep->why = status;
+    snprintf(ep->why_text, sizeof ep->why_text, "%s", fm_error_message());
+    net_link_remove(&ep->timed);
+    net_link_remove(&ep->dirty);
+    net_link_remove(&ep->resume);
+    net_list_append(&worker->dying, &ep->all);
+    // Now, not when it is reaped: the peer shall know, and nothing more can touch anyone's memory.
+    close(ep->fd);
+}
+
+void fm_net_sock_ep_close(fm_net_ep *ep, fm_status status)
+{
+    fm_net_sock_ep_fail(ep, fm_base_error_set(status, "%s",
+                                              status == FM_ERR_CANCELLED ? "closed by this side"
+                                                                         : fm_base_status_text(status)));
+}
+
+static void give_back(fm_net_ep *ep)
+{
+    const fm_net_upcalls *upcalls = ep->worker->upcalls;
+    for (uint32_t i = 0; i < ep->slot_count; i++) {
+        struct net_slot *slot = &ep->slots[i];
+        if (!slot->active)
+            continue;
+        void *cookie = slot->cookie;
+        fm_net_sock_slot_release(ep, slot);
+        upcalls->done(cookie, fm_base_error_set(ep->why, "%s", ep->why_text), NULL);
+    }
+    if (ep->request)
+        upcalls->request(ep->request, fm_base_error_set(ep->why, "%s", ep->why_text));
+    // Last, because the upcalls above may answer requests, into the queue of what will not be sent.
+    while (ep->sends) {
+        struct net_send *send = ep->sends;
+        ep->sends = send->next;
+        if (!ep->sends)
+            ep->sends_end = &ep->sends;
+        void *cookie = send->cookie;
+        int is_reply = send->is_reply;
+        fm_net_sock_send_free(ep->worker, send);
+        if (is_reply)
+            upcalls->sent(cookie, fm_base_error_set(ep->why, "%s", ep->why_text));
+    }
+    if (ep->has_owner)
+        upcalls->down(ep->cookie, fm_base_error_set(ep->why, "%s", ep->why_text));
+}
+
+void fm_net_sock_reap(fm_net_worker *worker)
+{
+    while (!net_list_empty(&worker->dying)) {
+        fm_net_ep *ep = NET_OF(worker->dying.next, fm_net_ep, all);
+        net_link_remove(&ep->all);
+        give_back(ep);
+        ep_free(ep);
+    }
+}
+
+// Fails those at the front of a list that is ordered by moved_ns; returns the time until the next.
+static int64_t expire_list(struct net_link *list, int64_t now_ns, int64_t timeout_ns, const char *what)
+{
+    while (!net_list_empty(list)) {
+        fm_net_ep *ep = NET_OF(list->next, fm_net_ep, timed);
+        int64_t left = ep->moved_ns + timeout_ns - now_ns;
+        if (left > 0)
+            return left;
+        fm_net_sock_ep_fail(ep, fm_base_error_set(FM_ERR_TIMEOUT, "%s: %s within %lld ms", ep->name, what,
+                                                  (long long)(timeout_ns / 1000000)));
+    }
+    return FM_NET_FOREVER;
+}
+
+int64_t fm_net_sock_expire(fm_net_worker *worker, int64_t now_ns)
+{
+    const fm_net_limits *limits = &worker->limits;
+    int64_t shake = expire_list(&worker->handshakes, now_ns, limits->handshake_timeout_ns, "no handshake");
+    int64_t stall =
+        expire_list(&worker->stalled, now_ns, limits->stall_timeout_ns, "no progress inside a message");
+    return shake < stall ? shake : stall;
+}

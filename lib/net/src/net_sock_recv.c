@@ -1,0 +1,191 @@
+#include <errno.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "fathom/mem.h"
+
+#include "net_sock.h"
+
+static int stage_take(fm_net_ep *ep)
+{
+    fm_net_worker *worker = ep->worker;
+    uint8_t *bytes = worker->free_stages;
+    if (bytes)
+        memcpy(&worker->free_stages, bytes, sizeof bytes);
+    else
+        bytes = fm_base_mem_alloc(NET_STAGE_BYTES);
+    ep->stage.bytes = bytes;
+    ep->stage.begin = ep->stage.end = 0;
+    return bytes != NULL;
+}
+
+void fm_net_sock_stage_release(fm_net_ep *ep)
+{
+    fm_net_worker *worker = ep->worker;
+    if (!ep->stage.bytes)
+        return;
+    memcpy(ep->stage.bytes, &worker->free_stages, sizeof worker->free_stages);
+    worker->free_stages = ep->stage.bytes;
+    ep->stage.bytes = NULL;
+    ep->stage.begin = ep->stage.end = 0;
+}
+
+static void take_request_end(fm_net_ep *ep)
+{
+    void *request = ep->request;
+    ep->request = NULL;
+    ep->worker->upcalls->request(request, FM_OK);
+}
+
+static fm_status take_request(fm_net_ep *ep)
+{
+    const struct net_frame *frame = &ep->stage.frame;
+    fm_net_head head = {
+        .method = frame->code,
+        .timeout_ns = FM_NET_FOREVER,
+        .args = ep->stage.args,
+        .args_bytes = frame->args_bytes,
+        .payload_bytes = frame->payload_bytes,
+        .payload_crc = frame->payload_crc,
+    };
+    if (frame->timeout_us > 0 && frame->timeout_us < INT64_MAX / 1000)
+        head.timeout_ns = (int64_t)frame->timeout_us * 1000;
+    void *landing = NULL;
+    void *request;
+    FM_TRY(ep->worker->upcalls->header(ep->cookie, frame->id, &head, &request, &landing));
+    ep->request = request; // from here on it is given back, whatever happens
+    if (ep->state != NET_EP_UP)
+        return FM_OK;
+    if (frame->payload_bytes)
+        fm_net_stage_land(&ep->stage, landing);
+    else
+        take_request_end(ep);
+    return FM_OK;
+}
+
+// The args of a reply are told with the end of its payload, when the stage may hold other bytes in their place.
+static fm_status keep_args(fm_net_ep *ep)
+{
+    uint32_t bytes = ep->stage.frame.args_bytes;
+    if (bytes > ep->reply_args_room) {
+        uint8_t *args = fm_base_mem_realloc(ep->reply_args, bytes, 1);
+        if (!args)
+            return fm_base_error_set(FM_ERR_NOMEM, "no memory for %u bytes of a reply", bytes);
+        ep->reply_args = args;
+        ep->reply_args_room = bytes;
+    }
+    if (bytes)
+        memcpy(ep->reply_args, ep->stage.args, bytes);
+    return FM_OK;
+}
+
+static void take_reply_end(fm_net_ep *ep, const uint8_t *args)
+{
+    const struct net_frame *frame = &ep->stage.frame;
+    fm_net_head head = {
+        .status = (fm_status)frame->code,
+        .message = (frame->flags & NET_FLAG_MESSAGE) != 0,
+        .args = args,
+        .args_bytes = frame->args_bytes,
+        .payload_bytes = frame->payload_bytes,
+        .payload_crc = frame->payload_crc,
+    };
+    struct net_slot *slot = fm_net_sock_slot(ep, ep->reply_slot);
+    void *cookie = slot->cookie;
+    size_t room = slot->bytes;
+    fm_net_sock_slot_release(ep, slot);
+    if (ep->reply_status < 0)
+        (void)fm_base_error_set(ep->reply_status,
+                                "%s answers with a payload of %u bytes; the reply buffer has %zu", ep->name,
+                                frame->payload_bytes, room);
+    ep->worker->upcalls->done(cookie, ep->reply_status, &head);
+}
+
+static fm_status take_reply(fm_net_ep *ep)
+{
+    const struct net_frame *frame = &ep->stage.frame;
+    struct net_slot *slot = fm_net_sock_slot(ep, frame->id);
+    if (!slot)
+        return fm_base_error_set(FM_ERR_FORMAT, "reply to a call that was not made");
+    if (!slot->sent)
+        return fm_base_error_set(FM_ERR_FORMAT, "reply to a call that is still being sent");
+    ep->reply_slot = frame->id;
+    ep->reply_status = frame->payload_bytes > slot->bytes ? FM_ERR_LIMIT : FM_OK;
+    if (frame->payload_bytes == 0) {
+        take_reply_end(ep, ep->stage.args);
+        return FM_OK;
+    }
+    FM_TRY(keep_args(ep));
+    fm_net_stage_land(&ep->stage, ep->reply_status == FM_OK ? slot->buffer : NULL);
+    return FM_OK;
+}
+
+static fm_status take(fm_net_ep *ep, enum net_stage_event event)
+{
+    if (event == NET_STAGE_HEAD)
+        return ep->caller ? take_reply(ep) : take_request(ep);
+    if (ep->caller)
+        take_reply_end(ep, ep->reply_args);
+    else
+        take_request_end(ep);
+    return FM_OK;
+}
+
+// Looks at staged bytes until more are needed, the endpoint ends, or too many replies wait.
+static void process(fm_net_ep *ep)
+{
+    while (ep->state == NET_EP_UP && !ep->paused) {
+        enum net_stage_event event;
+        fm_status status = fm_net_stage_step(&ep->stage, &event);
+        if (status == FM_OK && event == NET_STAGE_MORE)
+            return;
+        if (status == FM_OK)
+            status = take(ep, event);
+        if (status < 0) {
+            fm_net_sock_ep_fail(ep, fm_base_error_prefix(status, "from %s", ep->name));
+            return;
+        }
+    }
+}
+
+static void after_process(fm_net_ep *ep, int progress)
+{
+    if (ep->state != NET_EP_UP)
+        return;
+    if (ep->stage.begin == ep->stage.end)
+        fm_net_sock_stage_release(ep);
+    fm_net_sock_ep_moved(ep, progress);
+    fm_net_sock_ep_interest(ep);
+}
+
+void fm_net_sock_receive(fm_net_ep *ep)
+{
+    if (!ep->stage.bytes && !stage_take(ep)) {
+        fm_net_sock_ep_fail(ep, fm_base_error_set(FM_ERR_NOMEM, "no memory to receive from %s", ep->name));
+        return;
+    }
+    struct iovec pieces[2];
+    int count = fm_net_stage_space(&ep->stage, pieces);
+    ssize_t size = readv(ep->fd, pieces, count);
+    if (size == 0) {
+        fm_net_sock_ep_fail(ep, fm_base_error_set(FM_ERR_NET_CLOSED, "%s closed the connection", ep->name));
+        return;
+    }
+    if (size < 0 && errno != EAGAIN && errno != EINTR) {
+        fm_net_sock_ep_fail(ep,
+                            fm_base_error_set_errno(FM_ERR_NET_CLOSED, errno, "receiving from %s", ep->name));
+        return;
+    }
+    if (size > 0) {
+        fm_net_stage_received(&ep->stage, (size_t)size);
+        process(ep);
+    }
+    after_process(ep, size > 0);
+}
+
+void fm_net_sock_resume(fm_net_ep *ep)
+{
+    if (ep->stage.bytes)
+        process(ep);
+    after_process(ep, 0);
+}

@@ -1,0 +1,281 @@
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "fathom/crc.h"
+#include "fathom/mem.h"
+
+#include "net_sock.h"
+
+enum {
+    // Pieces handed to the kernel at once: 20 small frames or more, which is where the price of the system call has
+    // vanished, and 1 KiB of stack.
+    BATCH_PIECES = 64,
+    // The 16 calls that a peer usually has outstanding.
+    SLOTS_AT_FIRST = 16,
+};
+
+static struct net_send *take_send(fm_net_worker *worker)
+{
+    struct net_send *send = worker->free_sends;
+    if (send)
+        worker->free_sends = send->next;
+    else
+        send = fm_base_mem_alloc(sizeof *send);
+    return send;
+}
+
+void fm_net_sock_send_free(fm_net_worker *worker, struct net_send *send)
+{
+    fm_base_mem_free(send->block);
+    send->next = worker->free_sends;
+    worker->free_sends = send;
+}
+
+static fm_status add_payload(const struct iovec *payload, size_t count, struct net_send *send,
+                             uint32_t *out_bytes)
+{
+    if (count > FM_NET_PIECES_MAX)
+        return fm_base_error_set(FM_ERR_ARG, "payload of %zu pieces; at most %d are gathered", count,
+                                 FM_NET_PIECES_MAX);
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (payload[i].iov_len > NET_PAYLOAD_BYTES_LIMIT - bytes)
+            return fm_base_error_set(FM_ERR_LIMIT, "payload of more than %d bytes", NET_PAYLOAD_BYTES_LIMIT);
+        bytes += payload[i].iov_len;
+        if (payload[i].iov_len)
+            send->pieces[send->piece_count++] = payload[i];
+    }
+    *out_bytes = (uint32_t)bytes;
+    return FM_OK;
+}
+
+// The payload's checksum and tag, in one pass each over every piece while it is in the cache.
+static fm_status seal_payload(fm_net_ep *ep, const struct net_send *send, const fm_net_head *head,
+                              struct net_frame *frame)
+{
+    frame->payload_crc = head->payload_crc_known ? head->payload_crc : 0;
+    if (ep->seal)
+        fm_net_seal_begin(ep->seal, NET_PART_PAYLOAD);
+    for (unsigned i = 1; i < send->piece_count; i++) {
+        if (!head->payload_crc_known)
+            frame->payload_crc =
+                fm_base_crc32c(frame->payload_crc, send->pieces[i].iov_base, send->pieces[i].iov_len);
+        if (ep->seal)
+            fm_net_seal_update(ep->seal, send->pieces[i].iov_base, send->pieces[i].iov_len);
+    }
+    return ep->seal ? fm_net_seal_end(ep->seal, frame->payload_tag) : FM_OK;
+}
+
+static fm_status fill_send(fm_net_ep *ep, struct net_frame *frame, const fm_net_head *head,
+                           const struct iovec *payload, size_t payload_count, struct net_send *send)
+{
+    send->piece_count = 1; // the head, set below
+    FM_TRY(add_payload(payload, payload_count, send, &frame->payload_bytes));
+    if (!ep->caller && head->status < 0 && frame->payload_bytes)
+        return fm_base_error_set(FM_ERR_ARG, "a reply of status %d with a payload", head->status);
+    if (ep->caller && frame->payload_bytes > ep->peer.payload_bytes_max)
+        return fm_base_error_set(FM_ERR_LIMIT, "payload of %u bytes; %s accepts %u", frame->payload_bytes,
+                                 ep->name, ep->peer.payload_bytes_max);
+    if (head->args_bytes > ep->peer.args_bytes_max)
+        return fm_base_error_set(FM_ERR_LIMIT, "args of %u bytes; %s accepts %u", head->args_bytes, ep->name,
+                                 ep->peer.args_bytes_max);
+    uint8_t *at = send->head;
+    size_t size = NET_FRAME_BYTES + (size_t)head->args_bytes;
+    if (size > sizeof send->head) {
+        at = send->block = fm_base_mem_alloc(size);
+        if (!at)
+            return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu bytes to send", size);
+    }
+    if (frame->payload_bytes)
+        FM_TRY(seal_payload(ep, send, head, frame));
+    FM_TRY(fm_net_frame_encode(frame, head->args, ep->seal, at));
+    if (head->args_bytes)
+        memcpy(at + NET_FRAME_BYTES, head->args, head->args_bytes);
+    send->pieces[0] = (struct iovec){at, size};
+    send->bytes = size + frame->payload_bytes;
+    return FM_OK;
+}
+
+static fm_status enqueue(fm_net_ep *ep, struct net_frame *frame, const fm_net_head *head,
+                         const struct iovec *payload, size_t payload_count, void *cookie)
+{
+    struct net_send *send = take_send(ep->worker);
+    if (!send)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a message");
+    send->next = NULL;
+    send->cookie = cookie;
+    send->id = frame->id;
+    send->is_reply = !ep->caller;
+    send->piece = 0;
+    send->block = NULL;
+    fm_status status = fill_send(ep, frame, head, payload, payload_count, send);
+    if (status < 0) {
+        fm_net_sock_send_free(ep->worker, send);
+        return status;
+    }
+    *ep->sends_end = send;
+    ep->sends_end = &send->next;
+    ep->send_bytes += send->bytes;
+    if (ep->state != NET_EP_UP)
+        return FM_OK;
+    if (!ep->blocked)
+        net_list_append(&ep->worker->dirty, &ep->dirty);
+    if (!ep->caller && ep->send_bytes > ep->worker->limits.reply_queue_bytes_max)
+        ep->paused = 1; // and not a byte of its requests is read until what waits has halved
+    fm_net_sock_ep_moved(ep, 0);
+    return FM_OK;
+}
+
+struct net_slot *fm_net_sock_slot(const fm_net_ep *ep, uint64_t id)
+{
+    uint32_t place = (uint32_t)id;
+    if (place >= ep->slot_count)
+        return NULL;
+    struct net_slot *slot = &ep->slots[place];
+    return slot->active && slot->generation == (uint32_t)(id >> 32) ? slot : NULL;
+}
+
+void fm_net_sock_slot_release(fm_net_ep *ep, struct net_slot *slot)
+{
+    slot->active = 0;
+    slot->generation++;
+    slot->next_free = ep->slot_free;
+    ep->slot_free = (uint32_t)(slot - ep->slots) + 1;
+}
+
+static fm_status grow_slots(fm_net_ep *ep)
+{
+    uint32_t count = ep->slot_count ? 2 * ep->slot_count : SLOTS_AT_FIRST;
+    struct net_slot *slots = fm_base_mem_realloc(ep->slots, count, sizeof *slots);
+    if (!slots)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %u outstanding calls", count);
+    ep->slots = slots;
+    for (uint32_t place = count; place-- > ep->slot_count;) {
+        slots[place] = (struct net_slot){.next_free = ep->slot_free};
+        ep->slot_free = place + 1;
+    }
+    ep->slot_count = count;
+    return FM_OK;
+}
+
+fm_status fm_net_sock_call(fm_net_ep *ep, const fm_net_head *head, const struct iovec *payload,
+                           size_t payload_count, void *reply_buffer, size_t reply_bytes, void *call_cookie)
+{
+    if (ep->state == NET_EP_CLOSING)
+        return fm_base_error_set(FM_ERR_NET_CLOSED, "the connection to %s is closing", ep->name);
+    if (ep->state != NET_EP_UP || !ep->caller)
+        return fm_base_error_set(FM_ERR_STATE, "calls go from the end that connected, once it is up");
+    if (!ep->slot_free)
+        FM_TRY(grow_slots(ep));
+    uint32_t place = ep->slot_free - 1;
+    struct net_slot *slot = &ep->slots[place];
+    struct net_frame frame = {
+        .kind = NET_REQUEST,
+        .id = (uint64_t)slot->generation << 32 | place,
+        .code = head->method,
+        .args_bytes = head->args_bytes,
+        // Rounded up: 0 would mean for ever.
+        .timeout_us = head->timeout_ns == FM_NET_FOREVER ? 0 : (uint64_t)(head->timeout_ns + 999) / 1000,
+    };
+    FM_TRY(enqueue(ep, &frame, head, payload, payload_count, NULL));
+    ep->slot_free = slot->next_free;
+    slot->cookie = call_cookie;
+    slot->buffer = reply_buffer;
+    slot->bytes = reply_bytes;
+    slot->active = 1;
+    slot->sent = 0;
+    return FM_OK;
+}
+
+fm_status fm_net_sock_reply(fm_net_ep *ep, uint64_t id, const fm_net_head *head, const struct iovec *payload,
+                            size_t payload_count, void *reply_cookie)
+{
+    struct net_frame frame = {
+        .kind = NET_REPLY,
+        .flags = head->message ? NET_FLAG_MESSAGE : 0,
+        .id = id,
+        .code = (uint32_t)head->status,
+        .args_bytes = head->args_bytes,
+    };
+    return enqueue(ep, &frame, head, payload, payload_count, reply_cookie);
+}
+
+// The first pieces of the queue, in order.
+static size_t gather(const fm_net_ep *ep, struct iovec *batch, size_t *out_bytes)
+{
+    size_t count = 0;
+    size_t bytes = 0;
+    for (const struct net_send *send = ep->sends; send && count < BATCH_PIECES; send = send->next)
+        for (unsigned i = send->piece; i < send->piece_count && count < BATCH_PIECES; i++) {
+            batch[count++] = send->pieces[i];
+            bytes += send->pieces[i].iov_len;
+        }
+    *out_bytes = bytes;
+    return count;
+}
+
+// A frame has left this process.
+static void finish_send(fm_net_ep *ep, struct net_send *send)
+{
+    ep->sends = send->next;
+    if (!ep->sends)
+        ep->sends_end = &ep->sends;
+    ep->send_bytes -= send->bytes;
+    int is_reply = send->is_reply;
+    void *cookie = send->cookie;
+    struct net_slot *slot = is_reply ? NULL : fm_net_sock_slot(ep, send->id);
+    if (slot)
+        slot->sent = 1;
+    fm_net_sock_send_free(ep->worker, send);
+    if (is_reply)
+        ep->worker->upcalls->sent(cookie, FM_OK);
+}
+
+static void consume(fm_net_ep *ep, size_t bytes)
+{
+    while (bytes > 0 && ep->sends) {
+        struct net_send *send = ep->sends;
+        struct iovec *piece = &send->pieces[send->piece];
+        size_t part = bytes < piece->iov_len ? bytes : piece->iov_len;
+        piece->iov_base = (uint8_t *)piece->iov_base + part;
+        piece->iov_len -= part;
+        bytes -= part;
+        if (piece->iov_len == 0 && ++send->piece == send->piece_count)
+            finish_send(ep, send); // may close the endpoint, which leaves its queue alone
+    }
+}
+
+void fm_net_sock_flush(fm_net_ep *ep)
+{
+    int progress = 0;
+    ep->blocked = 0;
+    while (ep->sends && ep->state == NET_EP_UP && !ep->blocked) {
+        struct iovec batch[BATCH_PIECES];
+        size_t bytes;
+        struct msghdr message = {.msg_iov = batch};
+        message.msg_iovlen = gather(ep, batch, &bytes);
+        ssize_t sent = sendmsg(ep->fd, &message, MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0 && errno != EAGAIN) {
+            fm_net_sock_ep_fail(ep,
+                                fm_base_error_set_errno(FM_ERR_NET_CLOSED, errno, "sending to %s", ep->name));
+            return;
+        }
+        ep->blocked = sent < (ssize_t)bytes;
+        if (sent > 0) {
+            progress = 1;
+            consume(ep, (size_t)sent);
+        }
+    }
+    if (ep->state != NET_EP_UP)
+        return;
+    if (ep->paused && ep->send_bytes <= ep->worker->limits.reply_queue_bytes_max / 2) {
+        // Frames may lie in the stage already, for which epoll will not report anything: they are looked at first.
+        ep->paused = 0;
+        net_list_append(&ep->worker->resumable, &ep->resume);
+    }
+    fm_net_sock_ep_moved(ep, progress);
+    fm_net_sock_ep_interest(ep);
+}
