@@ -202,7 +202,8 @@ void fm_net_conn_on_done(void *context, fm_status status, const fm_net_head *hea
         reply.status = fm_base_error_set(
             FM_ERR_NET_CLOSED, "closed, because %s did not answer another call in time", conn->name);
     complete(call, &reply);
-    pump(conn);
+    if (status == FM_OK || status == FM_ERR_LIMIT) // else the connection ends, and what waits ends with it
+        pump(conn);
 }
 
 // ---------------------------------------------------------------------------------------------- connections

@@ -33,6 +33,11 @@ enum net_poll {
     NET_POLL_WATCH,
 };
 
+union net_stage_memory {
+    union net_stage_memory *next; // while it is free
+    uint8_t bytes[NET_STAGE_BYTES];
+};
+
 struct net_polled {
     enum net_poll kind;
     struct net_link link;
@@ -54,7 +59,7 @@ struct fm_net_worker {
     struct net_link dying;
     struct net_link graves; // acceptors and watches that an event may still name
     struct net_send *free_sends;
-    uint8_t *free_stages; // a stage that is free begins with the pointer to the next
+    union net_stage_memory *free_stages;
     uint32_t connections; // accepted, handshakes included
     uint32_t strangers;   // accepted, not proved yet
 };

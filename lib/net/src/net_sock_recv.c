@@ -9,14 +9,14 @@
 static int stage_take(fm_net_ep *ep)
 {
     fm_net_worker *worker = ep->worker;
-    uint8_t *bytes = worker->free_stages;
-    if (bytes)
-        memcpy(&worker->free_stages, bytes, sizeof bytes);
+    union net_stage_memory *memory = worker->free_stages;
+    if (memory)
+        worker->free_stages = memory->next;
     else
-        bytes = fm_base_mem_alloc(NET_STAGE_BYTES);
-    ep->stage.bytes = bytes;
+        memory = fm_base_mem_alloc(sizeof *memory);
+    ep->stage.bytes = memory ? memory->bytes : NULL;
     ep->stage.begin = ep->stage.end = 0;
-    return bytes != NULL;
+    return memory != NULL;
 }
 
 void fm_net_sock_stage_release(fm_net_ep *ep)
@@ -24,8 +24,9 @@ void fm_net_sock_stage_release(fm_net_ep *ep)
     fm_net_worker *worker = ep->worker;
     if (!ep->stage.bytes)
         return;
-    memcpy(ep->stage.bytes, &worker->free_stages, sizeof worker->free_stages);
-    worker->free_stages = ep->stage.bytes;
+    union net_stage_memory *memory = (union net_stage_memory *)(void *)ep->stage.bytes;
+    memory->next = worker->free_stages;
+    worker->free_stages = memory;
     ep->stage.bytes = NULL;
     ep->stage.begin = ep->stage.end = 0;
 }

@@ -196,9 +196,9 @@ static void worker_free(fm_net_worker *worker)
         fm_base_mem_free(send);
     }
     while (worker->free_stages) {
-        uint8_t *stage = worker->free_stages;
-        memcpy(&worker->free_stages, stage, sizeof stage);
-        fm_base_mem_free(stage);
+        union net_stage_memory *memory = worker->free_stages;
+        worker->free_stages = memory->next;
+        fm_base_mem_free(memory);
     }
     close(worker->event);
     close(worker->epoll);
