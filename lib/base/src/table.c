@@ -17,13 +17,6 @@ struct extent {
     size_t point; // FM_ALIGN_POINT: columns in front of the point
 };
 
-/* Errors stick: the first one counts. */
-static void fail(fm_table *table, fm_status status)
-{
-    if (table->status == FM_OK)
-        table->status = status;
-}
-
 static void fail_without_memory(fm_table *table)
 {
     if (table->status == FM_OK)
@@ -62,12 +55,14 @@ static FM_PRINTF(2, 3) char *keep(fm_table *table, const char *format, ...)
 
 void fm_base_table_column(fm_table *table, const char *title, const char *unit, fm_align align)
 {
+    if (table->status < 0)
+        return;
     if (table->cell_count > 0 || table->column_count == FM_TABLE_COLUMNS_MAX) {
-        fail(table,
-             fm_base_error_set(FM_ERR_ARG,
-                               "table column \"%s\" after %d columns and %zu cells; expected it before "
-                               "the first cell, and at most %d",
-                               title, table->column_count, table->cell_count, FM_TABLE_COLUMNS_MAX));
+        table->status =
+            fm_base_error_set(FM_ERR_ARG,
+                              "table column \"%s\" after %d columns and %zu cells; expected it "
+                              "before the first cell, and at most %d",
+                              title, table->column_count, table->cell_count, FM_TABLE_COLUMNS_MAX);
         return;
     }
     char *kept = unit ? keep(table, "%s (%s)", title, unit) : keep(table, "%s", title);
@@ -92,8 +87,8 @@ static void add_cell(fm_table *table, char *text)
 
 void fm_base_table_cell(fm_table *table, const char *format, ...)
 {
-    if (table->column_count == 0)
-        fail(table, fm_base_error_set(FM_ERR_ARG, "a table cell without a column"));
+    if (table->status == FM_OK && table->column_count == 0)
+        table->status = fm_base_error_set(FM_ERR_ARG, "a table cell without a column");
     if (table->status < 0)
         return;
     va_list arguments;

@@ -5,7 +5,7 @@
  * Philox (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011) computes value
  * `index` of stream `stream` under `seed` directly. So a weight's initial value or a sample's place in a
  * shuffle depends on its number alone, not on how many threads or ranks drew the others, and work resumes
- * anywhere without replaying. A generator with sequential state would be some 2 ns a value faster and would
+ * anywhere without replaying. A generator with sequential state would be some 5 ns a value faster and would
  * give that up. Not for secrets.
  *
  * The sequence. The 128-bit counter is (index / 2) in words 0-1 and the stream in words 2-3, the key is the
