@@ -57,7 +57,8 @@ static fm_status send_call(struct net_call *call, const fm_net_body *body)
         .payload_crc = body->payload_crc ? *body->payload_crc : 0,
     };
     if (call->timeout_ns != FM_NET_FOREVER) {
-        int64_t left = call->timer.due_ns - fm_net_loop_now_ns(conn->loop);
+        // What is left of it, when it had to wait.
+        int64_t left = call->held ? call->timer.due_ns - fm_net_loop_now_ns(conn->loop) : call->timeout_ns;
         head.timeout_ns = left > 0 ? left : 1;
     }
     FM_TRY(conn->loop->transport->call(conn->ep, &head, body->payload, body->payload_count,

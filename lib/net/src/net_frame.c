@@ -134,3 +134,10 @@ fm_status fm_net_frame_verify(const uint8_t bytes[NET_FRAME_BYTES], const void *
         return fm_base_error_set(FM_ERR_NET_AUTH, "frame header does not carry the right tag");
     return FM_OK;
 }
+
+uint32_t fm_net_frame_digest(uint32_t crc, fm_net_seal *seal, const void *bytes, size_t size)
+{
+    if (seal)
+        fm_net_seal_update(seal, bytes, size);
+    return fm_base_crc32c(crc, bytes, size);
+}

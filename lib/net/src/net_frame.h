@@ -82,4 +82,7 @@ FM_MUST_USE fm_status fm_net_frame_decode(const uint8_t bytes[NET_FRAME_BYTES],
 FM_MUST_USE fm_status fm_net_frame_verify(const uint8_t bytes[NET_FRAME_BYTES], const void *args,
                                           size_t args_bytes, fm_net_seal *seal);
 
+// Continues the CRC of a payload, which it returns, and the tag that was begun, over the next bytes.
+uint32_t fm_net_frame_digest(uint32_t crc, fm_net_seal *seal, const void *bytes, size_t size);
+
 #endif

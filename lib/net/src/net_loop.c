@@ -122,9 +122,8 @@ static void run_tasks(fm_net_loop *loop)
     }
 }
 
-static void fire_timers(fm_net_loop *loop)
+static void fire_timers(fm_net_loop *loop, int64_t now_ns)
 {
-    int64_t now_ns = fm_net_loop_now_ns(loop);
     // No more than there are now: a timer that sets itself for at once shall not keep the network waiting.
     for (size_t left = loop->timers.count; left > 0; left--) {
         fm_net_timer *timer = fm_net_timers_pop(&loop->timers, now_ns);
@@ -134,14 +133,14 @@ static void fire_timers(fm_net_loop *loop)
     }
 }
 
-static void run_due(fm_net_loop *loop)
+static void run_due(fm_net_loop *loop, int64_t now_ns)
 {
     run_tasks(loop);
-    fire_timers(loop);
+    fire_timers(loop, now_ns);
     fm_net_request_finish_answered(loop);
 }
 
-static int64_t own_wait_ns(const fm_net_loop *loop)
+static int64_t own_wait_ns(const fm_net_loop *loop, int64_t now_ns)
 {
     // Relaxed: whoever posts or stops after this look wakes the transport as well.
     if (atomic_load_explicit(&loop->tasks, memory_order_relaxed) || !net_list_empty(&loop->answered) ||
@@ -150,16 +149,16 @@ static int64_t own_wait_ns(const fm_net_loop *loop)
     int64_t due = fm_net_timers_due_ns(&loop->timers);
     if (due == FM_NET_FOREVER)
         return due;
-    int64_t left = due - fm_net_loop_now_ns(loop);
-    return left > 0 ? left : 0;
+    return due > now_ns ? due - now_ns : 0;
 }
 
 fm_status fm_net_loop_progress(fm_net_loop *loop, int64_t timeout_ns)
 {
-    run_due(loop);
-    int64_t wait = own_wait_ns(loop);
+    int64_t now_ns = fm_net_loop_now_ns(loop);
+    run_due(loop, now_ns);
+    int64_t wait = own_wait_ns(loop, now_ns);
     FM_TRY(loop->transport->progress(loop->worker, wait < timeout_ns ? wait : timeout_ns));
-    run_due(loop);
+    run_due(loop, fm_net_loop_now_ns(loop));
     return FM_OK;
 }
 
@@ -206,7 +205,7 @@ int fm_net_loop_fd(const fm_net_loop *loop)
 
 int64_t fm_net_loop_wait_ns(const fm_net_loop *loop)
 {
-    int64_t own = own_wait_ns(loop);
+    int64_t own = own_wait_ns(loop, fm_net_loop_now_ns(loop));
     int64_t transport = loop->transport->wait_ns(loop->worker);
     return own < transport ? own : transport;
 }

@@ -166,7 +166,7 @@ const char *fm_net_sock_acceptor_address(const fm_net_acceptor *acceptor);
 void fm_net_sock_acceptor_close(fm_net_acceptor *acceptor);
 void fm_net_sock_acceptor_ready(fm_net_acceptor *acceptor);
 // Asks again once the pause is over; returns how long that is, or FM_NET_FOREVER.
-int64_t fm_net_sock_acceptors_resume(fm_net_worker *worker, int64_t now_ns);
+int64_t fm_net_sock_acceptors_resume(fm_net_worker *worker);
 
 // endpoints
 FM_MUST_USE fm_status fm_net_sock_connect(fm_net_worker *worker, const char *address,
@@ -185,7 +185,7 @@ void fm_net_sock_ep_moved(fm_net_ep *ep, int progress);
 // Gives back what the dying owe, and frees them.
 void fm_net_sock_reap(fm_net_worker *worker);
 // Fails those that took too long; returns the time until the next may have, or FM_NET_FOREVER.
-int64_t fm_net_sock_expire(fm_net_worker *worker, int64_t now_ns);
+int64_t fm_net_sock_expire(fm_net_worker *worker);
 
 // receiving
 void fm_net_sock_receive(fm_net_ep *ep);

@@ -439,11 +439,11 @@ void fm_net_sock_reap(fm_net_worker *worker)
 }
 
 // Fails those at the front of a list that is ordered by moved_ns; returns the time until the next.
-static int64_t expire_list(struct net_link *list, int64_t now_ns, int64_t timeout_ns, const char *what)
+static int64_t expire_list(struct net_link *list, int64_t timeout_ns, const char *what)
 {
     while (!net_list_empty(list)) {
         fm_net_ep *ep = NET_OF(list->next, fm_net_ep, timed);
-        int64_t left = ep->moved_ns + timeout_ns - now_ns;
+        int64_t left = ep->moved_ns + timeout_ns - fm_net_sock_now_ns();
         if (left > 0)
             return left;
         fm_net_sock_ep_fail(ep, fm_base_error_set(FM_ERR_TIMEOUT, "%s: %s within %lld ms", ep->name, what,
@@ -452,11 +452,10 @@ static int64_t expire_list(struct net_link *list, int64_t now_ns, int64_t timeou
     return FM_NET_FOREVER;
 }
 
-int64_t fm_net_sock_expire(fm_net_worker *worker, int64_t now_ns)
+int64_t fm_net_sock_expire(fm_net_worker *worker)
 {
     const fm_net_limits *limits = &worker->limits;
-    int64_t shake = expire_list(&worker->handshakes, now_ns, limits->handshake_timeout_ns, "no handshake");
-    int64_t stall =
-        expire_list(&worker->stalled, now_ns, limits->stall_timeout_ns, "no progress inside a message");
+    int64_t shake = expire_list(&worker->handshakes, limits->handshake_timeout_ns, "no handshake");
+    int64_t stall = expire_list(&worker->stalled, limits->stall_timeout_ns, "no progress inside a message");
     return shake < stall ? shake : stall;
 }

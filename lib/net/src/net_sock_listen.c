@@ -199,13 +199,14 @@ void fm_net_sock_acceptor_ready(fm_net_acceptor *acceptor)
     }
 }
 
-int64_t fm_net_sock_acceptors_resume(fm_net_worker *worker, int64_t now_ns)
+int64_t fm_net_sock_acceptors_resume(fm_net_worker *worker)
 {
     int64_t wait = FM_NET_FOREVER;
     for (struct net_link *at = worker->acceptors.next; at != &worker->acceptors; at = at->next) {
         fm_net_acceptor *acceptor = NET_OF(at, fm_net_acceptor, polled.link);
         if (!acceptor->paused_until_ns)
             continue;
+        int64_t now_ns = fm_net_sock_now_ns();
         int64_t left = acceptor->paused_until_ns - now_ns;
         if (left <= 0 && fm_net_sock_poll_add(worker, acceptor->fd, EPOLLIN, acceptor) == FM_OK) {
             acceptor->paused_until_ns = 0;

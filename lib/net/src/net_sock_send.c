@@ -2,7 +2,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "fathom/crc.h"
 #include "fathom/mem.h"
 
 #include "net_sock.h"
@@ -50,20 +49,21 @@ static fm_status add_payload(const struct iovec *payload, size_t count, struct n
     return FM_OK;
 }
 
-// The payload's checksum and tag, in one pass each over every piece while it is in the cache.
 static fm_status seal_payload(fm_net_ep *ep, const struct net_send *send, const fm_net_head *head,
                               struct net_frame *frame)
 {
-    frame->payload_crc = head->payload_crc_known ? head->payload_crc : 0;
     if (ep->seal)
         fm_net_seal_begin(ep->seal, NET_PART_PAYLOAD);
     for (unsigned i = 1; i < send->piece_count; i++) {
+        const struct iovec *piece = &send->pieces[i];
         if (!head->payload_crc_known)
             frame->payload_crc =
-                fm_base_crc32c(frame->payload_crc, send->pieces[i].iov_base, send->pieces[i].iov_len);
-        if (ep->seal)
-            fm_net_seal_update(ep->seal, send->pieces[i].iov_base, send->pieces[i].iov_len);
+                fm_net_frame_digest(frame->payload_crc, ep->seal, piece->iov_base, piece->iov_len);
+        else if (ep->seal)
+            fm_net_seal_update(ep->seal, piece->iov_base, piece->iov_len);
     }
+    if (head->payload_crc_known)
+        frame->payload_crc = head->payload_crc;
     return ep->seal ? fm_net_seal_end(ep->seal, frame->payload_tag) : FM_OK;
 }
 
@@ -123,7 +123,6 @@ static fm_status enqueue(fm_net_ep *ep, struct net_frame *frame, const fm_net_he
         net_list_append(&ep->worker->dirty, &ep->dirty);
     if (!ep->caller && ep->send_bytes > ep->worker->limits.reply_queue_bytes_max)
         ep->paused = 1; // and not a byte of its requests is read until what waits has halved
-    fm_net_sock_ep_moved(ep, 0);
     return FM_OK;
 }
 

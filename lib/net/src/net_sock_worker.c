@@ -70,10 +70,10 @@ static void settle(fm_net_worker *worker)
     bury(&worker->graves);
 }
 
-static int64_t next_timeout(fm_net_worker *worker, int64_t now_ns)
+static int64_t next_timeout(fm_net_worker *worker)
 {
-    int64_t expiry = fm_net_sock_expire(worker, now_ns);
-    int64_t resume = fm_net_sock_acceptors_resume(worker, now_ns);
+    int64_t expiry = fm_net_sock_expire(worker);
+    int64_t resume = fm_net_sock_acceptors_resume(worker);
     if (!net_list_empty(&worker->dirty) || !net_list_empty(&worker->resumable) ||
         !net_list_empty(&worker->dying))
         return 0;
@@ -112,7 +112,7 @@ static int to_ms(int64_t ns)
 static fm_status worker_progress(fm_net_worker *worker, int64_t timeout_ns)
 {
     settle(worker);
-    int64_t left = next_timeout(worker, fm_net_sock_now_ns());
+    int64_t left = next_timeout(worker);
     struct epoll_event events[EVENT_BATCH];
     int count = epoll_wait(worker->epoll, events, EVENT_BATCH, to_ms(left < timeout_ns ? left : timeout_ns));
     if (count < 0 && errno != EINTR)

@@ -2,8 +2,6 @@
 
 #include <string.h>
 
-#include "fathom/crc.h"
-
 _Static_assert(NET_FRAME_BYTES + NET_ARGS_BYTES_LIMIT <= NET_STAGE_BYTES,
                "a header and its args fit in the stage");
 
@@ -25,11 +23,8 @@ int fm_net_stage_space(struct net_stage *stage, struct iovec out_pieces[2])
 // `size` more bytes of the payload lie at the landing place.
 static void account(struct net_stage *stage, uint32_t size)
 {
-    if (stage->landing) {
-        stage->crc = fm_base_crc32c(stage->crc, stage->landing + stage->landed, size);
-        if (stage->seal)
-            fm_net_seal_update(stage->seal, stage->landing + stage->landed, size);
-    }
+    if (stage->landing)
+        stage->crc = fm_net_frame_digest(stage->crc, stage->seal, stage->landing + stage->landed, size);
     stage->landed += size;
 }
 
