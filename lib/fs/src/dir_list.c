@@ -87,12 +87,14 @@ fm_status fm_fs_dir_list_open(fm_fs *fs, const char *path, fm_fs_list **out_list
         return fm_fs_dir_error(err, "list", path);
     }
     struct dir_list *list = fm_base_mem_zalloc(1, sizeof *list);
-    fm_status status =
-        list ? read_all(list, dir, path) : fm_base_error_set(FM_ERR_NOMEM, "no memory to list %s", path);
+    if (!list) {
+        closedir(dir);
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory to list %s", path);
+    }
+    fm_status status = read_all(list, dir, path);
     closedir(dir);
     if (status < 0) {
-        if (list)
-            fm_fs_dir_list_close(&list->base);
+        fm_fs_dir_list_close(&list->base);
         return status;
     }
     if (list->count > 0)

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -74,7 +75,7 @@ static int walk_up(struct walk *walk)
     close(walk->at);
     walk->at = root;
     char copy[PATH_MAX];
-    strcpy(copy, walk->done);
+    memcpy(copy, walk->done, strlen(walk->done) + 1);
     char *save;
     for (char *name = strtok_r(copy, "/", &save); name; name = strtok_r(NULL, "/", &save))
         if (walk_into(walk, name) < 0)
@@ -94,16 +95,12 @@ static int walk_link(struct walk *walk, const char *target, const char *left)
         errno = EXDEV;
         return -1;
     }
-    size_t target_length = strlen(target);
-    size_t left_length = strlen(left);
-    if (target_length + 1 + left_length >= sizeof walk->rest) {
+    int bytes = snprintf(joined, sizeof joined, "%s/%s", target, left);
+    if (bytes >= (int)sizeof walk->rest) {
         errno = ENAMETOOLONG;
         return -1;
     }
-    memcpy(joined, target, target_length);
-    joined[target_length] = '/';
-    memcpy(joined + target_length + 1, left, left_length + 1);
-    memcpy(walk->rest, joined, target_length + 1 + left_length + 1);
+    memcpy(walk->rest, joined, (size_t)bytes + 1);
     return 0;
 }
 
@@ -157,7 +154,7 @@ static int open_by_walk(int root, const char *path, int flags, mode_t mode)
     struct walk walk = {.root = root, .at = fcntl(root, F_DUPFD_CLOEXEC, 0)};
     if (walk.at < 0)
         return -1;
-    strcpy(walk.rest, path); // canonical paths fit
+    memcpy(walk.rest, path, strlen(path) + 1); // canonical paths fit
     int fd = -1;
     while (walk_step(&walk, flags, mode, &fd) == 0)
         ;

@@ -5,7 +5,7 @@
 
 #include "fathom/mem.h"
 
-static const struct fm_fs_ops *const backends[] = {&fm_fs_dir_ops};
+static const struct fm_fs_ops *const backends[] = {&fm_fs_dir_ops, NULL};
 
 static fm_status check_flags(const char *function, unsigned flags, unsigned allowed)
 {
@@ -33,8 +33,8 @@ fm_status fm_fs_open(const char *spec, unsigned flags, fm_fs **out_fs)
     const char *where = scheme ? spec + scheme + 1 : spec;
     if (!*where)
         return fm_base_error_set(FM_ERR_ARG, "spec is \"%s\"; expected a path after the colon", spec);
-    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
-        const struct fm_fs_ops *ops = backends[i];
+    for (const struct fm_fs_ops *const *each = backends; *each; each++) {
+        const struct fm_fs_ops *ops = *each;
         if (scheme && (strlen(ops->scheme) != scheme || memcmp(ops->scheme, spec, scheme) != 0))
             continue; // a plain path goes to the first back end
         fm_fs *fs;

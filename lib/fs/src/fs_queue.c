@@ -89,8 +89,10 @@ static const struct fm_fs_queue_ops blocking_ops = {"blocking", blocking_advance
 static fm_status blocking_open(fm_fs_queue **out_queue)
 {
     fm_fs_queue *queue = fm_base_mem_alloc(sizeof *queue);
-    if (!queue)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a queue");
+    if (!queue) {
+        fm_base_error_set(FM_ERR_NOMEM, "no memory for a queue");
+        return FM_ERR_NOMEM;
+    }
     *queue = (fm_fs_queue){.ops = &blocking_ops};
     *out_queue = queue;
     return FM_OK;
@@ -99,7 +101,7 @@ static fm_status blocking_open(fm_fs_queue **out_queue)
 fm_status fm_fs_queue_open(fm_fs *fs, unsigned depth, fm_fs_queue **out_queue)
 {
     const char *choice = getenv("FM_FS_QUEUE");
-    fm_fs_queue *queue;
+    fm_fs_queue *queue = NULL;
     if (depth < 1 || depth > DEPTH_MAX)
         return fm_base_error_set(FM_ERR_ARG, "depth is %u; expected 1 to %d", depth, DEPTH_MAX);
     if (choice && *choice && strcmp(choice, "blocking") != 0)

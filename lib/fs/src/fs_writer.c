@@ -43,12 +43,16 @@ static fm_status open_tmp(fm_fs_writer *writer)
 
 fm_status fm_fs_writer_open(fm_fs *fs, const char *path, unsigned flags, fm_fs_writer **out_writer)
 {
-    if (flags & ~(unsigned)(FM_FS_EXCLUSIVE | FM_FS_NO_SYNC))
-        return fm_base_error_set(FM_ERR_ARG,
-                                 "flags are 0x%x; expected only FM_FS_EXCLUSIVE and FM_FS_NO_SYNC", flags);
+    if (flags & ~(unsigned)(FM_FS_EXCLUSIVE | FM_FS_NO_SYNC)) {
+        fm_base_error_set(FM_ERR_ARG, "flags are 0x%x; expected only FM_FS_EXCLUSIVE and FM_FS_NO_SYNC",
+                          flags);
+        return FM_ERR_ARG;
+    }
     fm_fs_writer *writer = fm_base_mem_alloc(sizeof *writer);
-    if (!writer)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory to write %s", path);
+    if (!writer) {
+        fm_base_error_set(FM_ERR_NOMEM, "no memory to write %s", path);
+        return FM_ERR_NOMEM;
+    }
     writer->fs = fs;
     writer->flags = flags;
     writer->status = FM_OK;
@@ -146,7 +150,7 @@ void fm_fs_writer_discard(fm_fs_writer *writer)
 
 fm_status fm_fs_write_all(fm_fs *fs, const char *path, const void *data, size_t length, unsigned flags)
 {
-    fm_fs_writer *writer;
+    fm_fs_writer *writer = NULL;
     FM_TRY(fm_fs_writer_open(fs, path, flags, &writer));
     fm_fs_writer_write(writer, data, length);
     return fm_fs_writer_commit(writer);

@@ -36,7 +36,7 @@ static void names_come_in_order_of_bytes(void **state)
         if (!entry)
             break;
         assert_true(memcmp(last, entry->name, strlen(last) + 1) < 0);
-        strcpy(last, entry->name);
+        snprintf(last, sizeof last, "%s", entry->name);
         files += entry->type == FM_FS_FILE;
         dirs += entry->type == FM_FS_DIR;
     }

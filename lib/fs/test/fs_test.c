@@ -275,8 +275,8 @@ static void agree_on_list(struct pair *pair, const char *path)
     do {
         assert_ok(fm_fs_list_next(real, &real_entry));
         assert_ok(fm_fs_list_next(model, &model_entry));
-        assert_int_equal(!real_entry, !model_entry);
-        if (real_entry) {
+        assert_true((real_entry == NULL) == (model_entry == NULL));
+        if (real_entry && model_entry) {
             assert_string_equal(real_entry->name, model_entry->name);
             assert_int_equal(real_entry->type, model_entry->type);
         }

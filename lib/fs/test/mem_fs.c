@@ -74,18 +74,18 @@ static void *must(void *block)
 
 static struct bytes copy_bytes(struct bytes from, size_t size)
 {
-    struct bytes to = {must(malloc(size + 1)), size};
-    memset(to.data, 0, size + 1);
+    struct bytes to = {must(calloc(size + 1, 1)), size};
     if (from.size)
         memcpy(to.data, from.data, from.size < size ? from.size : size);
     return to;
 }
 
-static struct names copy_names(const struct names *from)
+static struct names copy_names(struct names from)
 {
-    struct names to = {must(malloc((from->count + 1) * sizeof *to.entries)), from->count};
-    if (from->count)
-        memcpy(to.entries, from->entries, from->count * sizeof *to.entries);
+    size_t bytes = from.count * sizeof *from.entries;
+    struct names to = {must(malloc(bytes ? bytes : 1)), from.count};
+    if (from.count)
+        memcpy(to.entries, from.entries, bytes);
     return to;
 }
 
@@ -120,7 +120,7 @@ static void put_in(struct names *names, const struct entry *entry)
     size_t at = 0;
     while (at < names->count && strcmp(names->entries[at].name, entry->name) < 0)
         at++;
-    names->entries = must(realloc(names->entries, (names->count + 1) * sizeof *names->entries));
+    names->entries = must(reallocarray(names->entries, names->count + 1, sizeof *names->entries));
     memmove(&names->entries[at + 1], &names->entries[at], (names->count - at) * sizeof *names->entries);
     names->entries[at] = *entry;
     names->count++;
@@ -144,7 +144,7 @@ static struct entry make_entry(const char *name, struct node *node)
 static void change_names(struct node *dir, struct change change)
 {
     apply(&dir->names, &change);
-    dir->changes = must(realloc(dir->changes, (dir->change_count + 1) * sizeof *dir->changes));
+    dir->changes = must(reallocarray(dir->changes, dir->change_count + 1, sizeof *dir->changes));
     dir->changes[dir->change_count++] = change;
 }
 
@@ -160,7 +160,8 @@ static fm_status begin(fm_fs *fs)
 
 static fm_status fails(fm_status status, const char *path)
 {
-    return fm_base_error_set(status, "%s: %s", path, fm_base_status_text(status));
+    fm_base_error_set(status, "%s: %s", path, fm_base_status_text(status));
+    return status;
 }
 
 static fm_status look_up(struct mem_fs *mem, const char *path, struct node **out_node)
@@ -183,7 +184,7 @@ static fm_status look_up(struct mem_fs *mem, const char *path, struct node **out
 
 static fm_status look_up_dir(struct mem_fs *mem, const char *path, struct node **out_dir)
 {
-    struct node *node;
+    struct node *node = NULL;
     FM_TRY(look_up(mem, path, &node));
     if (node->type != FM_FS_DIR)
         return fails(FM_ERR_FS_NOT_DIR, path);
@@ -221,7 +222,7 @@ static void info_of(const struct node *node, fm_fs_info *out_info)
 
 static fm_status mem_stat(fm_fs *fs, const char *path, fm_fs_info *out_info)
 {
-    struct node *node;
+    struct node *node = NULL;
     FM_TRY(begin(fs));
     FM_TRY(look_up((struct mem_fs *)fs, path, &node));
     info_of(node, out_info);
@@ -231,7 +232,7 @@ static fm_status mem_stat(fm_fs *fs, const char *path, fm_fs_info *out_info)
 static fm_status mem_mkdir(fm_fs *fs, const char *path)
 {
     struct mem_fs *mem = (struct mem_fs *)fs;
-    struct node *parent;
+    struct node *parent = NULL;
     FM_TRY(begin(fs));
     FM_TRY(look_up_parent(mem, path, &parent));
     if (find(&parent->names, fm_fs_path_leaf(path)))
@@ -245,7 +246,7 @@ enum removal { REMOVE_FILE, REMOVE_EMPTY_DIR, REMOVE_ALL };
 
 static fm_status remove_name(fm_fs *fs, const char *path, enum removal removal)
 {
-    struct node *parent;
+    struct node *parent = NULL;
     FM_TRY(begin(fs));
     FM_TRY(look_up_parent((struct mem_fs *)fs, path, &parent));
     struct entry *entry = find(&parent->names, fm_fs_path_leaf(path));
@@ -286,8 +287,8 @@ static int is_below(const char *path, const char *dir)
 static fm_status mem_rename(fm_fs *fs, const char *from, const char *to, unsigned flags)
 {
     struct mem_fs *mem = (struct mem_fs *)fs;
-    struct node *old_parent;
-    struct node *new_parent;
+    struct node *old_parent = NULL;
+    struct node *new_parent = NULL;
     FM_TRY(begin(fs));
     FM_TRY(look_up_parent(mem, from, &old_parent));
     FM_TRY(look_up_parent(mem, to, &new_parent));
@@ -323,22 +324,22 @@ static fm_status mem_rename(fm_fs *fs, const char *from, const char *to, unsigne
 
 static fm_status mem_dir_sync(fm_fs *fs, const char *path)
 {
-    struct node *dir;
+    struct node *dir = NULL;
     FM_TRY(begin(fs));
     FM_TRY(look_up_dir((struct mem_fs *)fs, path, &dir));
     free(dir->durable_names.entries);
-    dir->durable_names = copy_names(&dir->names);
+    dir->durable_names = copy_names(dir->names);
     dir->change_count = 0;
     return FM_OK;
 }
 
 static fm_status mem_list_open(fm_fs *fs, const char *path, fm_fs_list **out_list)
 {
-    struct node *dir;
+    struct node *dir = NULL;
     FM_TRY(begin(fs));
     FM_TRY(look_up_dir((struct mem_fs *)fs, path, &dir));
     struct mem_list *list = must(calloc(1, sizeof *list));
-    list->names = copy_names(&dir->names);
+    list->names = copy_names(dir->names);
     *out_list = &list->base;
     return FM_OK;
 }
@@ -373,7 +374,7 @@ static void resize(struct node *node, size_t size)
 static fm_status mem_file_open(fm_fs *fs, const char *path, unsigned flags, fm_fs_file **out_file)
 {
     struct mem_fs *mem = (struct mem_fs *)fs;
-    struct node *parent;
+    struct node *parent = NULL;
     FM_TRY(begin(fs));
     FM_TRY(look_up_parent(mem, path, &parent));
     struct entry *entry = find(&parent->names, fm_fs_path_leaf(path));
@@ -503,7 +504,7 @@ static void cut_dir(struct node *dir, fm_gen *gen)
             apply(&dir->durable_names, change);
     }
     free(dir->names.entries);
-    dir->names = copy_names(&dir->durable_names);
+    dir->names = copy_names(dir->durable_names);
     dir->change_count = 0;
 }
 

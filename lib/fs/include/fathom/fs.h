@@ -199,18 +199,18 @@ FM_API FM_MUST_USE fm_status fm_fs_file_sync(fm_fs_file *file);
 typedef enum fm_fs_io_kind { FM_FS_IO_READ, FM_FS_IO_WRITE, FM_FS_IO_SYNC } fm_fs_io_kind;
 
 /**
- * One operation of a queue. The caller sets the first six fields. From fm_fs_queue_submit() until the
+ * One operation of a queue. The caller sets the fields down to `kind`. From fm_fs_queue_submit() until the
  * operation comes back the struct and the buffer belong to the queue and must stay where they are.
  */
 typedef struct fm_fs_io {
-    fm_fs_io_kind kind; /**< FM_FS_IO_SYNC covers the writes that came back before it was submitted */
-    fm_fs_file *file;   /**< of the queue's file system; open until the operation comes back */
-    void *buffer;       /**< `length` bytes; a write only reads them; NULL for a sync */
-    size_t length;      /**< 0 for a sync */
+    fm_fs_file *file; /**< of the queue's file system; open until the operation comes back */
+    void *buffer;     /**< `length` bytes; a write only reads them; NULL for a sync */
+    size_t length;    /**< 0 for a sync */
     uint64_t offset;
-    void *user;       /**< the caller's; never looked at */
-    fm_status status; /**< out: FM_OK or what fm_fs_file_read() and its like would have returned */
-    size_t done;      /**< out: bytes moved; a read that ends at the end of the file is short and FM_OK */
+    void *user;             /**< the caller's; never looked at */
+    fm_fs_io_kind kind;     /**< FM_FS_IO_SYNC covers the writes that came back before it was submitted */
+    fm_status status;       /**< out: FM_OK, or what fm_fs_file_read() and its like would have returned */
+    size_t done;            /**< out: bytes moved; a read that ends at the end of the file is short and FM_OK */
     struct fm_fs_io *next_; /**< private */
 } fm_fs_io;
 
