@@ -32,6 +32,7 @@ const struct fm_stage *fm_app_stage_find(const char *name);
 const char *const *fm_app_stage_names(void);
 
 extern const struct fm_stage fm_stage_machine;
+extern const struct fm_stage fm_stage_placement;
 extern const struct fm_stage fm_stage_report;
 
 #endif
