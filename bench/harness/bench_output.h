@@ -32,7 +32,8 @@ FM_MUST_USE fm_status fm_bench_output_records(const fm_bench_output *output, con
 FM_MUST_USE fm_status fm_bench_output_skipped(const fm_bench_output *output, const char *name,
                                               const char *why);
 
-/** Reads a line of JSON back (not the machine's, nor a skipped case's). Its texts are borrowed from `line`. FM_ERR_FORMAT. */
+/** Reads a line of JSON back (not the machine's, nor a skipped case's). Its texts are borrowed from `line`.
+ * FM_ERR_FORMAT. */
 FM_MUST_USE fm_status fm_bench_output_parse(const fm_doc *line, fm_bench_record *out_record);
 
 #endif

@@ -28,8 +28,8 @@
  *         return fm_bench_main(&program, argc, argv);
  *     }
  *
- * In bench/CMakeLists.txt: fm_bench(base SOURCES bench_base.c LINK <peers>). Then `bench_base --record-hashes`, and commit
- * the line it adds to bench/results/hashes.txt.
+ * In bench/CMakeLists.txt: fm_bench(base SOURCES bench_base.c LINK <peers>). Then run `bench_base --record-hashes`, and
+ * commit the line it adds to bench/results/hashes.txt.
  *
  * Rules. Data are random and seeded, never zeros. A run does the whole job and nothing else; what must be undone or
  * made cold between runs goes to `before`. A peer does the same job on the same data, with its own best settings.
@@ -153,8 +153,8 @@ typedef struct fm_bench_case {
     fm_bench_goal goals[FM_BENCH_GOALS_MAX + 1];
 } fm_bench_case;
 
-/** A goal for the median over several cases, on 1 thread: those whose name contains `cases`. FRACTION, or RATIO to a named
- *  peer. Void unless all of them count. */
+/** A goal for the median over several cases, on 1 thread: those whose name contains `cases`. FRACTION, or RATIO to a
+ *  named peer. Void unless all of them count. */
 typedef struct fm_bench_group {
     const char *name;
     const char *cases;

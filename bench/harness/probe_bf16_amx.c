@@ -4,13 +4,13 @@
 
 /*
  * All tile instructions are our own asm. gcc 12's _tile_loadconfig() declares an 8-byte memory operand, so that stores
- * to the other 56 bytes of a local configuration are dropped at -O2 and the instruction faults; its _tile_loadd() declares
- * no memory at all. Here the configuration is an operand of its full 64 bytes, and tile loads clobber memory. The
- * compilers never use tile registers by themselves, so that nothing needs saving; gcc 12 has no names to clobber them by.
+ * to the other 56 bytes of a local configuration are dropped at -O2 and the instruction faults; its _tile_loadd()
+ * declares no memory at all. Here the configuration is an operand of its full 64 bytes, and tile loads clobber memory.
+ * The compilers never use tile registers by themselves, so that nothing needs saving; gcc 12 has no names to clobber
+ * them by.
  */
 
 enum {
-    TILES = 8,
     ROWS = 16,
     ROW_BYTES = 64,
     STEPS = 512, // of 4 products: 33 thousand cycles, 15 us; configuring and loading cost some 300 of them

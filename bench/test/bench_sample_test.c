@@ -7,7 +7,7 @@ struct subject {
     double seconds; // of a run
     double stretch; // of the wall against the CPU
     double peer_seconds;
-    int runs, peer_runs, befores;
+    int runs, peer_runs, preparations;
     int fail_at;   // the run that fails; 0: none
     int change_at; // the run from which the result is another; 0: none
     fm_status peer_status;
@@ -42,7 +42,7 @@ static fm_status peer_run(void *state, int threads)
 
 static fm_status subject_before(void *state)
 {
-    ((struct subject *)state)->befores++;
+    ((struct subject *)state)->preparations++;
     return FM_OK;
 }
 
@@ -89,7 +89,7 @@ static void a_case_with_before_runs_once_a_sample(void **state)
     fm_bench_machine table = simulated_machine(&machine);
     fm_bench_series series;
     assert_ok(fm_bench_series_take(&table, &item, &plan, &subject, &series));
-    assert_int_equal(subject.runs + subject.peer_runs, subject.befores);
+    assert_int_equal(subject.runs + subject.peer_runs, subject.preparations);
     assert_int_equal(subject.runs, 1 + 5);
     fm_bench_series_clear(&series);
 }
@@ -117,7 +117,7 @@ static void variants_interleave_in_rotating_order(void **state)
 static void a_disturbed_sample_is_taken_again(void **state)
 {
     (void)state;
-    // The limit halves between the two probes of round 0 and stays there: round 0 is unclean, all later rounds are clean.
+    // The limit halves between the two probes of round 0 and stays there: all later rounds are clean.
     simulated machine = {.limit = 100, .script = {1, 0.5}};
     struct subject subject = {.machine = &machine, .seconds = 0.01, .stretch = 1};
     fm_bench_case item = {.name = "halved", .run = subject_run};

@@ -1,5 +1,5 @@
 /**
- * Renders recorded results as Markdown: bench_report FILE.jsonl... > docs/performance.md
+ * Renders recorded results as Markdown: performance_report FILE.jsonl... > docs/performance.md
  */
 #include "bench_output.h"
 #include "bench_si.h"
@@ -155,7 +155,8 @@ static fm_status command_run(const fm_invocation *invocation, const void *option
     struct report report = {.output = {.text = stdout, .markdown = 1}};
     printf(
         "# Performance\n\n"
-        "Rendered by `bench_report` from the JSON lines in `bench/results/`; what the columns mean and how "
+        "Rendered by `performance_report` from the JSON lines in `bench/results/`; what the columns mean and "
+        "how "
         "they are "
         "measured is in `bench/README.md`. Times are of one run (median, and half the distance between the "
         "quartiles). *frac* is the fraction of the limit that was probed around the same samples, *ratio* "
@@ -173,7 +174,7 @@ static fm_status command_run(const fm_invocation *invocation, const void *option
 int main(int argc, char **argv)
 {
     static const fm_option no_options[] = {{0}};
-    static const fm_command command = {.name = "bench_report",
+    static const fm_command command = {.name = "performance_report",
                                        .summary = "Renders recorded benchmark results as Markdown",
                                        .operands = "FILE...",
                                        .operands_min = 1,
