@@ -206,7 +206,10 @@ static void standard_error_decides(void **state)
     (void)state;
     int master, slave, saved = dup(STDERR_FILENO);
     struct winsize size = {.ws_row = 24, .ws_col = 70};
-    assert_int_equal(openpty(&master, &slave, NULL, NULL, &size), 0);
+    if (openpty(&master, &slave, NULL, NULL, &size) != 0) {
+        close(saved);
+        fm_test_skip("there are no pseudo-terminals here");
+    }
     dup2(slave, STDERR_FILENO);
     fm_progress progress;
 
