@@ -15,19 +15,21 @@ static int open_flags(unsigned flags)
            (flags & FM_FS_EXCLUSIVE ? O_EXCL : 0) | (flags & FM_FS_TRUNCATE ? O_TRUNC : 0);
 }
 
-// Makes sure that an open descriptor is a regular file's, and takes O_NONBLOCK off again: io_uring obeys it.
-static fm_status check_regular(int fd, const char *path)
+// Makes sure that it is a regular file's descriptor, and takes O_NONBLOCK off again, which io_uring obeys.
+static fm_status check_regular(const fm_fs *fs, int fd, const char *path)
 {
     struct stat info;
     if (fstat(fd, &info) < 0)
-        return fm_fs_dir_error(errno, "look at", path);
+        return fm_fs_dir_error(fs, errno, "look at", path);
     if (S_ISDIR(info.st_mode))
-        return fm_base_error_set(FM_ERR_FS_IS_DIR, "cannot open %s: it is a directory", path);
+        return fm_base_error_set(FM_ERR_FS_IS_DIR, "cannot open %s/%s: it is a directory",
+                                 ((const struct dir_fs *)fs)->root_path, path);
     if (!S_ISREG(info.st_mode))
-        return fm_base_error_set(FM_ERR_UNSUPPORTED, "cannot open %s: it is neither a file nor a directory",
-                                 path);
+        return fm_base_error_set(FM_ERR_UNSUPPORTED,
+                                 "cannot open %s/%s: it is neither a file nor a directory",
+                                 ((const struct dir_fs *)fs)->root_path, path);
     if (fcntl(fd, F_SETFL, 0) < 0)
-        return fm_fs_dir_error(errno, "open", path);
+        return fm_fs_dir_error(fs, errno, "open", path);
     return FM_OK;
 }
 
@@ -38,7 +40,7 @@ fm_status fm_fs_dir_file_open(fm_fs *fs, const char *path, unsigned flags, fm_fs
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to open %s", path);
     file->fd = fm_fs_dir_open_below((struct dir_fs *)fs, path, open_flags(flags), 0666);
     fm_status status =
-        file->fd < 0 ? fm_fs_dir_open_error(errno, "open", path) : check_regular(file->fd, path);
+        file->fd < 0 ? fm_fs_dir_open_error(fs, errno, "open", path) : check_regular(fs, file->fd, path);
     if (status < 0) {
         if (file->fd >= 0)
             close(file->fd);
@@ -59,7 +61,7 @@ fm_status fm_fs_dir_file_stat(fm_fs_file *file, fm_fs_info *out_info)
 {
     struct stat info;
     if (fstat(((struct dir_file *)file)->fd, &info) < 0)
-        return fm_fs_dir_error(errno, "look at", file->path);
+        return fm_fs_dir_error(file->fs, errno, "look at", file->path);
     fm_fs_dir_info(&info, out_info);
     return FM_OK;
 }
@@ -74,7 +76,7 @@ fm_status fm_fs_dir_file_read(fm_fs_file *file, void *buffer, size_t length, uin
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return fm_fs_dir_error(errno, "read", file->path);
+            return fm_fs_dir_error(file->fs, errno, "read", file->path);
         if (got == 0)
             break;
         done += (size_t)got;
@@ -92,7 +94,7 @@ fm_status fm_fs_dir_file_write(fm_fs_file *file, const void *data, size_t length
         if (put < 0 && errno == EINTR)
             continue;
         if (put <= 0) // 0 would be tried for ever
-            return fm_fs_dir_error(put < 0 ? errno : EIO, "write", file->path);
+            return fm_fs_dir_error(file->fs, put < 0 ? errno : EIO, "write", file->path);
         done += (size_t)put;
     }
     return FM_OK;
@@ -100,9 +102,8 @@ fm_status fm_fs_dir_file_write(fm_fs_file *file, const void *data, size_t length
 
 fm_status fm_fs_dir_file_truncate(fm_fs_file *file, uint64_t size)
 {
-    while (ftruncate(((struct dir_file *)file)->fd, (off_t)size) < 0)
-        if (errno != EINTR)
-            return fm_fs_dir_error(errno, "truncate", file->path);
+    if (TEMP_FAILURE_RETRY(ftruncate(((struct dir_file *)file)->fd, (off_t)size)) < 0)
+        return fm_fs_dir_error(file->fs, errno, "truncate", file->path);
     return FM_OK;
 }
 
@@ -110,7 +111,7 @@ fm_status fm_fs_dir_file_sync(fm_fs_file *file)
 {
     // fsync and not fdatasync: both write the size, and a later repair of the time stamps is not worth a
     // second promise.
-    if (fsync(((struct dir_file *)file)->fd) < 0)
-        return fm_fs_dir_error(errno, "sync", file->path);
+    if (TEMP_FAILURE_RETRY(fsync(((struct dir_file *)file)->fd)) < 0)
+        return fm_fs_dir_error(file->fs, errno, "sync", file->path);
     return FM_OK;
 }

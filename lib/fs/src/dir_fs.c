@@ -55,22 +55,26 @@ static fm_status status_of(int err)
     }
 }
 
-fm_status fm_fs_dir_error(int err, const char *doing, const char *path)
+fm_status fm_fs_dir_error(const fm_fs *fs, int err, const char *doing, const char *path)
 {
-    return fm_base_error_set_errno(status_of(err), err, "cannot %s %s", doing, *path ? path : "the root");
+    return fm_base_error_set_errno(status_of(err), err, "cannot %s %s/%s", doing,
+                                   ((const struct dir_fs *)fs)->root_path, path);
 }
 
-fm_status fm_fs_dir_open_error(int err, const char *doing, const char *path)
+fm_status fm_fs_dir_open_error(const fm_fs *fs, int err, const char *doing, const char *path)
 {
     if (err == EXDEV)
-        return fm_base_error_set(FM_ERR_PERM, "cannot %s %s: a symbolic link leads out of the root", doing,
-                                 path);
-    return fm_fs_dir_error(err, doing, path);
+        return fm_base_error_set(FM_ERR_PERM, "cannot %s %s/%s: a symbolic link leads out of the root", doing,
+                                 ((const struct dir_fs *)fs)->root_path, path);
+    return fm_fs_dir_error(fs, err, doing, path);
 }
 
 fm_fs_type fm_fs_dir_type(mode_t mode)
 {
-    return S_ISREG(mode) ? FM_FS_FILE : S_ISDIR(mode) ? FM_FS_DIR : S_ISLNK(mode) ? FM_FS_LINK : FM_FS_OTHER;
+    return S_ISREG(mode)   ? FM_FS_TYPE_FILE
+           : S_ISDIR(mode) ? FM_FS_TYPE_DIR
+           : S_ISLNK(mode) ? FM_FS_TYPE_LINK
+                           : FM_FS_TYPE_OTHER;
 }
 
 void fm_fs_dir_info(const struct stat *from, fm_fs_info *out_info)
@@ -83,12 +87,19 @@ void fm_fs_dir_info(const struct stat *from, fm_fs_info *out_info)
     };
 }
 
+static fm_status open_error(int err, const char *where)
+{
+    return fm_base_error_set_errno(status_of(err), err, "cannot open %s", where);
+}
+
 // Fills root_path with a copy that fm_base_mem counts.
 static fm_status keep_root_path(struct dir_fs *dir, const char *where)
 {
     char *absolute = realpath(where, NULL);
     if (!absolute)
-        return fm_fs_dir_error(errno, "open", where);
+        return open_error(errno, where);
+    if (strcmp(absolute, "/") == 0)
+        *absolute = 0;
     dir->root_path = fm_base_mem_strdup(absolute);
     free(absolute);
     return dir->root_path ? FM_OK : fm_base_error_set(FM_ERR_NOMEM, "no memory to open %s", where);
@@ -112,7 +123,7 @@ static fm_status dir_open(const char *where, unsigned flags, fm_fs **out_fs)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to open %s", where);
     *dir = (struct dir_fs){.base.ops = &fm_fs_dir_ops};
     dir->root = open(where, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    fm_status status = dir->root < 0 ? fm_fs_dir_error(errno, "open", where) : keep_root_path(dir, where);
+    fm_status status = dir->root < 0 ? open_error(errno, where) : keep_root_path(dir, where);
     if (status < 0) {
         dir_close(&dir->base);
         return status;
@@ -127,12 +138,12 @@ static fm_status dir_stat(fm_fs *fs, const char *path, fm_fs_info *out_info)
     struct stat info;
     int fd = fm_fs_dir_open_below((struct dir_fs *)fs, path, O_PATH, 0);
     if (fd < 0)
-        return fm_fs_dir_open_error(errno, "look at", path);
+        return fm_fs_dir_open_error(fs, errno, "look at", path);
     int failed = fstat(fd, &info) < 0;
     int err = errno;
     close(fd);
     if (failed)
-        return fm_fs_dir_error(err, "look at", path);
+        return fm_fs_dir_error(fs, err, "look at", path);
     fm_fs_dir_info(&info, out_info);
     return FM_OK;
 }
@@ -145,7 +156,7 @@ static fm_status call_on_name(fm_fs *fs, const char *path, enum name_call call, 
     const char *leaf = fm_fs_path_leaf(path);
     int parent = fm_fs_dir_open_parent((struct dir_fs *)fs, path);
     if (parent < 0)
-        return fm_fs_dir_open_error(errno, doing, path);
+        return fm_fs_dir_open_error(fs, errno, doing, path);
     int failed = call == NAME_MKDIR ? mkdirat(parent, leaf, 0777)
                                     : unlinkat(parent, leaf, call == NAME_RMDIR ? AT_REMOVEDIR : 0);
     int err = errno;
@@ -154,7 +165,7 @@ static fm_status call_on_name(fm_fs *fs, const char *path, enum name_call call, 
         return FM_OK;
     if (call == NAME_RMDIR && err == EEXIST) // POSIX lets rmdir say this for ENOTEMPTY
         err = ENOTEMPTY;
-    return fm_fs_dir_error(err, doing, path);
+    return fm_fs_dir_error(fs, err, doing, path);
 }
 
 static fm_status dir_mkdir(fm_fs *fs, const char *path)
@@ -172,14 +183,15 @@ static fm_status dir_rmdir(fm_fs *fs, const char *path)
     return call_on_name(fs, path, NAME_RMDIR, "remove directory");
 }
 
-static fm_status rename_error(int err, const char *from, const char *to, unsigned flags)
+static fm_status rename_error(const struct dir_fs *dir, int err, const char *from, const char *to,
+                              unsigned flags)
 {
     fm_status status = status_of(err);
     if (err == EEXIST && !(flags & FM_FS_EXCLUSIVE)) // POSIX lets rename say this for ENOTEMPTY
         status = FM_ERR_FS_NOT_EMPTY;
     if (err == EINVAL)
         status = FM_ERR_ARG;
-    return fm_base_error_set_errno(status, err, "cannot rename %s to %s", from, to);
+    return fm_base_error_set_errno(status, err, "cannot rename %s to %s in %s", from, to, dir->root_path);
 }
 
 // EINVAL means two things: the medium knows no exclusive rename, or a directory would move into itself. In
@@ -195,12 +207,12 @@ static fm_status dir_rename(fm_fs *fs, const char *from, const char *to, unsigne
     const struct dir_fs *dir = (struct dir_fs *)fs;
     int old_parent = fm_fs_dir_open_parent(dir, from);
     if (old_parent < 0)
-        return fm_fs_dir_open_error(errno, "rename", from);
+        return fm_fs_dir_open_error(fs, errno, "rename", from);
     int new_parent = fm_fs_dir_open_parent(dir, to);
     if (new_parent < 0) {
         int err = errno;
         close(old_parent);
-        return fm_fs_dir_open_error(err, "rename to", to);
+        return fm_fs_dir_open_error(fs, err, "rename to", to);
     }
     int failed = renameat2(old_parent, fm_fs_path_leaf(from), new_parent, fm_fs_path_leaf(to),
                            flags & FM_FS_EXCLUSIVE ? RENAME_NOREPLACE : 0) < 0;
@@ -212,26 +224,26 @@ static fm_status dir_rename(fm_fs *fs, const char *from, const char *to, unsigne
     if (err == EINVAL && (flags & FM_FS_EXCLUSIVE) && !moves_into_itself(from, to))
         return fm_base_error_set(
             FM_ERR_UNSUPPORTED,
-            "cannot rename %s to %s: the medium of %s knows no rename that does not replace", from, to,
+            "cannot rename %s to %s: the medium of %s/ knows no rename that does not replace", from, to,
             dir->root_path);
-    return rename_error(err, from, to, flags);
+    return rename_error(dir, err, from, to, flags);
 }
 
 static fm_status dir_dir_sync(fm_fs *fs, const char *path)
 {
     int fd = fm_fs_dir_open_below((struct dir_fs *)fs, path, O_RDONLY | O_DIRECTORY, 0);
     if (fd < 0)
-        return fm_fs_dir_open_error(errno, "sync directory", path);
-    int failed = fsync(fd) < 0;
+        return fm_fs_dir_open_error(fs, errno, "sync directory", path);
+    int failed = TEMP_FAILURE_RETRY(fsync(fd)) < 0;
     int err = errno;
     close(fd);
-    return failed ? fm_fs_dir_error(err, "sync directory", path) : FM_OK;
+    return failed ? fm_fs_dir_error(fs, err, "sync directory", path) : FM_OK;
 }
 
 static fm_status dir_local_path(fm_fs *fs, const char *path, char *out_path, size_t size)
 {
     const char *root = ((struct dir_fs *)fs)->root_path;
-    const char *between = *path && strcmp(root, "/") != 0 ? "/" : "";
+    const char *between = *path || !*root ? "/" : "";
     size_t bytes = strlen(root) + strlen(between) + strlen(path) + 1;
     if (bytes > size)
         return fm_base_error_set(FM_ERR_LIMIT, "the local path of %s takes %zu bytes; there is room for %zu",

@@ -17,7 +17,7 @@ struct dir_fs {
     fm_fs base;
     int root;         // O_PATH
     int have_openat2; // else every path is walked
-    char *root_path;  // absolute
+    char *root_path;  // absolute, without a '/' at its end: "" for "/"
 };
 
 struct dir_file {
@@ -27,8 +27,8 @@ struct dir_file {
 
 // dir_resolve.c
 
-// Opens canonical `path` below the root as open(2) does, following links that stay below. A descriptor, or -1
-// with errno; EXDEV means that a link leads out.
+// Opens canonical `path` below the root as open(2) does, following links that stay below. A descriptor, or
+// -1 with errno; EXDEV means that a link leads out.
 int fm_fs_dir_open_below(const struct dir_fs *fs, const char *path, int flags, mode_t mode);
 
 // Whether this kernel lets us use openat2(2) on the root: it came with Linux 5.6, and some sandboxes forbid
@@ -40,10 +40,10 @@ int fm_fs_dir_open_parent(const struct dir_fs *fs, const char *path);
 
 // dir_fs.c
 
-// The status for `err`, with the message "cannot <doing> <path>: <why>".
-fm_status fm_fs_dir_error(int err, const char *doing, const char *path);
+// The status for `err`, with the message "cannot <doing> <root>/<path>: <why>".
+fm_status fm_fs_dir_error(const fm_fs *fs, int err, const char *doing, const char *path);
 // The same for a failed open below the root, where EXDEV means that a link leads out.
-fm_status fm_fs_dir_open_error(int err, const char *doing, const char *path);
+fm_status fm_fs_dir_open_error(const fm_fs *fs, int err, const char *doing, const char *path);
 fm_fs_type fm_fs_dir_type(mode_t mode);
 void fm_fs_dir_info(const struct stat *from, fm_fs_info *out_info);
 

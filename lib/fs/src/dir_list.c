@@ -25,17 +25,17 @@ static fm_fs_type entry_type(int dir, const struct dirent *entry)
     struct stat info;
     switch (entry->d_type) {
     case DT_REG:
-        return FM_FS_FILE;
+        return FM_FS_TYPE_FILE;
     case DT_DIR:
-        return FM_FS_DIR;
+        return FM_FS_TYPE_DIR;
     case DT_LNK:
-        return FM_FS_LINK;
+        return FM_FS_TYPE_LINK;
     case DT_UNKNOWN: // some media keep no types in directories
         if (fstatat(dir, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) == 0)
             return fm_fs_dir_type(info.st_mode);
-        return FM_FS_OTHER;
+        return FM_FS_TYPE_OTHER;
     default:
-        return FM_FS_OTHER;
+        return FM_FS_TYPE_OTHER;
     }
 }
 
@@ -56,13 +56,13 @@ static fm_status append(struct dir_list *list, int dir, const struct dirent *ent
     return FM_OK;
 }
 
-static fm_status read_all(struct dir_list *list, DIR *dir, const char *path)
+static fm_status read_all(fm_fs *fs, struct dir_list *list, DIR *dir, const char *path)
 {
     for (;;) {
         errno = 0;
         const struct dirent *entry = readdir(dir);
         if (!entry)
-            return errno ? fm_fs_dir_error(errno, "list", path) : FM_OK;
+            return errno ? fm_fs_dir_error(fs, errno, "list", path) : FM_OK;
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
             continue;
         if (append(list, dirfd(dir), entry) < 0)
@@ -79,19 +79,19 @@ fm_status fm_fs_dir_list_open(fm_fs *fs, const char *path, fm_fs_list **out_list
 {
     int fd = fm_fs_dir_open_below((struct dir_fs *)fs, path, O_RDONLY | O_DIRECTORY, 0);
     if (fd < 0)
-        return fm_fs_dir_open_error(errno, "list", path);
+        return fm_fs_dir_open_error(fs, errno, "list", path);
     DIR *dir = fdopendir(fd);
     if (!dir) {
         int err = errno;
         close(fd);
-        return fm_fs_dir_error(err, "list", path);
+        return fm_fs_dir_error(fs, err, "list", path);
     }
     struct dir_list *list = fm_base_mem_zalloc(1, sizeof *list);
     if (!list) {
         closedir(dir);
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to list %s", path);
     }
-    fm_status status = read_all(list, dir, path);
+    fm_status status = read_all(fs, list, dir, path);
     closedir(dir);
     if (status < 0) {
         fm_fs_dir_list_close(&list->base);

@@ -1,10 +1,10 @@
 /*
  * The plain-directory back end: removing a tree.
  *
- * The tree's top is renamed to a temporary name, so that its name is gone at once, and this is made durable, so that no
- * power cut brings back a tree half emptied. Then the tree is emptied
- * flat: each directory found in the top has its own directories moved up into the top, under temporary names,
- * and its files removed; then it is empty and goes. So a tree of any depth takes three descriptors and no
+ * The tree's top is renamed to a temporary name, so that its name is gone at once, and this is made
+ * durable, so that no power cut brings back a tree half emptied. Then the tree is emptied flat: each
+ * directory found in the top has its own directories moved up into the top, under temporary names, and its
+ * files removed; then it is empty and goes. So a tree of any depth takes three descriptors and no
  * recursion, at the price of one rename a directory.
  */
 #include "dir_fs.h"
@@ -50,8 +50,8 @@ static int is_directory(int dir, const char *name, int err)
            (err == EPERM && fstatat(dir, name, &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(info.st_mode));
 }
 
-// Removes directory `name` of `top` after its files were removed and its directories moved up. 0, or an errno
-// value.
+// Removes directory `name` of `top` after its files were removed and its directories moved up. 0, or an
+// errno value.
 static int dissolve(int top, const char *name)
 {
     if (unlinkat(top, name, AT_REMOVEDIR) == 0)
@@ -109,17 +109,17 @@ static int sync_names(int dir)
     int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return errno;
-    int err = fsync(fd) < 0 ? errno : 0;
+    int err = TEMP_FAILURE_RETRY(fsync(fd)) < 0 ? errno : 0;
     close(fd);
     return err;
 }
 
-static fm_status remove_tree(int parent, const char *path)
+static fm_status remove_tree(const fm_fs *fs, int parent, const char *path)
 {
     char tmp[FM_FS_TMP_NAME_BYTES];
     fm_fs_tmp_name(tmp);
     if (renameat(parent, fm_fs_path_leaf(path), parent, tmp) < 0)
-        return fm_fs_dir_error(errno, "remove", path);
+        return fm_fs_dir_error(fs, errno, "remove", path);
     int err = sync_names(parent);
     DIR *dir = err ? NULL : open_entries(parent, tmp);
     if (!err)
@@ -132,19 +132,19 @@ static fm_status remove_tree(int parent, const char *path)
         return FM_OK;
     char doing[64];
     snprintf(doing, sizeof doing, "empty %s, which was", tmp);
-    return fm_fs_dir_error(err, doing, path);
+    return fm_fs_dir_error(fs, err, doing, path);
 }
 
 fm_status fm_fs_dir_remove_all(fm_fs *fs, const char *path)
 {
     int parent = fm_fs_dir_open_parent((struct dir_fs *)fs, path);
     if (parent < 0)
-        return fm_fs_dir_open_error(errno, "remove", path);
+        return fm_fs_dir_open_error(fs, errno, "remove", path);
     fm_status status = FM_OK;
     if (unlinkat(parent, fm_fs_path_leaf(path), 0) < 0) {
         int err = errno;
-        status = is_directory(parent, fm_fs_path_leaf(path), err) ? remove_tree(parent, path)
-                                                                  : fm_fs_dir_error(err, "remove", path);
+        status = is_directory(parent, fm_fs_path_leaf(path), err) ? remove_tree(fs, parent, path)
+                                                                  : fm_fs_dir_error(fs, err, "remove", path);
     }
     close(parent);
     return status;

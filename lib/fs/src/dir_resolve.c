@@ -1,5 +1,5 @@
-// Opening a path without ever leaving the root: by openat2(2) where there is one, else by a walk that follows
-// links itself.
+// Opening a path without ever leaving the root: by openat2(2) where there is one, else by a walk that
+// follows links itself.
 #include "dir_fs.h"
 
 #include <errno.h>
@@ -25,7 +25,7 @@ static int open_beneath(int root, const char *path, int flags, mode_t mode)
         .mode = flags & O_CREAT ? mode : 0,
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
     };
-    return (int)syscall(SYS_openat2, root, *path ? path : ".", &how, sizeof how);
+    return (int)TEMP_FAILURE_RETRY(syscall(SYS_openat2, root, *path ? path : ".", &how, sizeof how));
 }
 
 int fm_fs_dir_probe_openat2(int root)
@@ -119,7 +119,7 @@ static int walk_step(struct walk *walk, int flags, mode_t mode, int *out_fd)
         if (length == 2 && walk_up(walk) < 0)
             return -1;
         if (last) {
-            *out_fd = openat(walk->at, ".", flags | O_NOFOLLOW, mode);
+            *out_fd = TEMP_FAILURE_RETRY(openat(walk->at, ".", flags | O_NOFOLLOW, mode));
             return *out_fd < 0 ? -1 : 1;
         }
         memmove(walk->rest, left, strlen(left) + 1);
@@ -132,7 +132,7 @@ static int walk_step(struct walk *walk, int flags, mode_t mode, int *out_fd)
         return walk_link(walk, target, left);
     }
     if (last) {
-        *out_fd = openat(walk->at, name, flags | O_NOFOLLOW, mode);
+        *out_fd = TEMP_FAILURE_RETRY(openat(walk->at, name, flags | O_NOFOLLOW, mode));
         return *out_fd < 0 ? -1 : 1;
     }
     if (walk_into(walk, name) < 0)

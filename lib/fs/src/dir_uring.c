@@ -15,9 +15,9 @@ enum {
 };
 
 /*
- * liburing maps and unmaps rings by system calls of its own, which ThreadSanitizer does not see: a ring that one thread
- * opens where another has closed one looks to it like memory that both use. Closing releases and opening acquires this
- * counter, which tells it the order that the kernel keeps.
+ * liburing maps and unmaps rings by system calls of its own, which ThreadSanitizer does not see: a ring
+ * that one thread opens where another has closed one looks to it like memory that both use. Closing
+ * releases and opening acquires this counter, which tells it the order that the kernel keeps.
  */
 static atomic_uint rings_opened_and_closed;
 
@@ -70,7 +70,8 @@ static void complete(struct uring_queue *queue, fm_fs_io *io, int result)
     if (result == 0 && io->kind == FM_FS_IO_WRITE)
         result = -EIO; // a write that moves nothing would be tried for ever
     if (result < 0) {
-        fm_fs_queue_finish(&queue->base, io, fm_fs_dir_error(-result, doing[io->kind], io->file->path));
+        fm_fs_queue_finish(&queue->base, io,
+                           fm_fs_dir_error(io->file->fs, -result, doing[io->kind], io->file->path));
         return;
     }
     io->done += (size_t)result;
@@ -118,8 +119,8 @@ static size_t in_kernel(const struct uring_queue *queue)
     return queue->base.in_flight - io_uring_sq_ready(&queue->ring);
 }
 
-// How many completions to sleep for. With more to start, half of those in flight: the device stays busy, and
-// a system call serves many operations.
+// How many completions to sleep for. With more to start, half of those in flight: the device stays busy,
+// and a system call serves many operations.
 static unsigned sleep_for(const struct uring_queue *queue, size_t want)
 {
     size_t missing = want - queue->base.finished.count;

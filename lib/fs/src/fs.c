@@ -37,10 +37,7 @@ fm_status fm_fs_open(const char *spec, unsigned flags, fm_fs **out_fs)
         const struct fm_fs_ops *ops = *each;
         if (scheme && (strlen(ops->scheme) != scheme || memcmp(ops->scheme, spec, scheme) != 0))
             continue; // a plain path goes to the first back end
-        fm_fs *fs;
-        FM_TRY(ops->open(where, flags, &fs));
-        *out_fs = fs;
-        return FM_OK;
+        return ops->open(where, flags, out_fs);
     }
     return fm_base_error_set(
         FM_ERR_UNSUPPORTED,
@@ -88,7 +85,7 @@ fm_status fm_fs_mkdir(fm_fs *fs, const char *path, unsigned flags)
         return status;
     fm_fs_info info;
     FM_TRY(fs->ops->stat(fs, name, &info));
-    if (info.type != FM_FS_DIR)
+    if (info.type != FM_FS_TYPE_DIR)
         return fm_base_error_set(FM_ERR_EXISTS, "%s exists and is not a directory", name);
     return FM_OK;
 }
@@ -208,8 +205,9 @@ void fm_fs_file_close(fm_fs_file *file)
 {
     if (!file)
         return;
-    fm_base_mem_free(file->path);
+    char *path = file->path;
     file->fs->ops->file_close(file);
+    fm_base_mem_free(path);
 }
 
 fm_status fm_fs_file_check(const fm_fs_file *file, unsigned mode, const void *buffer, size_t length,

@@ -3,11 +3,11 @@
  * What a back end of fathom/fs.h implements: one table of operations.
  *
  * The front end (fs.c, fs_queue.c, fs_writer.c) checks arguments, brings paths into canonical form, and
- * builds everything else from these slots. So a back end may assume: pointers are valid; a path is canonical
- * (no "", "." or ".." component, no leading or trailing '/', at most FM_FS_PATH_MAX bytes; "" is the root);
- * flags are among those that fs.h allows; files are open in the needed mode; offset + length fits int64_t;
- * lengths are not 0. It returns the codes that fs.h gives for the function of the same name and writes the
- * message itself.
+ * builds everything else from these slots. So a back end may assume: pointers are valid; a path is
+ * canonical (no "", "." or ".." component, no leading or trailing '/', at most FM_FS_PATH_MAX bytes; "" is
+ * the root); flags are among those that fs.h allows; files are open in the needed mode; offset + length
+ * fits int64_t; lengths are not 0. It returns the codes that fs.h gives for the function of the same name
+ * and writes the message itself.
  *
  * A back end embeds the base structs below as the first member of its own, and fills `ops` (the front end
  * fills the rest). The blocking slots may be called by many threads at once.
@@ -45,8 +45,8 @@ struct fm_fs_io_list {
 /*
  *     submit -> pending -> (in flight) -> finished -> wait
  *
- * An operation is in exactly one of the three places, and `done` counts its progress, so that an engine which
- * moves only a part of it (a short read) puts it back at the head of `pending` to have the rest done.
+ * An operation is in exactly one of the three places, and `done` counts its progress, so that an engine
+ * which moves only a part of it (a short read) puts it back at the head of `pending` to have the rest done.
  * advance() alone moves operations; it runs in the caller's thread, so no lock guards the lists. An engine
  * with threads of its own hands results over inside advance().
  */

@@ -12,7 +12,8 @@ static const char staging_prefix[] = ".staging-";
 static const char version_prefix[] = "step-";
 
 enum {
-    // Wide enough that any run's names sort as its steps do; larger steps are right all the same, find compares numbers.
+    // Wide enough that any run's names sort as its steps do; larger steps are right all the same, find
+    // compares numbers.
     STEP_DIGITS = 9,
     NAME_BYTES = sizeof staging_prefix + 20 // 2^64 has 20 digits
 };
@@ -26,12 +27,12 @@ static fm_status path_of(const char *folder, const char *prefix, uint64_t step, 
     return fm_fs_path_join(dir, name, out_path);
 }
 
-fm_status fm_fs_checkpoint_staging_path(const char *folder, uint64_t step, char *out_path)
+fm_status fm_fs_checkpoint_staging_path(const char *folder, uint64_t step, char out_path[FM_FS_PATH_MAX + 1])
 {
     return path_of(folder, staging_prefix, step, out_path);
 }
 
-fm_status fm_fs_checkpoint_path(const char *folder, uint64_t step, char *out_path)
+fm_status fm_fs_checkpoint_path(const char *folder, uint64_t step, char out_path[FM_FS_PATH_MAX + 1])
 {
     return path_of(folder, version_prefix, step, out_path);
 }
@@ -41,7 +42,7 @@ static int is_version(const fm_fs_entry *entry, uint64_t *out_step)
 {
     char name[NAME_BYTES];
     size_t prefix = strlen(version_prefix);
-    if (entry->type != FM_FS_DIR || strncmp(entry->name, version_prefix, prefix) != 0)
+    if (entry->type != FM_FS_TYPE_DIR || strncmp(entry->name, version_prefix, prefix) != 0)
         return 0;
     uint64_t step = strtoull(entry->name + prefix, NULL, 10);
     snprintf(name, sizeof name, "%s%0*" PRIu64, version_prefix, STEP_DIGITS, step);
@@ -151,9 +152,9 @@ static fm_status sync_entry(void *context, const char *path, const fm_fs_entry *
 {
     struct sync_walk *walk = context;
     fm_fs_file *file;
-    if (entry->type == FM_FS_DIR)
+    if (entry->type == FM_FS_TYPE_DIR)
         return push_dir(walk, path);
-    if (entry->type != FM_FS_FILE)
+    if (entry->type != FM_FS_TYPE_FILE)
         return fm_base_error_set(
             FM_ERR_STATE, "%s is neither a file nor a directory; a checkpoint holds nothing else", path);
     walk->files++;
@@ -258,8 +259,8 @@ fm_status fm_fs_checkpoint_prune(fm_fs *fs, const char *folder, size_t keep)
         FM_TRY(status);
         at_most = prune.oldest_kept - 1;
     }
-    // The versions that stay must be there for good before the others go: one may have been published by a run that was
-    // killed before it synced.
+    // The versions that stay must be there for good before the others go: one may have been published by a
+    // run that was killed before it synced.
     FM_TRY(fm_fs_dir_sync(fs, folder));
     return each_entry(fs, folder, remove_old, &prune);
 }

@@ -149,7 +149,7 @@ static fm_status open_file(fm_fs_dataset *dataset, size_t file)
     return FM_OK;
 }
 
-// Reads a slice, the longest beginning of `ranges` whose files can be open together, and says how long it was.
+// Reads the longest beginning of `ranges` whose files can be open together, and says how long it was.
 static fm_status read_slice(fm_fs_dataset *dataset, const fm_fs_range *ranges, size_t count, size_t *out_read)
 {
     size_t used = 0;

@@ -28,8 +28,8 @@ static fm_status check_frame(const unsigned char *bytes, size_t length, const ch
     return FM_OK;
 }
 
-// Reads the record at `*at` and moves on. The checksum held, so what fails here was written wrongly; it is checked all
-// the same, because anyone can write a checksum.
+// Reads the record at `*at` and moves on. The checksum held, so what fails here was written wrongly; it is
+// checked all the same, because anyone can write a checksum.
 static fm_status parse_record(const unsigned char *bytes, size_t end, size_t *at,
                               struct fm_fs_manifest_file *out_file)
 {

@@ -34,8 +34,9 @@ struct fm_fs_manifest_file {
     const char *name; // points into the parsed bytes
 };
 
-// Checks `length` bytes and makes the table of files, which the caller frees with fm_base_mem_free(); the bytes must outlive
-// it. `source` names the manifest in messages. FM_ERR_FORMAT, FM_ERR_VERSION, FM_ERR_NOMEM.
+// Checks `length` bytes and makes the table of files, which the caller frees with fm_base_mem_free(); the
+// bytes must outlive it. `source` names the manifest in messages. FM_ERR_FORMAT, FM_ERR_VERSION,
+// FM_ERR_NOMEM.
 fm_status fm_fs_manifest_parse(const void *bytes, size_t length, const char *source,
                                struct fm_fs_manifest_file **out_files, size_t *out_count);
 

@@ -173,8 +173,8 @@ fm_status fm_fs_queue_wait(fm_fs_queue *queue, size_t min, int timeout_ms, fm_fs
                            size_t *out_count)
 {
     size_t want = min < max ? min : max;
-    if (queue->finished.count < want || want == 0)
-        FM_TRY(queue->ops->advance(queue, want, timeout_ms));
+    // Also when enough are there already: what is pending takes the places that they left.
+    FM_TRY(queue->ops->advance(queue, want, timeout_ms));
     size_t count = 0;
     while (count < max && queue->finished.head)
         out_done[count++] = fm_fs_io_list_pop(&queue->finished);

@@ -8,8 +8,7 @@
 
 enum {
     // Large enough that a system call, or a round trip to a chunk of a cluster's usual 1 MiB, costs little
-    // against moving
-    // the bytes; small enough that a hundred writers at once fit anywhere.
+    // against moving the bytes; small enough that a hundred writers at once fit anywhere.
     BUFFER_BYTES = 1 << 20
 };
 

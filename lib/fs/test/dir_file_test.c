@@ -38,7 +38,7 @@ static void only_regular_files_open(void **state)
     assert_fails(fm_fs_file_open(fs, "pipe", FM_FS_READ | FM_FS_WRITE, &file), FM_ERR_UNSUPPORTED,
                  "neither a file nor");
     assert_ok(fm_fs_stat(fs, "pipe", &info));
-    assert_int_equal(info.type, FM_FS_OTHER);
+    assert_int_equal(info.type, FM_FS_TYPE_OTHER);
 
     int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -112,7 +112,8 @@ static void too_many_open_files_is_a_limit(void **state)
     fm_fs_close(fs);
 }
 
-// Runs in a child with a mount namespace of its own, so that nothing outlives it. Exit 0 done, 77 not allowed.
+// Runs in a child with a mount namespace of its own, so that nothing outlives it. Exit 0 done, 77 not
+// allowed.
 static int fill_a_small_disk(const char *where)
 {
     enum { DISK_BYTES = 256 << 10 };

@@ -37,8 +37,8 @@ static void names_come_in_order_of_bytes(void **state)
             break;
         assert_true(memcmp(last, entry->name, strlen(last) + 1) < 0);
         snprintf(last, sizeof last, "%s", entry->name);
-        files += entry->type == FM_FS_FILE;
-        dirs += entry->type == FM_FS_DIR;
+        files += entry->type == FM_FS_TYPE_FILE;
+        dirs += entry->type == FM_FS_TYPE_DIR;
     }
     assert_ok(fm_fs_list_next(list, &entry)); // the end stays the end
     assert_null(entry);

@@ -113,9 +113,9 @@ static void follow_links(int have_openat2)
     assert_content(fs, "through", "inside");
     assert_content(fs, "chain0", "inside");
     assert_ok(fm_fs_stat(fs, "to_dir", &info));
-    assert_int_equal(info.type, FM_FS_DIR);
+    assert_int_equal(info.type, FM_FS_TYPE_DIR);
     assert_ok(fm_fs_stat(fs, "dir/self", &info));
-    assert_int_equal(info.type, FM_FS_DIR);
+    assert_int_equal(info.type, FM_FS_TYPE_DIR);
     assert_ok(fm_fs_mkdir(fs, "to_dir/a/b", FM_FS_PARENTS));
     assert_ok(fm_fs_stat(fs, "dir/a/b", &info));
     assert_ok(fm_fs_write_all(fs, "to_dir/a/new", "new", 3, 0));
@@ -190,10 +190,10 @@ static void act_on_links_themselves(int have_openat2)
     assert_ok(fm_fs_list_open(fs, "dir", &list));
     assert_ok(fm_fs_list_next(list, &entry));
     assert_string_equal(entry->name, "file");
-    assert_int_equal(entry->type, FM_FS_FILE);
+    assert_int_equal(entry->type, FM_FS_TYPE_FILE);
     assert_ok(fm_fs_list_next(list, &entry));
     assert_string_equal(entry->name, "self");
-    assert_int_equal(entry->type, FM_FS_LINK);
+    assert_int_equal(entry->type, FM_FS_TYPE_LINK);
     fm_fs_list_close(list);
     fm_fs_close(fs);
 }

@@ -200,8 +200,9 @@ static void assert_latest(fm_fs *fs, const char *folder)
 }
 
 /*
- * The power is cut at every operation of: begin, write and publish version 2, then prune to one. Version 1 was there.
- * Afterwards there is a complete newest version, version 2 if its publishing had returned; and the next run goes on.
+ * The power is cut at every operation of: begin, write and publish version 2, then prune to one. Version 1
+ * was there. Afterwards there is a complete newest version, version 2 if its publishing had returned; and
+ * the next run goes on.
  */
 static void cut_at(fm_gen *gen, size_t operation, size_t *out_operations)
 {
@@ -244,7 +245,8 @@ static void power_cuts_leave_complete_versions(void **state)
     fm_gen_property(15, any_cut);
 }
 
-// A run is killed at any operation of publishing version 2; the next run prunes to what it finds; then the power is cut.
+// A run is killed at any operation of publishing version 2; the next run prunes to what it finds; then the
+// power is cut.
 static void kill_and_cut(fm_gen *gen)
 {
     fm_status published = FM_ERR_IO;
@@ -294,7 +296,7 @@ static void a_bare_rename_is_not_enough(void **state)
     assert_true(incomplete > 5);
 }
 
-// A process that saves one version after the other is killed at any moment; the next one goes on where it was.
+// A process that saves one version after the other is killed at any moment; the next one goes on.
 static void save_for_ever(fm_fs *fs)
 {
     uint64_t step = 0;

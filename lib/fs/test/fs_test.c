@@ -126,7 +126,7 @@ static void missing_parents_are_made(void **state)
     assert_ok(fm_fs_mkdir(fs, "a/b/c", FM_FS_PARENTS));
     assert_ok(fm_fs_mkdir(fs, "a/b/c", FM_FS_PARENTS));
     assert_ok(fm_fs_stat(fs, "a/b/c", &info));
-    assert_int_equal(info.type, FM_FS_DIR);
+    assert_int_equal(info.type, FM_FS_TYPE_DIR);
     assert_ok(fm_fs_write_all(fs, "a/file", "x", 1, FM_FS_NO_SYNC));
     assert_fails(fm_fs_mkdir(fs, "a/file", FM_FS_PARENTS), FM_ERR_EXISTS, "not a directory");
     assert_fails(fm_fs_mkdir(fs, "a/file/b", FM_FS_PARENTS), FM_ERR_FS_NOT_DIR, "a/file/b");
@@ -158,7 +158,7 @@ static void info_tells_times_and_identity(void **state)
     assert_ok(fm_fs_stat(fs, "a", &by_file));
     assert_int_not_equal(by_name.id, by_file.id);
     assert_ok(fm_fs_stat(fs, ".", &by_file));
-    assert_int_equal(by_file.type, FM_FS_DIR);
+    assert_int_equal(by_file.type, FM_FS_TYPE_DIR);
     assert_int_equal(by_file.size, 0);
     fm_fs_close(fs);
 }

@@ -116,8 +116,8 @@ static void the_first_failure_is_reported(void **state)
 }
 
 /*
- * A power cut at every operation of replacing a file: the file has the old content or the new, never anything else; and
- * the new for certain once the call has returned.
+ * A power cut at every operation of replacing a file: the file has the old content or the new, never
+ * anything else; and the new for certain once the call has returned.
  */
 static const char old_text[] = "the old content";
 static const char new_text[] = "the new content, which is longer";

@@ -171,7 +171,7 @@ static fm_status look_up(struct mem_fs *mem, const char *path, struct node **out
     struct node *node = mem->root;
     snprintf(copy, sizeof copy, "%s", path);
     for (char *name = strtok_r(copy, "/", &save); name; name = strtok_r(NULL, "/", &save)) {
-        if (node->type != FM_FS_DIR)
+        if (node->type != FM_FS_TYPE_DIR)
             return fails(FM_ERR_FS_NOT_DIR, path);
         struct entry *entry = find(&node->names, name);
         if (!entry)
@@ -186,7 +186,7 @@ static fm_status look_up_dir(struct mem_fs *mem, const char *path, struct node *
 {
     struct node *node = NULL;
     FM_TRY(look_up(mem, path, &node));
-    if (node->type != FM_FS_DIR)
+    if (node->type != FM_FS_TYPE_DIR)
         return fails(FM_ERR_FS_NOT_DIR, path);
     *out_dir = node;
     return FM_OK;
@@ -238,7 +238,7 @@ static fm_status mem_mkdir(fm_fs *fs, const char *path)
     if (find(&parent->names, fm_fs_path_leaf(path)))
         return fails(FM_ERR_EXISTS, path);
     change_names(parent,
-                 (struct change){.come = make_entry(fm_fs_path_leaf(path), new_node(mem, FM_FS_DIR))});
+                 (struct change){.come = make_entry(fm_fs_path_leaf(path), new_node(mem, FM_FS_TYPE_DIR))});
     return FM_OK;
 }
 
@@ -252,9 +252,9 @@ static fm_status remove_name(fm_fs *fs, const char *path, enum removal removal)
     struct entry *entry = find(&parent->names, fm_fs_path_leaf(path));
     if (!entry)
         return fails(FM_ERR_NOT_FOUND, path);
-    if (removal == REMOVE_FILE && entry->node->type == FM_FS_DIR)
+    if (removal == REMOVE_FILE && entry->node->type == FM_FS_TYPE_DIR)
         return fails(FM_ERR_FS_IS_DIR, path);
-    if (removal == REMOVE_EMPTY_DIR && entry->node->type != FM_FS_DIR)
+    if (removal == REMOVE_EMPTY_DIR && entry->node->type != FM_FS_TYPE_DIR)
         return fails(FM_ERR_FS_NOT_DIR, path);
     if (removal == REMOVE_EMPTY_DIR && entry->node->names.count > 0)
         return fails(FM_ERR_FS_NOT_EMPTY, path);
@@ -305,11 +305,11 @@ static fm_status mem_rename(fm_fs *fs, const char *from, const char *to, unsigne
     struct node *node = old_entry->node;
     if (target && target->node == node)
         return FM_OK;
-    if (target && node->type == FM_FS_DIR && target->node->type != FM_FS_DIR)
+    if (target && node->type == FM_FS_TYPE_DIR && target->node->type != FM_FS_TYPE_DIR)
         return fails(FM_ERR_FS_NOT_DIR, to);
-    if (target && node->type != FM_FS_DIR && target->node->type == FM_FS_DIR)
+    if (target && node->type != FM_FS_TYPE_DIR && target->node->type == FM_FS_TYPE_DIR)
         return fails(FM_ERR_FS_IS_DIR, to);
-    if (target && target->node->type == FM_FS_DIR && target->node->names.count > 0)
+    if (target && target->node->type == FM_FS_TYPE_DIR && target->node->names.count > 0)
         return fails(FM_ERR_FS_NOT_EMPTY, to);
     struct change gone = {.gone = *old_entry};
     struct change come = {.come = make_entry(fm_fs_path_leaf(to), node)};
@@ -382,8 +382,8 @@ static fm_status mem_file_open(fm_fs *fs, const char *path, unsigned flags, fm_f
         return fails(FM_ERR_EXISTS, path);
     if (!entry && !(flags & FM_FS_CREATE))
         return fails(FM_ERR_NOT_FOUND, path);
-    struct node *node = entry ? entry->node : new_node(mem, FM_FS_FILE);
-    if (node->type == FM_FS_DIR)
+    struct node *node = entry ? entry->node : new_node(mem, FM_FS_TYPE_FILE);
+    if (node->type == FM_FS_TYPE_DIR)
         return fails(FM_ERR_FS_IS_DIR, path);
     if (!entry)
         change_names(parent, (struct change){.come = make_entry(fm_fs_path_leaf(path), node)});
@@ -476,7 +476,7 @@ fm_fs *fm_fs_mem_new(void)
 {
     struct mem_fs *mem = must(calloc(1, sizeof *mem));
     mem->base.ops = &mem_ops;
-    mem->root = new_node(mem, FM_FS_DIR);
+    mem->root = new_node(mem, FM_FS_TYPE_DIR);
     return &mem->base;
 }
 
@@ -535,7 +535,7 @@ void fm_fs_mem_power_cut(fm_fs *fs, fm_gen *gen)
 {
     struct mem_fs *mem = (struct mem_fs *)fs;
     for (struct node *node = mem->nodes; node; node = node->next) {
-        if (node->type == FM_FS_DIR)
+        if (node->type == FM_FS_TYPE_DIR)
             cut_dir(node, gen);
         else
             cut_file(node, gen);

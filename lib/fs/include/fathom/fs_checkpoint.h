@@ -10,7 +10,7 @@
  *
  *     publisher:  fm_fs_checkpoint_begin(fs, "ckpt", 1000);             // makes the staging directory
  *     (barrier)
- *     everyone:   fm_fs_checkpoint_staging_path("ckpt", 1000, path);    // and writes files below it, by any means
+ *     everyone:   fm_fs_checkpoint_staging_path("ckpt", 1000, path);    // files go below it
  *     (barrier)
  *     publisher:  fm_fs_checkpoint_publish(fs, "ckpt", 1000);
  *                 fm_fs_checkpoint_prune(fs, "ckpt", 3);                // keeps the newest three
@@ -20,13 +20,15 @@
  *     fm_fs_checkpoint_find(fs, "ckpt", UINT64_MAX, &step);             // the newest complete version
  *     fm_fs_checkpoint_path("ckpt", step, path);
  *
- * The commit point is the rename of the staging directory, done when all below it is durable. So a version is complete exactly
- * when it bears its final name, and nothing else is needed to resume. `latest` is for people and other programs; this
- * library writes it after the commit and never reads it, so after a crash in between it may be one version behind.
+ * The commit point is the rename of the staging directory, done when all below it is durable. So a version
+ * is complete exactly when it bears its final name, and nothing else is needed to resume. `latest` is for
+ * people and other programs; this library writes it after the commit and never reads it, so after a crash
+ * in between it may be one version behind.
  *
- * Writers need not sync: publishing syncs every file and directory below staging. One group of writers at a time works
- * on a folder; begin, publish and prune are its publisher's. Any number of readers may find and read meanwhile; a version that
- * is being read must not be pruned (see "Removal" in fs.h). Errors are those of fs.h and what is said here.
+ * Writers need not sync: publishing syncs every file and directory below staging. One group of writers at a
+ * time works on a folder; begin, publish and prune are its publisher's. Any number of readers may find and
+ * read meanwhile; a version that is being read must not be pruned (see "Removal" in fs.h). Errors are those
+ * of fs.h and what is said here.
  */
 #ifndef FATHOM_FS_CHECKPOINT_H
 #define FATHOM_FS_CHECKPOINT_H
@@ -37,24 +39,28 @@
 extern "C" {
 #endif
 
-/** Begins version `step`: makes `folder` with its parents, removes what unfinished versions and temporary files an earlier
- *  run left in it, and makes an empty staging directory. FM_ERR_EXISTS: the version is published already. */
+/** Begins version `step`: makes `folder` with its parents, removes what unfinished versions and temporary
+ *  files an earlier run left in it, and makes an empty staging directory. FM_ERR_EXISTS: the version is
+ *  published already. */
 FM_API FM_MUST_USE fm_status fm_fs_checkpoint_begin(fm_fs *fs, const char *folder, uint64_t step);
 
-/** Where to write version `step`. `out_path` has room for FM_FS_PATH_MAX + 1 bytes. */
-FM_API FM_MUST_USE fm_status fm_fs_checkpoint_staging_path(const char *folder, uint64_t step, char *out_path);
+/** Where to write version `step`. */
+FM_API FM_MUST_USE fm_status fm_fs_checkpoint_staging_path(const char *folder, uint64_t step,
+                                                           char out_path[FM_FS_PATH_MAX + 1]);
 /** Where version `step` lies once it is published. */
-FM_API FM_MUST_USE fm_status fm_fs_checkpoint_path(const char *folder, uint64_t step, char *out_path);
+FM_API FM_MUST_USE fm_status fm_fs_checkpoint_path(const char *folder, uint64_t step,
+                                                   char out_path[FM_FS_PATH_MAX + 1]);
 
 /**
- * Publishes version `step`: syncs all below its staging directory, renames it to its final name, syncs `folder`, writes
- * `latest`. No writer may be at work any more. FM_ERR_NOT_FOUND: not begun. FM_ERR_STATE: staging holds no file, or
- * something other than files and directories. After any other failure call it again: it takes up what is left to do, and
- * for a version that is published already it does no harm.
+ * Publishes version `step`: syncs all below its staging directory, renames it to its final name, syncs
+ * `folder`, writes `latest`. No writer may be at work any more. FM_ERR_NOT_FOUND: not begun. FM_ERR_STATE:
+ * staging holds no file, or something other than files and directories. After any other failure call it
+ * again: it takes up what is left to do, and for a version that is published already it does no harm.
  */
 FM_API FM_MUST_USE fm_status fm_fs_checkpoint_publish(fm_fs *fs, const char *folder, uint64_t step);
 
-/** The newest published version that is not above `at_most` (UINT64_MAX: the newest of all). FM_ERR_NOT_FOUND: none. */
+/** The newest published version that is not above `at_most` (UINT64_MAX: the newest of all).
+ *  FM_ERR_NOT_FOUND: none. */
 FM_API FM_MUST_USE fm_status fm_fs_checkpoint_find(fm_fs *fs, const char *folder, uint64_t at_most,
                                                    uint64_t *out_step);
 

@@ -3,19 +3,21 @@
  * Datasets: a fixed list of files, opened once, then read at random, many ranges at a time.
  *
  *     fm_fs_dataset *data;
- *     FM_TRY(fm_fs_manifest_write(fs, "corpus/train.manifest", names, count));    // once, after the files are written
- *     FM_TRY(fm_fs_dataset_open(fs, "corpus/train.manifest", 64, &data));         // then in every reader
+ *     FM_TRY(fm_fs_manifest_write(fs, "corpus/train.manifest", names, count));   // once
+ *     FM_TRY(fm_fs_dataset_open(fs, "corpus/train.manifest", 64, &data));        // in every reader
  *     fm_fs_range ranges[32] = {{.file = 3, .offset = 8192, .length = 4096, .buffer = sample}, ...};
  *     FM_TRY(fm_fs_dataset_read(data, ranges, 32));
  *     fm_fs_dataset_close(data);
  *
- * The manifest names files in the directory that it lies in, or below, and gives their sizes. The number of a file is its
- * place in the manifest, so a sample is (file, offset, length) for everyone who reads the same manifest. A dataset must not
- * change after its manifest was written; a file whose size has changed is an error. The whole directory can be moved or copied.
+ * The manifest names files in the directory that it lies in, or below, and gives their sizes. The number of
+ * a file is its place in the manifest, so a sample is (file, offset, length) for everyone who reads the
+ * same manifest. A dataset must not change after its manifest was written; a file whose size has changed is
+ * an error. The whole directory can be moved or copied.
  *
- * Files are opened at their first read and stay open; at most 256, or the depth if that is more, are open at once, and
- * the one opened first makes room. A dataset belongs to one thread at a time, like its queue: readers open one each. Errors
- * are those of fs.h and what is said here.
+ * Files are opened at their first read and stay open; at most 256, or the depth if that is more, are open
+ * at once, and the one opened first makes room: datasets of many more files pay an open for most reads. A
+ * dataset belongs to one thread at a time, like its queue: readers open one each. Errors are those of fs.h
+ * and what is said here.
  */
 #ifndef FATHOM_FS_DATASET_H
 #define FATHOM_FS_DATASET_H
@@ -29,14 +31,16 @@ extern "C" {
 typedef struct fm_fs_dataset fm_fs_dataset;
 
 /**
- * Writes a manifest of `count` files (at least 1), atomically and durably. `names` are relative to the directory of
- * `manifest`, in the order of their numbers. FM_ERR_NOT_FOUND, FM_ERR_FS_IS_DIR: one is not a file.
+ * Writes a manifest of `count` files (at least 1), atomically and durably. `names` are relative to the
+ * directory of `manifest`, in the order of their numbers. FM_ERR_NOT_FOUND, FM_ERR_FS_IS_DIR: one is not a
+ * file.
  */
 FM_API FM_MUST_USE fm_status fm_fs_manifest_write(fm_fs *fs, const char *manifest, const char *const *names,
                                                   size_t count);
 
-/** Opens the dataset of a manifest; up to `depth` (1 to 4096) reads are in flight at once. FM_ERR_FORMAT: not a manifest,
- *  cut short or damaged; FM_ERR_VERSION: written by a newer library; FM_ERR_LIMIT: larger than 1 GiB. */
+/** Opens the dataset of a manifest; up to `depth` (1 to 4096) reads are in flight at once. FM_ERR_FORMAT:
+ *  not a manifest, cut short or damaged; FM_ERR_VERSION: written by a newer library; FM_ERR_LIMIT: larger
+ *  than 1 GiB. */
 FM_API FM_MUST_USE fm_status fm_fs_dataset_open(fm_fs *fs, const char *manifest, unsigned depth,
                                                 fm_fs_dataset **out_dataset);
 /** Closes it with its files; NULL is allowed. */
@@ -58,9 +62,9 @@ typedef struct fm_fs_range {
 } fm_fs_range;
 
 /**
- * Reads all ranges, in no particular order, and returns when all are there. FM_ERR_ARG: a range goes beyond its file (the
- * message gives its index; nothing is read). FM_ERR_STATE: a file is not as long as the manifest says. After a failure
- * the buffers hold anything.
+ * Reads all ranges, in no particular order, and returns when all are there. FM_ERR_ARG: a range goes beyond
+ * its file (the message gives its index; nothing is read). FM_ERR_STATE: a file is not as long as the
+ * manifest says. After a failure the buffers hold anything.
  */
 FM_API FM_MUST_USE fm_status fm_fs_dataset_read(fm_fs_dataset *dataset, const fm_fs_range *ranges,
                                                 size_t count);
