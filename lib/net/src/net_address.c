@@ -98,9 +98,9 @@ static fm_status resolve_tcp(const fm_net_address *parsed, int listening, struct
                                  gai_strerror(error));
     // "localhost" is two addresses on most machines: who listens and who connects must choose the same one.
     const struct addrinfo *chosen = found;
-    while (chosen && chosen->ai_family != AF_INET)
+    while (chosen->ai_family != AF_INET && chosen->ai_next)
         chosen = chosen->ai_next;
-    if (!chosen)
+    if (chosen->ai_family != AF_INET)
         chosen = found;
     out_address->size = chosen->ai_addrlen;
     memcpy(&out_address->storage, chosen->ai_addr, chosen->ai_addrlen);
@@ -110,7 +110,7 @@ static fm_status resolve_tcp(const fm_net_address *parsed, int listening, struct
 
 fm_status fm_net_address_resolve(const char *text, int listening, struct net_sockaddr *out_address)
 {
-    fm_net_address parsed;
+    fm_net_address parsed = {0};
     FM_TRY(fm_net_address_parse(text, &parsed));
     struct net_sockaddr address = {0};
     if (parsed.family == FM_NET_TCP) {

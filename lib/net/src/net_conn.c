@@ -58,7 +58,8 @@ static fm_status send_call(struct net_call *call, const fm_net_body *body)
     };
     if (call->timeout_ns != FM_NET_FOREVER) {
         // What is left of it, when it had to wait.
-        int64_t left = call->held ? call->timer.due_ns - fm_net_loop_now_ns(conn->loop) : call->timeout_ns;
+        int64_t left = net_link_listed(&call->link) ? call->timer.due_ns - fm_net_loop_now_ns(conn->loop)
+                                                    : call->timeout_ns;
         head.timeout_ns = left > 0 ? left : 1;
     }
     FM_TRY(conn->loop->transport->call(conn->ep, &head, body->payload, body->payload_count,
@@ -80,8 +81,6 @@ static void pump(fm_net_conn *conn)
         }
         net_link_remove(&call->link);
         conn->waiting_count--;
-        fm_base_mem_free(call->held);
-        call->held = NULL;
     }
 }
 

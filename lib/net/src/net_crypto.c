@@ -19,18 +19,25 @@ fm_status fm_net_crypto_random(void *out_bytes, size_t size)
     return FM_OK;
 }
 
+// OpenSSL asks for mutable pointers in parameters that it only reads.
+static void *readable(const void *bytes)
+{
+    void *same;
+    memcpy(&same, &bytes, sizeof same);
+    return same;
+}
+
 static OSSL_PARAM text_param(const char *name, const char *text)
 {
-    // OpenSSL asks for a mutable pointer and only reads it.
-    return OSSL_PARAM_construct_utf8_string(name, (char *)(uintptr_t)text, 0);
+    return OSSL_PARAM_construct_utf8_string(name, readable(text), 0);
 }
 
 static OSSL_PARAM bytes_param(const char *name, const void *bytes, size_t size)
 {
-    return OSSL_PARAM_construct_octet_string(name, (void *)(uintptr_t)bytes, size);
+    return OSSL_PARAM_construct_octet_string(name, readable(bytes), size);
 }
 
-fm_status fm_net_crypto_hmac(const uint8_t key[NET_HASH_BYTES], const struct iovec *pieces, size_t count,
+fm_status fm_net_crypto_hmac(const uint8_t key[NET_HASH_BYTES], const struct net_bytes *pieces, size_t count,
                              uint8_t out_mac[NET_HASH_BYTES])
 {
     EVP_MAC *hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
@@ -39,7 +46,7 @@ fm_status fm_net_crypto_hmac(const uint8_t key[NET_HASH_BYTES], const struct iov
     size_t size;
     int ok = context && EVP_MAC_init(context, key, NET_HASH_BYTES, params) == 1;
     for (size_t i = 0; ok && i < count; i++)
-        ok = EVP_MAC_update(context, pieces[i].iov_base, pieces[i].iov_len) == 1;
+        ok = EVP_MAC_update(context, pieces[i].at, pieces[i].size) == 1;
     ok = ok && EVP_MAC_final(context, out_mac, &size, NET_HASH_BYTES) == 1;
     EVP_MAC_CTX_free(context);
     EVP_MAC_free(hmac);

@@ -4,7 +4,6 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/uio.h>
 
 #include "fathom/status.h"
 
@@ -18,8 +17,13 @@ enum {
 
 // Random bytes from the operating system. FM_ERR_IO.
 FM_MUST_USE fm_status fm_net_crypto_random(void *out_bytes, size_t size);
+struct net_bytes {
+    const void *at;
+    size_t size;
+};
+
 // HMAC-SHA256 over the concatenated pieces. FM_ERR_NOMEM.
-FM_MUST_USE fm_status fm_net_crypto_hmac(const uint8_t key[NET_HASH_BYTES], const struct iovec *pieces,
+FM_MUST_USE fm_status fm_net_crypto_hmac(const uint8_t key[NET_HASH_BYTES], const struct net_bytes *pieces,
                                          size_t count, uint8_t out_mac[NET_HASH_BYTES]);
 // HKDF-SHA256 (RFC 5869), extract and expand. FM_ERR_NOMEM.
 FM_MUST_USE fm_status fm_net_crypto_hkdf(const uint8_t secret[NET_HASH_BYTES], const void *salt,

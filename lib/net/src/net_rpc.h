@@ -81,7 +81,7 @@ struct net_call {
     size_t reply_bytes;
     void (*done)(void *context, const fm_net_reply *reply);
     void *context;
-    struct net_held *held; // while it waits
+    struct net_held *held; // when it had to wait; freed with it
 };
 
 struct net_request {

@@ -97,9 +97,9 @@ static fm_status prove(const struct net_shake *shake, int by_caller, const uint8
     FM_TRY(fm_net_crypto_hkdf(shake->key.secret, shake->key.cluster_id, sizeof shake->key.cluster_id,
                               "fathom net: handshake", key, sizeof key));
     const char *label = by_caller ? caller_label : service_label;
-    const struct iovec pieces[] = {
-        {(void *)(uintptr_t)label, strlen(label)},
-        {(void *)(uintptr_t)shake->messages, (size_t)shake->count * NET_SHAKE_BYTES},
+    const struct net_bytes pieces[] = {
+        {label, strlen(label)},
+        {shake->messages, (size_t)shake->count * NET_SHAKE_BYTES},
         {bare, sizeof bare},
     };
     fm_status status = fm_net_crypto_hmac(key, pieces, 3, out_proof);

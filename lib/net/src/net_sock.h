@@ -172,7 +172,7 @@ int64_t fm_net_sock_acceptors_resume(fm_net_worker *worker);
 FM_MUST_USE fm_status fm_net_sock_connect(fm_net_worker *worker, const char *address,
                                           const fm_net_security *security, void *ep_cookie,
                                           fm_net_ep **out_ep);
-// Takes the descriptor, also on failure.
+// Takes the descriptor in any case.
 void fm_net_sock_ep_accept(fm_net_acceptor *acceptor, int fd, const struct net_sockaddr *from);
 void fm_net_sock_ep_ready(fm_net_ep *ep, uint32_t events);
 // Begins the end; this thread's message goes along as the reason.

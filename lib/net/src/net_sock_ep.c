@@ -36,6 +36,8 @@ static void tune_tcp(int fd, int64_t stall_timeout_ns)
 
 static void ep_free(fm_net_ep *ep)
 {
+    if (!ep)
+        return;
     if (ep->shake)
         fm_net_shake_clear(ep->shake);
     fm_base_mem_free(ep->shake);
@@ -47,16 +49,15 @@ static void ep_free(fm_net_ep *ep)
     fm_base_mem_free(ep);
 }
 
-// A new endpoint on a socket, which it owns from here on.
-static fm_status ep_new(fm_net_worker *worker, int fd, int caller, int tcp, uint32_t interest,
-                        fm_net_ep **out_ep)
+// A new endpoint on a socket that is not its own yet; NULL when there is no memory.
+static fm_net_ep *ep_new(fm_net_worker *worker, int fd, int caller)
 {
     fm_net_ep *ep = fm_base_mem_zalloc(1, sizeof *ep);
     struct net_shake *shake = fm_base_mem_zalloc(1, sizeof *shake);
     if (!ep || !shake) {
         fm_base_mem_free(ep);
         fm_base_mem_free(shake);
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a connection");
+        return NULL;
     }
     ep->kind = NET_POLL_EP;
     ep->fd = fd;
@@ -64,27 +65,15 @@ static fm_status ep_new(fm_net_worker *worker, int fd, int caller, int tcp, uint
     ep->caller = caller;
     ep->shake = shake;
     ep->sends_end = &ep->sends;
-    ep->interest = interest;
-    ep->moved_ns = fm_net_sock_now_ns();
     ep->stage.limits = (struct net_frame_limits){
         .kind = caller ? NET_REPLY : NET_REQUEST,
         .args_bytes_max = worker->limits.args_bytes_max,
         .payload_bytes_max = caller ? NET_PAYLOAD_BYTES_LIMIT : worker->limits.payload_bytes_max,
     };
-    if (tcp)
-        tune_tcp(fd, worker->limits.stall_timeout_ns);
-    fm_status status = fm_net_sock_poll_add(worker, fd, interest, ep);
-    if (status < 0) {
-        ep_free(ep);
-        return status;
-    }
-    net_list_append(&worker->eps, &ep->all);
-    net_list_append(&worker->handshakes, &ep->timed);
-    *out_ep = ep;
-    return FM_OK;
+    return ep;
 }
 
-static struct net_shake_offer offer_of(const fm_net_ep *ep)
+static fm_status begin_shake(fm_net_ep *ep, const fm_net_security *security)
 {
     const fm_net_limits *limits = &ep->worker->limits;
     struct net_shake_offer offer = {.args_bytes_max = limits->args_bytes_max};
@@ -92,21 +81,31 @@ static struct net_shake_offer offer_of(const fm_net_ep *ep)
         offer.window = limits->window;
         offer.payload_bytes_max = limits->payload_bytes_max;
     }
-    return offer;
-}
-
-static fm_status begin_shake(fm_net_ep *ep, const fm_net_security *security, uint8_t *out_message)
-{
     uint8_t nonce[NET_NONCE_BYTES];
     FM_TRY(fm_net_crypto_random(nonce, sizeof nonce));
-    struct net_shake_offer offer = offer_of(ep);
-    return fm_net_shake_begin(ep->shake, ep->caller, security, &offer, nonce, out_message);
+    uint8_t hello[NET_SHAKE_BYTES]; // the state has it as well, and it is sent from there
+    return fm_net_shake_begin(ep->shake, ep->caller, security, &offer, nonce, hello);
+}
+
+// From here on the worker looks after it, and the socket is its own.
+static fm_status ep_begin(fm_net_ep *ep, const fm_net_security *security, uint32_t interest, int tcp)
+{
+    fm_net_worker *worker = ep->worker;
+    FM_TRY(begin_shake(ep, security));
+    if (tcp)
+        tune_tcp(ep->fd, worker->limits.stall_timeout_ns);
+    ep->interest = interest;
+    FM_TRY(fm_net_sock_poll_add(worker, ep->fd, interest, ep));
+    ep->moved_ns = fm_net_sock_now_ns();
+    net_list_append(&worker->eps, &ep->all);
+    net_list_append(&worker->handshakes, &ep->timed);
+    return FM_OK;
 }
 
 fm_status fm_net_sock_connect(fm_net_worker *worker, const char *address, const fm_net_security *security,
                               void *ep_cookie, fm_net_ep **out_ep)
 {
-    struct net_sockaddr to;
+    struct net_sockaddr to = {0};
     FM_TRY(fm_net_address_resolve(address, 0, &to));
     int family = to.storage.ss_family;
     if (security->mode == FM_NET_SAME_USER && family != AF_UNIX)
@@ -115,12 +114,14 @@ fm_status fm_net_sock_connect(fm_net_worker *worker, const char *address, const 
     int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return fm_base_error_set_errno(FM_ERR_LIMIT, errno, "no socket to connect to %s", address);
-    fm_net_ep *ep;
-    // A socket that is not connecting yet reports EPOLLHUP, so it is asked about only after connect().
+    // Before epoll hears of it: a socket that is not connecting yet would be reported as hung up.
     int error =
         connect(fd, (const struct sockaddr *)&to.storage, to.size) == 0 || errno == EINPROGRESS ? 0 : errno;
-    fm_status status = ep_new(worker, fd, 1, family != AF_UNIX, EPOLLOUT, &ep);
+    fm_net_ep *ep = ep_new(worker, fd, 1);
+    fm_status status = ep ? ep_begin(ep, security, EPOLLOUT, family != AF_UNIX)
+                          : fm_base_error_set(FM_ERR_NOMEM, "no memory for a connection");
     if (status < 0) {
+        ep_free(ep);
         close(fd);
         return status;
     }
@@ -128,19 +129,9 @@ fm_status fm_net_sock_connect(fm_net_worker *worker, const char *address, const 
     ep->has_owner = 1;
     ep->cookie = ep_cookie;
     snprintf(ep->name, sizeof ep->name, "%s", address);
-    uint8_t hello[NET_SHAKE_BYTES]; // kept with the state as well, and sent from there
-    status = begin_shake(ep, security, hello);
-    if (status < 0) {
-        net_link_remove(&ep->all);
-        net_link_remove(&ep->timed);
-        close(fd);
-        ep_free(ep);
-        return status;
-    }
     if (error) {
-        fm_status why =
-            error == ECONNREFUSED || error == ENOENT || error == EAGAIN ? FM_ERR_NET_REFUSED : FM_ERR_IO;
-        fm_net_sock_ep_fail(ep, fm_base_error_set_errno(why, error, "connecting to %s", address));
+        status = error == ECONNREFUSED || error == ENOENT || error == EAGAIN ? FM_ERR_NET_REFUSED : FM_ERR_IO;
+        fm_net_sock_ep_fail(ep, fm_base_error_set_errno(status, error, "connecting to %s", address));
     }
     *out_ep = ep;
     return FM_OK;
@@ -207,9 +198,10 @@ void fm_net_sock_ep_accept(fm_net_acceptor *acceptor, int fd, const struct net_s
         refuse_full(fd);
         return;
     }
-    fm_net_ep *ep;
-    if (ep_new(worker, fd, 0, from->storage.ss_family != AF_UNIX, EPOLLIN, &ep) < 0) {
-        close(fd); // no memory for it: as if it had not come
+    fm_net_ep *ep = ep_new(worker, fd, 0);
+    if (!ep || ep_begin(ep, &acceptor->security, EPOLLIN, from->storage.ss_family != AF_UNIX) < 0) {
+        ep_free(ep);
+        close(fd); // as if it had not come
         return;
     }
     ep->state = NET_EP_SHAKING;
@@ -217,10 +209,7 @@ void fm_net_sock_ep_accept(fm_net_acceptor *acceptor, int fd, const struct net_s
     worker->connections++;
     worker->strangers++;
     name_peer(ep, acceptor, from);
-    uint8_t none[NET_SHAKE_BYTES];
-    fm_status status = begin_shake(ep, &acceptor->security, none);
-    if (status == FM_OK && acceptor->security.mode == FM_NET_SAME_USER)
-        status = check_user(ep);
+    fm_status status = acceptor->security.mode == FM_NET_SAME_USER ? check_user(ep) : FM_OK;
     if (status < 0)
         fm_net_sock_ep_fail(ep, status);
 }

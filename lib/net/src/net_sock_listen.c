@@ -119,7 +119,7 @@ static void remove_socket_file(const fm_net_acceptor *acceptor)
 fm_status fm_net_sock_listen(fm_net_worker *worker, const char *address, const fm_net_security *security,
                              int shared_port, void *acceptor_cookie, fm_net_acceptor **out_acceptor)
 {
-    struct net_sockaddr at;
+    struct net_sockaddr at = {0};
     FM_TRY(fm_net_address_resolve(address, 1, &at));
     if (security->mode == FM_NET_KEYED && !security->key)
         return fm_base_error_set(

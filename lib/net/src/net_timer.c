@@ -40,7 +40,7 @@ fm_status fm_net_timers_set(struct net_timers *timers, fm_net_timer *timer, int6
 {
     if (!timer->place && timers->count == timers->room) {
         size_t room = timers->room ? 2 * timers->room : 64;
-        fm_net_timer **heap = fm_base_mem_realloc(timers->heap, room, sizeof *heap);
+        fm_net_timer **heap = fm_base_mem_realloc(timers->heap, room, sizeof(void *));
         if (!heap)
             return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu timers", room);
         timers->heap = heap;

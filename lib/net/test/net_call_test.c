@@ -256,11 +256,11 @@ enum { CALLS = 60 };
 
 struct echo {
     struct rig *rig;
-    int count;
     size_t args_bytes, payload_bytes;
     uint8_t args[300];
     uint8_t payload[20000];
     uint8_t back[20000];
+    int count;
 };
 
 static void echoed(void *context, const fm_net_reply *reply)

@@ -56,9 +56,8 @@ static void hmac_and_hkdf(void **state)
                                         0xcf, 0xeb, 0x81, 0xd4, 0x49, 0x62, 0x59, 0xe7, 0x07};
     uint8_t key[NET_HASH_BYTES];
     uint8_t out[36];
-    char copy[] = "The quick brown fox jumps over the lazy dog";
     count_up(key, sizeof key);
-    const struct iovec pieces[] = {{copy, 10}, {copy + 10, 0}, {copy + 10, sizeof copy - 11}};
+    const struct net_bytes pieces[] = {{text, 10}, {text + 10, 0}, {text + 10, sizeof text - 11}};
     assert_ok(fm_net_crypto_hmac(key, pieces, 3, out));
     assert_memory_equal(out, mac, sizeof mac);
     assert_ok(fm_net_crypto_hkdf(key, "salt", 4, "info", out, sizeof out));

@@ -52,9 +52,9 @@ static void keys_that_others_may_read_are_refused(void **state)
     assert_ok(fm_net_key_read(path, &out));
     if (geteuid() == 0) {
         assert_int_equal(chown(path, 12345, 12345), 0);
-        seteuid(54321);
+        assert_int_equal(seteuid(54321), 0);
         fm_status status = fm_net_key_read(path, &out);
-        seteuid(0);
+        assert_int_equal(seteuid(0), 0);
         assert_true(status == FM_ERR_PERM || status == FM_ERR_IO);
     }
 }

@@ -10,7 +10,7 @@ const fm_net_key net_test_key = {{7, 7, 7}, {1, 2, 3, 4, 5}};
 const fm_net_security net_keyed = {FM_NET_KEYED, &net_test_key};
 const fm_net_security net_same_user = {FM_NET_SAME_USER, NULL};
 
-const uint8_t *net_pattern(void)
+uint8_t *net_pattern(void)
 {
     static uint8_t bytes[NET_PATTERN_BYTES];
     static int filled;
@@ -73,7 +73,7 @@ static void serve(void *context, fm_net_request *request)
     if (request->payload_bytes)
         fm_base_mem_free(request->user);
     // Half of the slices go out in two pieces.
-    uint8_t *from = (uint8_t *)(uintptr_t)(net_pattern() + slice.at);
+    uint8_t *from = net_pattern() + slice.at;
     size_t cut = slice.at % 2 ? slice.size / 3 : slice.size;
     const struct iovec payload[] = {{from, cut}, {from + cut, slice.size - cut}};
     const fm_net_answer answer = {
@@ -177,7 +177,7 @@ fm_status net_client_call(struct net_client *client, struct net_outcome *outcome
     *outcome = (struct net_outcome){.method = method, .slice = {at, size}};
     if (!client->conn)
         return fm_base_error_set(FM_ERR_NET_CLOSED, "down already");
-    const struct iovec payload = {(uint8_t *)(uintptr_t)(net_pattern() + at), size};
+    const struct iovec payload = {net_pattern() + at, size};
     fm_net_call call = {
         .method = method,
         .body = {.args = &outcome->slice, .args_bytes = sizeof outcome->slice},

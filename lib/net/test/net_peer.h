@@ -10,7 +10,8 @@
 enum { NET_PATTERN_BYTES = 8 << 20 };
 
 // The same random bytes in every process of a test: replies are slices of them, requests are checked against them.
-const uint8_t *net_pattern(void);
+// Nobody writes to them.
+uint8_t *net_pattern(void);
 
 // One cluster key for all.
 extern const fm_net_key net_test_key;

@@ -139,7 +139,7 @@ static void a_checksum_that_is_known_is_believed_and_checked(void **state)
     net_client_connect(&client, loop, fm_net_listener_address(listener), &net_keyed);
     struct echo echo = {0};
     const struct net_slice slice = {100, 1000};
-    const struct iovec payload = {(uint8_t *)(uintptr_t)(net_pattern() + 100), 1000};
+    const struct iovec payload = {net_pattern() + 100, 1000};
     uint32_t crc = fm_base_crc32c(0, net_pattern() + 100, 1000);
     const fm_net_call call = {.method = NET_WRITE,
                               .body = {&slice, sizeof slice, &payload, 1, &crc},
@@ -567,9 +567,9 @@ static void refused_allocations_leave_nothing(void **state)
 {
     (void)state;
     int fds = net_count_fds();
-    const fm_net_security *modes[] = {&net_keyed, &net_same_user};
+    fm_net_security modes[] = {net_keyed, net_same_user};
     for (int i = 0; i < 2; i++)
-        fm_test_each_alloc_fails(whole_life, (void *)(uintptr_t)modes[i]);
+        fm_test_each_alloc_fails(whole_life, &modes[i]);
     assert_int_equal(net_count_fds(), fds);
 }
 

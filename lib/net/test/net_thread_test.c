@@ -73,8 +73,7 @@ static void serve(void *context, fm_net_request *request)
 
 static void *run_loop(void *context)
 {
-    fm_status status = fm_net_loop_run(context);
-    return (void *)(intptr_t)status;
+    return fm_net_loop_run(context) == FM_OK ? NULL : context;
 }
 
 // ------------------------------------------------------------------------------------------------ callers
