@@ -14,12 +14,15 @@
 #include "recipe.h"
 
 struct run_options {
+    int stages;
     const char *out;
     int fresh;
     const char *only;
 };
 
 static const fm_option run_schema[] = {
+    {"stages", FM_OPTION_FLAG, offsetof(struct run_options, stages),
+     .help = "print every kind of stage with its options as YAML, and stop"},
     {"out", FM_OPTION_STRING, offsetof(struct run_options, out), .value = "run", .letter = 'o',
      .metavar = "DIR", .help = "the run's folder: results, and what a stopped run needs to go on"},
     {"fresh", FM_OPTION_FLAG, offsetof(struct run_options, fresh),
@@ -190,11 +193,34 @@ static fm_status summarise(const struct fm_recipe *recipe, const char *out, int 
     return status < 0 ? status : shown < 0 ? shown : printed;
 }
 
+// As YAML with the defaults, to be copied into a recipe.
+static void list_stages(void)
+{
+    for (const char *const *name = fm_app_stage_names(); *name; name++) {
+        const struct fm_stage *stage = fm_app_stage_find(*name);
+        printf("  # %s\n  - stage: %s\n    with:\n", stage->summary, stage->name);
+        for (const fm_option *option = stage->schema; option->name; option++) {
+            char line[128];
+            snprintf(line, sizeof line, "%s: %s", option->name, option->value ? option->value : "");
+            printf("      %-28s # %s%s%s%s\n", line, option->help, option->unit ? " (" : "",
+                   option->unit ? option->unit : "", option->unit ? ")" : "");
+        }
+        printf("\n");
+    }
+}
+
 static fm_status run_run(const fm_invocation *invocation, const void *given, int *out_exit)
 {
-    (void)out_exit;
     const struct run_options *options = given;
     struct fm_recipe recipe;
+    if (options->stages) {
+        list_stages();
+        return FM_OK;
+    }
+    if (invocation->operand_count == 0) {
+        *out_exit = 2;
+        return fm_base_error_set(FM_ERR_ARG, "missing operand: expected RECIPE");
+    }
     FM_TRY(fm_app_recipe_load(invocation->operands[0], &recipe));
     fm_base_run_id(); // names what the run makes, for `fathom clean`
     fm_status status = fm_base_interrupt_install();
@@ -224,7 +250,6 @@ const fm_command fm_cmd_run = {
                "options, a stage before it or the program changed. Ctrl-C stops at the next safe place.",
     .options = run_schema,
     .options_size = sizeof(struct run_options),
-    .operands_min = 1,
     .operands_max = 1,
     .has_json = 1,
     .run = run_run,

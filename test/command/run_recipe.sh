@@ -37,6 +37,9 @@ echo '{"key": 1' >run/second/result.json # torn
 "$fathom" run r.yaml --only second >/dev/null 2>log.txt
 [ "$(grep -c '^first' log.txt)" = 0 ]
 
+{ printf 'name: all\nstages:\n' && "$fathom" run --stages; } >r.yaml # what it lists is a recipe
+"$fathom" run r.yaml --out all >/dev/null 2>log.txt
+
 recipe 7 many
 refused 'r.yaml:4: probe is "many"; expected a number from 1 to 60000'
 printf 'name: x\nstage:\n  - {stage: machine}\n' >r.yaml
