@@ -26,7 +26,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (fm_net_shake_begin(&shake, data[0] & 1, &security, &offer, nonce, answer) < 0)
         abort();
     fm_status status = FM_OK;
-    for (size_t at = 1; status == FM_OK && !shake.done && size - at >= NET_SHAKE_BYTES; at += NET_SHAKE_BYTES) {
+    for (size_t at = 1; status == FM_OK && !shake.done && size - at >= NET_SHAKE_BYTES;
+         at += NET_SHAKE_BYTES) {
         int has_answer;
         memcpy(message, data + at, sizeof message);
         if (data[0] & 4)

@@ -1,6 +1,8 @@
-// Bytes of a peer through the frame decoder: first all at once, then in pieces of any size. Both must tell the same.
+// Bytes of a peer through the frame decoder: first all at once, then in pieces of any size. Both must tell
+// the same.
 //
-// Byte 0: 1 = a caller receives (replies), 2 = checksums are mended first, so that what lies behind them is reached.
+// Byte 0: 1 = a caller receives (replies), 2 = checksums are mended first, so that what lies behind them is
+// reached.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +30,8 @@ static void mend(uint8_t *wire, size_t size)
         left -= args_bytes;
         if (payload_bytes <= left)
             fm_put_le32(head + 28, fm_base_crc32c(0, payload, payload_bytes));
-        fm_put_le32(head + 60, fm_base_crc32c(fm_base_crc32c(0, head, 60), head + NET_FRAME_BYTES, args_bytes));
+        fm_put_le32(head + 60,
+                    fm_base_crc32c(fm_base_crc32c(0, head, 60), head + NET_FRAME_BYTES, args_bytes));
         if (payload_bytes > left)
             return;
         at += NET_FRAME_BYTES + args_bytes + payload_bytes;

@@ -11,7 +11,8 @@ struct net_sockaddr {
     struct sockaddr_storage storage;
 };
 
-// Parses and resolves; `listening` gives "*" its meaning. FM_ERR_ARG, FM_ERR_NOT_FOUND (unknown host), FM_ERR_NOMEM.
+// Parses and resolves; `listening` gives "*" its meaning. FM_ERR_ARG, FM_ERR_NOT_FOUND (unknown host),
+// FM_ERR_NOMEM.
 FM_MUST_USE fm_status fm_net_address_resolve(const char *text, int listening,
                                              struct net_sockaddr *out_address);
 // The text of a bound or accepted address; out_text has FM_NET_ADDRESS_BYTES.

@@ -5,8 +5,6 @@
 
 #include "net_rpc.h"
 
-// ---------------------------------------------------------------------------------------------- calls
-
 static struct net_call *take_call(fm_net_loop *loop)
 {
     struct net_call *call = loop->free_calls;
@@ -72,7 +70,7 @@ static fm_status send_call(struct net_call *call, const fm_net_body *body)
 // Sends what waits, as far as the peer's window goes.
 static void pump(fm_net_conn *conn)
 {
-    while (conn->up && conn->in_flight < conn->window && !net_list_empty(&conn->waiting)) {
+    while (conn->up && !conn->ended && conn->in_flight < conn->window && !net_list_empty(&conn->waiting)) {
         struct net_call *call = NET_OF(conn->waiting.next, struct net_call, link);
         fm_status status = send_call(call, &call->held->body);
         if (status < 0) {
@@ -169,13 +167,24 @@ fm_status fm_net_conn_call(fm_net_conn *conn, const fm_net_call *call)
     return status;
 }
 
+// The peer's text becomes ours; what a terminal would obey does not.
+static fm_status peer_message(const fm_net_conn *conn, const fm_net_head *head)
+{
+    char text[256];
+    const uint8_t *from = head->args;
+    size_t size = head->args_bytes < sizeof text ? head->args_bytes : sizeof text - 1;
+    for (size_t i = 0; i < size; i++)
+        text[i] = from[i] < ' ' || from[i] == 0x7F ? '?' : (char)from[i];
+    text[size] = 0;
+    return fm_base_error_set(head->status, "%s: %s", conn->name, text);
+}
+
 static void fill_answered(const fm_net_conn *conn, const fm_net_head *head, fm_net_reply *reply)
 {
     reply->status = head->status;
     reply->fate = FM_NET_ANSWERED;
     if (head->status < 0 && head->message)
-        (void)fm_base_error_set(head->status, "%s: %.*s", conn->name, (int)head->args_bytes,
-                                (const char *)head->args);
+        (void)peer_message(conn, head);
     else if (head->status < 0)
         (void)fm_base_error_set(head->status, "%s answered: %s", conn->name,
                                 fm_base_status_text(head->status));
@@ -205,8 +214,6 @@ void fm_net_conn_on_done(void *context, fm_status status, const fm_net_head *hea
     if (status == FM_OK || status == FM_ERR_LIMIT) // else the connection ends, and what waits ends with it
         pump(conn);
 }
-
-// ---------------------------------------------------------------------------------------------- connections
 
 static fm_net_conn *new_conn(fm_net_loop *loop)
 {
@@ -252,6 +259,7 @@ fm_status fm_net_conn_on_accepted(void *context, fm_net_ep *ep, const fm_net_pee
     conn->ep = ep;
     conn->name = peer->address;
     conn->up = 1;
+    conn->args_bytes_max = peer->args_bytes_max;
     conn->service = listener->service;
     *out_conn = conn;
     if (conn->service.opened)

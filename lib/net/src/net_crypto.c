@@ -122,7 +122,8 @@ void fm_net_seal_begin(fm_net_seal *seal, enum net_part part)
 
 void fm_net_seal_update(fm_net_seal *seal, const void *bytes, size_t size)
 {
-    // GCM authenticates what is given without an output; that alone makes it GMAC. OpenSSL takes an int length.
+    // GCM authenticates what is given without an output; that alone makes it GMAC. OpenSSL takes an int
+    // length.
     const uint8_t *at = bytes;
     int written;
     for (size_t piece; size > 0; at += piece, size -= piece) {

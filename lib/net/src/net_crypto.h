@@ -9,7 +9,8 @@
 
 enum {
     NET_HASH_BYTES = 32, // SHA-256
-    // GMAC's full tag. Truncation would save 8 bytes a frame and weaken GMAC more than in proportion (NIST SP 800-38D).
+    // GMAC's full tag. Truncation would save 8 bytes a frame and weaken GMAC more than in proportion (NIST SP
+    // 800-38D).
     NET_TAG_BYTES = 16,
     NET_SEAL_KEY_BYTES = 32, // AES-256
     NET_SEAL_SALT_BYTES = 4, // what the 96-bit nonce has left beside a 64-bit counter
@@ -34,9 +35,9 @@ int fm_net_crypto_equal(const void *a, const void *b, size_t size);
 void fm_net_crypto_clear(void *bytes, size_t size);
 
 /*
- * One direction of a connection: GMAC (NIST SP 800-38D) under AES-256. The nonce is the salt, the number of the frame and
- * the part of it, all known to both ends and never repeated. So a tag that was valid once never is again: a replayed,
- * dropped or reordered frame fails like a changed one.
+ * One direction of a connection: GMAC (NIST SP 800-38D) under AES-256. The nonce is the salt, the number of
+ * the frame and the part of it, all known to both ends and never repeated. So a tag that was valid once never
+ * is again: a replayed, dropped or reordered frame fails like a changed one.
  */
 typedef struct fm_net_seal fm_net_seal;
 
@@ -49,8 +50,8 @@ enum net_part {
 FM_MUST_USE fm_status fm_net_seal_new(const uint8_t key[NET_SEAL_KEY_BYTES],
                                       const uint8_t salt[NET_SEAL_SALT_BYTES], fm_net_seal **out_seal);
 void fm_net_seal_free(fm_net_seal *seal);
-// The tag of a part of the present frame: begin, update any number of times, end. A failure inside OpenSSL shows at the
-// end, as FM_ERR_INTERNAL. Each part of a frame is sealed at most once.
+// The tag of a part of the present frame: begin, update any number of times, end. A failure inside OpenSSL
+// shows at the end, as FM_ERR_INTERNAL. Each part of a frame is sealed at most once.
 void fm_net_seal_begin(fm_net_seal *seal, enum net_part part);
 void fm_net_seal_update(fm_net_seal *seal, const void *bytes, size_t size);
 FM_MUST_USE fm_status fm_net_seal_end(fm_net_seal *seal, uint8_t out_tag[NET_TAG_BYTES]);

@@ -22,8 +22,8 @@
  *         64    16  tag of bytes 0..63 and of the args; 0 when the connection is not keyed
  *         80
  *
- * The tag of a payload lies in the header and so is covered by the header's: a receiver verifies header and args before
- * it acts on either, and the payload before it hands it on.
+ * The tag of a payload lies in the header and so is covered by the header's: a receiver verifies header and
+ * args before it acts on either, and the payload before it hands it on.
  */
 #ifndef NET_FRAME_H
 #define NET_FRAME_H
@@ -75,7 +75,8 @@ struct net_frame_limits {
 // FM_ERR_INTERNAL when OpenSSL fails.
 FM_MUST_USE fm_status fm_net_frame_encode(const struct net_frame *frame, const void *args, fm_net_seal *seal,
                                           uint8_t out_bytes[NET_FRAME_BYTES]);
-// Reads and checks what can be checked before the args are there. FM_ERR_FORMAT, FM_ERR_VERSION, FM_ERR_LIMIT.
+// Reads and checks what can be checked before the args are there. FM_ERR_FORMAT, FM_ERR_VERSION,
+// FM_ERR_LIMIT.
 FM_MUST_USE fm_status fm_net_frame_decode(const uint8_t bytes[NET_FRAME_BYTES],
                                           const struct net_frame_limits *limits, struct net_frame *out_frame);
 // Checks the CRC and the tag over header and args; does not advance the seal. FM_ERR_FORMAT, FM_ERR_NET_AUTH.

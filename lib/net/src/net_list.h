@@ -1,4 +1,5 @@
-// Doubly linked lists through the objects themselves: O(1) insert and remove, no allocation. A zeroed link is in no list.
+// Doubly linked lists through the objects themselves: O(1) insert and remove, no allocation. A zeroed link is
+// in no list.
 #ifndef NET_LIST_H
 #define NET_LIST_H
 

@@ -8,7 +8,6 @@
 static const int64_t second_ns = 1000000000;
 
 static const fm_net_upcalls upcalls = {
-    .size = sizeof upcalls,
     .accepted = fm_net_conn_on_accepted,
     .up = fm_net_conn_on_up,
     .down = fm_net_conn_on_down,
@@ -43,8 +42,13 @@ static fm_status complete_limits(fm_net_limits *limits)
     if (limits->payload_bytes_max > NET_PAYLOAD_BYTES_LIMIT)
         return fm_base_error_set(FM_ERR_ARG, "payload_bytes_max is %u; at most %d", limits->payload_bytes_max,
                                  NET_PAYLOAD_BYTES_LIMIT);
-    if (limits->handshake_timeout_ns < 0 || limits->stall_timeout_ns < 0)
-        return fm_base_error_set(FM_ERR_ARG, "a timeout is negative");
+    // A day: what the kernel's own timeout takes in milliseconds, and no sum of it overflows.
+    int64_t timeout_max_ns = 86400 * second_ns;
+    if (limits->handshake_timeout_ns < 0 || limits->handshake_timeout_ns > timeout_max_ns ||
+        limits->stall_timeout_ns < 0 || limits->stall_timeout_ns > timeout_max_ns)
+        return fm_base_error_set(FM_ERR_ARG, "timeouts of %lld and %lld ns; expected 0 to a day",
+                                 (long long)limits->handshake_timeout_ns,
+                                 (long long)limits->stall_timeout_ns);
     return FM_OK;
 }
 
@@ -56,10 +60,14 @@ fm_status fm_net_loop_new(const fm_net_loop_options *options, fm_net_loop **out_
     FM_TRY(complete_limits(&own.limits));
     if (own.call_timeout_ns < 0)
         return fm_base_error_set(FM_ERR_ARG, "call_timeout_ns is negative");
+    const fm_net_transport *transport = own.transport ? own.transport : fm_net_transport_sockets();
+    if (transport->size != sizeof *transport)
+        return fm_base_error_set(FM_ERR_ARG, "the transport's table has %zu bytes; expected %zu",
+                                 transport->size, sizeof *transport);
     fm_net_loop *loop = fm_base_mem_zalloc(1, sizeof *loop);
     if (!loop)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a loop");
-    loop->transport = own.transport ? own.transport : fm_net_transport_sockets();
+    loop->transport = transport;
     loop->limits = own.limits;
     loop->call_timeout_ns = own.call_timeout_ns ? own.call_timeout_ns : 30 * second_ns;
     net_list_init(&loop->listeners);
@@ -157,7 +165,8 @@ fm_status fm_net_loop_progress(fm_net_loop *loop, int64_t timeout_ns)
     int64_t now_ns = fm_net_loop_now_ns(loop);
     run_due(loop, now_ns);
     int64_t wait = own_wait_ns(loop, now_ns);
-    FM_TRY(loop->transport->progress(loop->worker, wait < timeout_ns ? wait : timeout_ns));
+    wait = timeout_ns < wait ? timeout_ns : wait;
+    FM_TRY(loop->transport->progress(loop->worker, wait > 0 ? wait : 0));
     run_due(loop, fm_net_loop_now_ns(loop));
     return FM_OK;
 }

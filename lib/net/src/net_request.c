@@ -5,22 +5,24 @@
 
 #include "net_rpc.h"
 
-// ---------------------------------------------------------------------------------------------- listening
-
 fm_status fm_net_loop_listen(fm_net_loop *loop, const char *address, const fm_net_listen_options *options,
                              fm_net_listener **out_listener)
 {
     if (loop->closing)
         return fm_base_error_set(FM_ERR_STATE, "the loop is being freed");
     fm_net_listen_options own = {0};
+    fm_net_service service = {0};
     memcpy(&own, options, options->size < sizeof own ? options->size : sizeof own);
-    if (!own.service.serve || (own.service.land && !own.service.drop))
+    if (own.service)
+        memcpy(&service, own.service,
+               own.service->size < sizeof service ? own.service->size : sizeof service);
+    if (!service.serve || (service.land && !service.drop))
         return fm_base_error_set(FM_ERR_ARG, "a service needs serve(), and with land() also drop()");
     fm_net_listener *listener = fm_base_mem_zalloc(1, sizeof *listener);
     if (!listener)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to listen");
     listener->loop = loop;
-    listener->service = own.service;
+    listener->service = service;
     fm_status status = loop->transport->listen(loop->worker, address, &own.security, own.shared_port,
                                                listener, &listener->acceptor);
     if (status < 0) {
@@ -43,8 +45,6 @@ void fm_net_listener_close(fm_net_listener *listener)
     net_link_remove(&listener->link);
     fm_base_mem_free(listener);
 }
-
-// ---------------------------------------------------------------------------------------------- requests
 
 static struct net_request *take_request(fm_net_loop *loop)
 {
@@ -143,8 +143,6 @@ void fm_net_request_on_complete(void *context, fm_status status)
     }
 }
 
-// ---------------------------------------------------------------------------------------------- answers
-
 static fm_status send_answer(struct net_request *request, const fm_net_answer *answer, int message)
 {
     const fm_net_body *body = &answer->body;
@@ -181,9 +179,12 @@ void fm_net_request_fail(fm_net_request *request, fm_status status)
     struct net_request *own = (struct net_request *)(void *)request;
     const char *text = fm_error_message();
     size_t size = strlen(text);
+    size = size < sizeof own->text ? size : sizeof own->text;
+    if (own->conn && size > own->conn->args_bytes_max)
+        size = own->conn->args_bytes_max;
     fm_net_answer answer = {
         .status = status < 0 ? status : FM_ERR_INTERNAL,
-        .body = {.args = text, .args_bytes = size < sizeof own->text ? size : sizeof own->text},
+        .body = {.args = text, .args_bytes = size},
     };
     if (send_answer(own, &answer, 1) == FM_OK)
         return;

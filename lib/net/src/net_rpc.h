@@ -53,6 +53,7 @@ struct fm_net_conn {
     fm_net_connect_options options; // callers
     fm_net_service service;         // services
     uint32_t window;                // of the peer
+    uint32_t args_bytes_max;        // that the peer accepts
     uint32_t in_flight;             // calls sent and not completed
     struct net_link waiting;        // calls that wait for the window, or for the connection to come up
     uint32_t waiting_count;

@@ -239,7 +239,8 @@ fm_status fm_net_shake_step(struct net_shake *shake, const uint8_t message[NET_S
             (struct net_shake_offer){fm_get_le32(message + AT_WINDOW), fm_get_le32(message + AT_ARGS_MAX),
                                      fm_get_le32(message + AT_PAYLOAD_MAX)};
     } else if (message[AT_STEP] != NET_REFUSAL) {
-        // Two ends that refuse each other's refusals would not end; and no peer is told of our lack of memory.
+        // Two ends that refuse each other's refusals would not end; and no peer is told of our lack of
+        // memory.
         fm_net_shake_refuse(reason, out_message);
         *out_answer = status != FM_ERR_NOMEM;
     }

@@ -25,10 +25,10 @@
  *
  * Not keyed: hello, welcome. Either end may refuse in the place of its next message and close.
  *
- * A proof is HMAC-SHA256 under a key derived from the cluster secret, over a label of its role, all messages before it
- * and its own message with the proof zeroed. So it is bound to roles, versions, modes, limits, cluster and both nonces: it
- * can be neither replayed, reflected nor moved to another connection. The secret, salted with all four messages, gives
- * the keys of the two directions by HKDF.
+ * A proof is HMAC-SHA256 under a key derived from the cluster secret, over a label of its role, all messages
+ * before it and its own message with the proof zeroed. So it is bound to roles, versions, modes, limits,
+ * cluster and both nonces: it can be neither replayed, reflected nor moved to another connection. The secret,
+ * salted with all four messages, gives the keys of the two directions by HKDF.
  */
 #ifndef NET_SHAKE_H
 #define NET_SHAKE_H
@@ -89,9 +89,9 @@ FM_MUST_USE fm_status fm_net_shake_begin(struct net_shake *shake, int caller, co
                                          const uint8_t nonce[NET_NONCE_BYTES],
                                          uint8_t out_message[NET_SHAKE_BYTES]);
 /*
- * Takes one message. *out_answer says whether out_message holds one to send: after a failure it is a refusal, to be sent
- * before closing. FM_OK with `done` set ends the handshake. FM_ERR_FORMAT, FM_ERR_VERSION, FM_ERR_NET_AUTH,
- * FM_ERR_NET_REFUSED (the peer is full), FM_ERR_NOMEM.
+ * Takes one message. *out_answer says whether out_message holds one to send: after a failure it is a refusal,
+ * to be sent before closing. FM_OK with `done` set ends the handshake. FM_ERR_FORMAT, FM_ERR_VERSION,
+ * FM_ERR_NET_AUTH, FM_ERR_NET_REFUSED (the peer is full), FM_ERR_NOMEM.
  */
 FM_MUST_USE fm_status fm_net_shake_step(struct net_shake *shake, const uint8_t message[NET_SHAKE_BYTES],
                                         uint8_t out_message[NET_SHAKE_BYTES], int *out_answer);

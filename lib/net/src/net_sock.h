@@ -1,7 +1,8 @@
 /*
  * The transport of sockets: one epoll set a worker, no thread, no lock.
  *
- * An endpoint goes CONNECTING (callers) -> SHAKING -> UP -> CLOSING, and is freed when what it owed was given back:
+ * An endpoint goes CONNECTING (callers) -> SHAKING -> UP -> CLOSING, and is freed when what it owed was given
+ * back:
  *
  *     net_sock_worker.c   the loop: waits, dispatches, settles
  *     net_sock_listen.c   listening sockets
@@ -9,8 +10,9 @@
  *     net_sock_recv.c     bytes in
  *     net_sock_send.c     bytes out; calls and replies
  *
- * Upcalls may close any endpoint, also the one they are about. So closing only marks it and moves it to `dying`; it is
- * given back and freed in fm_net_sock_settle(), when no caller up the stack and no event still names it.
+ * Upcalls may close any endpoint, also the one they are about. So closing only marks it and moves it to
+ * `dying`; it is given back and freed in net_sock_worker.c, when no caller up the stack and no event still
+ * names it.
  */
 #ifndef NET_SOCK_H
 #define NET_SOCK_H
@@ -60,6 +62,7 @@ struct fm_net_worker {
     struct net_link graves; // acceptors and watches that an event may still name
     struct net_send *free_sends;
     union net_stage_memory *free_stages;
+    unsigned free_stage_count;
     uint32_t connections; // accepted, handshakes included
     uint32_t strangers;   // accepted, not proved yet
 };
@@ -101,7 +104,8 @@ struct net_send {
     uint8_t head[NET_FRAME_BYTES + 176]; // 256 in all
 };
 
-// A call that waits for its reply. Its id on the wire is generation << 32 | place, so that a stale id is noticed.
+// A call that waits for its reply. Its id on the wire is generation << 32 | place, so that a stale id is
+// noticed.
 struct net_slot {
     void *cookie;
     void *buffer;

@@ -11,8 +11,6 @@
 
 #include "net_sock.h"
 
-// ---------------------------------------------------------------------------------------------- making
-
 static void set_option(int fd, int level, int name, int value)
 {
     // None of these can fail on a socket of its kind; without them a connection is slower, not wrong.
@@ -21,12 +19,13 @@ static void set_option(int fd, int level, int name, int value)
 
 static void tune_tcp(int fd, int64_t stall_timeout_ns)
 {
+    // A peer whose machine is gone is noticed after half a minute.
     enum {
         IDLE_S = 10,
         INTERVAL_S = 5,
-        PROBES = 4
-    }; // a peer whose machine is gone is noticed after half a minute
-    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1); // we batch ourselves
+        PROBES = 4,
+    };
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1); // messages are batched before they come here
     set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)(stall_timeout_ns / 1000000));
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, IDLE_S);
@@ -137,8 +136,6 @@ fm_status fm_net_sock_connect(fm_net_worker *worker, const char *address, const 
     return FM_OK;
 }
 
-// ---------------------------------------------------------------------------------------------- same user
-
 static fm_status peer_credentials(int fd, struct ucred *out_peer)
 {
     socklen_t size = sizeof *out_peer;
@@ -156,8 +153,6 @@ static fm_status check_user(const fm_net_ep *ep)
                                  ep->name, (unsigned)peer.uid, (unsigned)geteuid());
     return FM_OK;
 }
-
-// ---------------------------------------------------------------------------------------------- accepting
 
 static void refuse_full(int fd)
 {
@@ -214,11 +209,9 @@ void fm_net_sock_ep_accept(fm_net_acceptor *acceptor, int fd, const struct net_s
         fm_net_sock_ep_fail(ep, status);
 }
 
-// ---------------------------------------------------------------------------------------------- handshake
-
 static fm_status send_shake(fm_net_ep *ep, const uint8_t *message)
 {
-    // At most two messages of 96 bytes are ever in a fresh socket's buffer, so a part of one is never left over.
+    // A fresh socket's buffer takes two messages of 96 bytes, and more are never in it.
     if (send(ep->fd, message, NET_SHAKE_BYTES, MSG_NOSIGNAL) != NET_SHAKE_BYTES)
         return fm_base_error_set_errno(FM_ERR_NET_CLOSED, errno, "handshake with %s", ep->name);
     return FM_OK;
@@ -311,8 +304,6 @@ static void receive_shake(fm_net_ep *ep)
         fm_net_sock_ep_fail(ep, status);
 }
 
-// ---------------------------------------------------------------------------------------------- living
-
 void fm_net_sock_ep_ready(fm_net_ep *ep, uint32_t events)
 {
     switch (ep->state) {
@@ -358,8 +349,6 @@ void fm_net_sock_ep_moved(fm_net_ep *ep, int progress)
         net_list_append(&ep->worker->stalled, &ep->timed);
     }
 }
-
-// ---------------------------------------------------------------------------------------------- ending
 
 void fm_net_sock_ep_fail(fm_net_ep *ep, fm_status status)
 {

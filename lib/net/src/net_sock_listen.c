@@ -18,7 +18,8 @@ enum {
     ACCEPT_BATCH = 16,
 };
 
-// Without descriptors or memory the next accept() would fail as well: ask again when some may have been given back.
+// Without descriptors or memory the next accept() would fail as well: ask again when some may have been given
+// back.
 static const int64_t pause_ns = 100 * 1000000;
 
 static const char *socket_path(const struct net_sockaddr *at, struct sockaddr_un *local)

@@ -6,14 +6,22 @@
 
 #include "net_sock.h"
 
+enum {
+    // Stages that are kept for the next who receives. Usually few are in use at once; after a burst of peers
+    // that sent halves of messages the rest goes back.
+    FREE_STAGES_MAX = 16,
+};
+
 static int stage_take(fm_net_ep *ep)
 {
     fm_net_worker *worker = ep->worker;
     union net_stage_memory *memory = worker->free_stages;
-    if (memory)
+    if (memory) {
         worker->free_stages = memory->next;
-    else
+        worker->free_stage_count--;
+    } else {
         memory = fm_base_mem_alloc(sizeof *memory);
+    }
     ep->stage.bytes = memory ? memory->bytes : NULL;
     ep->stage.begin = ep->stage.end = 0;
     return memory != NULL;
@@ -25,8 +33,13 @@ void fm_net_sock_stage_release(fm_net_ep *ep)
     if (!ep->stage.bytes)
         return;
     union net_stage_memory *memory = (union net_stage_memory *)(void *)ep->stage.bytes;
-    memory->next = worker->free_stages;
-    worker->free_stages = memory;
+    if (worker->free_stage_count == FREE_STAGES_MAX) {
+        fm_base_mem_free(memory);
+    } else {
+        memory->next = worker->free_stages;
+        worker->free_stages = memory;
+        worker->free_stage_count++;
+    }
     ep->stage.bytes = NULL;
     ep->stage.begin = ep->stage.end = 0;
 }
@@ -64,7 +77,7 @@ static fm_status take_request(fm_net_ep *ep)
     return FM_OK;
 }
 
-// The args of a reply are told with the end of its payload, when the stage may hold other bytes in their place.
+// The args of a reply are told at the end of its payload, when other bytes may lie in their place.
 static fm_status keep_args(fm_net_ep *ep)
 {
     uint32_t bytes = ep->stage.frame.args_bytes;

@@ -7,8 +7,7 @@
 #include "net_sock.h"
 
 enum {
-    // Pieces handed to the kernel at once: 20 small frames or more, which is where the price of the system call has
-    // vanished, and 1 KiB of stack.
+    // Pieces handed to the kernel at once: 32 frames or more, by when the price of the call has vanished.
     BATCH_PIECES = 64,
     // The 16 calls that a peer usually has outstanding.
     SLOTS_AT_FIRST = 16,
@@ -175,7 +174,7 @@ fm_status fm_net_sock_call(fm_net_ep *ep, const fm_net_head *head, const struct 
         .code = head->method,
         .args_bytes = head->args_bytes,
         // Rounded up: 0 would mean for ever.
-        .timeout_us = head->timeout_ns == FM_NET_FOREVER ? 0 : (uint64_t)(head->timeout_ns + 999) / 1000,
+        .timeout_us = head->timeout_ns == FM_NET_FOREVER ? 0 : (uint64_t)head->timeout_ns / 1000 + 1,
     };
     FM_TRY(enqueue(ep, &frame, head, payload, payload_count, NULL));
     ep->slot_free = slot->next_free;
@@ -271,7 +270,7 @@ void fm_net_sock_flush(fm_net_ep *ep)
     if (ep->state != NET_EP_UP)
         return;
     if (ep->paused && ep->send_bytes <= ep->worker->limits.reply_queue_bytes_max / 2) {
-        // Frames may lie in the stage already, for which epoll will not report anything: they are looked at first.
+        // Frames may lie in the stage already, of which epoll will not tell: they are looked at first.
         ep->paused = 0;
         net_list_append(&ep->worker->resumable, &ep->resume);
     }

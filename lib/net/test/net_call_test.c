@@ -31,6 +31,7 @@ struct rig {
     int opened, closed, dropped, sent;
     fm_status sent_status;
     fm_status refuse_with; // land() fails with it
+    fm_net_service functions;
 
     // caller
     int up, down;
@@ -163,10 +164,8 @@ static fm_net_connect_options connect_options(struct rig *rig)
 
 static fm_net_listen_options listen_options(struct rig *rig)
 {
-    return (fm_net_listen_options){
-        .size = sizeof(fm_net_listen_options),
-        .service = {sizeof(fm_net_service), land, serve, drop, opened, closed, rig},
-    };
+    rig->functions = (fm_net_service){sizeof(fm_net_service), land, serve, drop, opened, closed, rig};
+    return (fm_net_listen_options){.size = sizeof(fm_net_listen_options), .service = &rig->functions};
 }
 
 static void begin(struct rig *rig, uint64_t seed, uint32_t window, uint32_t queue_max)
@@ -249,8 +248,6 @@ static void expect(const struct outcome *outcome, fm_status status, fm_net_fate 
     if (status < 0 && !strstr(outcome->message, message))
         fail_msg("message \"%s\" lacks \"%s\"", outcome->message, message);
 }
-
-// ------------------------------------------------------------------------------------------------
 
 enum { CALLS = 60 };
 
@@ -528,7 +525,7 @@ static void bad_arguments_are_explained(void **state)
     assert_fails(fm_net_conn_call(rig.conn, &it), FM_ERR_ARG, "9 pieces");
     fm_net_listener *listener;
     fm_net_listen_options listening = listen_options(&rig);
-    listening.service.drop = NULL;
+    rig.functions.drop = NULL;
     assert_fails(fm_net_loop_listen(rig.loops[0], "service:2", &listening, &listener), FM_ERR_ARG, "drop()");
     fm_net_watch watch = {.fd = 0};
     assert_fails(fm_net_watch_start(rig.loops[0], &watch), FM_ERR_UNSUPPORTED, "simulated");
@@ -553,8 +550,6 @@ static void bad_arguments_are_explained(void **state)
     options = (fm_net_loop_options){.size = sizeof options, .call_timeout_ns = -1};
     assert_fails(fm_net_loop_new(&options, &loop), FM_ERR_ARG, "call_timeout_ns");
 }
-
-// ------------------------------------------------------------------------------------------------
 
 static void backoff_doubles_within_bounds(void **state)
 {
@@ -616,8 +611,6 @@ static void a_dialer_finds_its_service_again(void **state)
     fm_net_dialer_free(NULL);
     end(&rig);
 }
-
-// ------------------------------------------------------------------------------------------------
 
 struct ticker {
     fm_net_loop *loop;

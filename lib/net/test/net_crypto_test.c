@@ -10,8 +10,8 @@ static void count_up(uint8_t *bytes, size_t size)
         bytes[i] = (uint8_t)i;
 }
 
-// Expected values come from an implementation of AES, GHASH, HMAC and HKDF that shares nothing with OpenSSL, and that
-// reproduces the published test vectors of SP 800-38D.
+// Expected values come from an implementation of AES, GHASH, HMAC and HKDF that shares nothing with OpenSSL,
+// and that reproduces the published test vectors of SP 800-38D.
 static void tags_are_gmac_by_frame_and_part(void **state)
 {
     (void)state;

@@ -176,7 +176,7 @@ static void a_restarted_service_is_found_again(void **state)
     snprintf(address, sizeof address, "127.0.0.1:%d", 20000 + (int)(getpid() % 20000));
     fm_net_loop *loop = net_test_loop(NULL);
     struct dialling dialling = {0};
-    const fm_net_connect_options options = {sizeof options, net_keyed, dialled, hung_up, &dialling};
+    const fm_net_connect_options options = {sizeof options, dialled, hung_up, &dialling, net_keyed};
     const fm_net_backoff backoff = {.first_ns = 5 * ms, .limit_ns = 50 * ms};
     fm_net_dialer *dialer;
     assert_ok(fm_net_dialer_new(loop, address, &options, &backoff, &dialer));

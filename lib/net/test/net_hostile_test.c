@@ -15,8 +15,6 @@
 
 static const int64_t ms = 1000000;
 
-// ------------------------------------------------------------------------------------------------ raw sockets
-
 static int raw_socket(const char *address, struct net_sockaddr *at)
 {
     assert_ok(fm_net_address_resolve(address, 0, at));
@@ -134,8 +132,6 @@ static void raw_frame(fm_net_loop *loop, int fd, const struct net_frame *frame, 
     raw_send(loop, fd, args, frame->args_bytes);
 }
 
-// ------------------------------------------------------------------------------------------------ strangers
-
 static void any_garbage(fm_gen *gen)
 {
     fm_net_loop *loop = net_test_loop(NULL);
@@ -252,8 +248,6 @@ static void who_does_not_have_the_key_is_told_why(void **state)
     fm_net_loop_free(loop);
 }
 
-// ------------------------------------------------------------------------------------------------ callers
-
 static void callers_that_break_the_protocol_are_closed(void **state)
 {
     (void)state;
@@ -353,8 +347,6 @@ static void requests_that_are_refused_are_bounded_too(void **state)
     fm_net_loop_free(loop);
 }
 
-// ------------------------------------------------------------------------------------------------ services
-
 static void services_that_break_the_protocol_are_left(void **state)
 {
     (void)state;
@@ -413,8 +405,6 @@ static void services_that_break_the_protocol_are_left(void **state)
     close(listener);
     fm_net_loop_free(loop);
 }
-
-// ------------------------------------------------------------------------------------------------ in between
 
 // Carries the bytes of one connection, and changes them on the way.
 struct proxy {
@@ -531,7 +521,8 @@ static void whatever_the_network_changes_is_noticed(void **state)
             proxy_begin(&proxy, loop, through);
             proxy.changed = from;
             proxy.place = place;
-            // A bit of every byte; the other changes here and there, for they differ only in where they are noticed.
+            // A bit of every byte; the other changes here and there, for they differ only in where they are
+            // noticed.
             proxy.change = place % 29 == 28 ? (fm_gen_chance(&gen, 0.5) ? DROP : REPEAT) : FLIP;
             if (place % 151 == 150)
                 proxy.change = STOP;

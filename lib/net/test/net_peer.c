@@ -105,11 +105,9 @@ static void closed(void *context, fm_net_conn *conn, fm_status status)
 fm_net_listen_options net_service_options(struct net_service *service, const fm_net_security *security)
 {
     net_pattern();
+    service->functions = (fm_net_service){sizeof(fm_net_service), land, serve, drop, opened, closed, service};
     return (fm_net_listen_options){
-        .size = sizeof(fm_net_listen_options),
-        .security = *security,
-        .service = {sizeof(fm_net_service), land, serve, drop, opened, closed, service},
-    };
+        .size = sizeof(fm_net_listen_options), .service = &service->functions, .security = *security};
 }
 
 fm_net_listener *net_service_listen(struct net_service *service, fm_net_loop *loop, const char *address,
@@ -149,7 +147,7 @@ void net_client_connect(struct net_client *client, fm_net_loop *loop, const char
                         const fm_net_security *security)
 {
     *client = (struct net_client){.loop = loop};
-    const fm_net_connect_options options = {sizeof options, *security, client_up, client_down, client};
+    const fm_net_connect_options options = {sizeof options, client_up, client_down, client, *security};
     assert_ok(fm_net_loop_connect(loop, address, &options, &client->conn));
 }
 

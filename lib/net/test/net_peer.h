@@ -1,4 +1,5 @@
-// Both ends of connections for tests over real sockets: a service with a few methods, and calls that check themselves.
+// Both ends of connections for tests over real sockets: a service with a few methods, and calls that check
+// themselves.
 #ifndef NET_PEER_H
 #define NET_PEER_H
 
@@ -9,8 +10,8 @@
 
 enum { NET_PATTERN_BYTES = 8 << 20 };
 
-// The same random bytes in every process of a test: replies are slices of them, requests are checked against them.
-// Nobody writes to them.
+// The same random bytes in every process of a test: replies are slices of them, requests are checked against
+// them. Nobody writes to them.
 uint8_t *net_pattern(void);
 
 // One cluster key for all.
@@ -35,6 +36,7 @@ struct net_service {
     int held_count;
     int opened, closed, served, dropped, sent, landed;
     fm_status closed_status;
+    fm_net_service functions;
 };
 
 // Counts into `service`, which must outlive the listener's connections.

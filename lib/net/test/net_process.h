@@ -14,8 +14,8 @@ pid_t net_fork_client(const char *address, const fm_net_security *security, enum
 void net_kill(pid_t child, int signal);
 // Resident memory of this process, in KiB; always 0 under a sanitizer.
 long net_resident_kib(void);
-// Kills `kills` clients at random moments, reading and writing, while another one works; fails the test when the service
-// in this process loses or leaks anything.
+// Kills `kills` clients at random moments, reading and writing, while another one works; fails the test when
+// the service in this process loses or leaks anything.
 void net_kill_clients(int kills);
 
 #endif

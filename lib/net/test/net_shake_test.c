@@ -190,8 +190,8 @@ static void flip(uint8_t *message, void *context)
         mend(message);
 }
 
-// Every bit of every message, with the checksum mended: nobody comes up, except where both ends see the change before
-// anything was proved, and then the proofs differ.
+// Every bit of every message, with the checksum mended: nobody comes up, except where both ends see the
+// change before anything was proved, and then the proofs differ.
 static void no_bit_can_be_changed(void **state)
 {
     (void)state;

@@ -15,8 +15,6 @@
 
 static const char *const any_port = "127.0.0.1:0";
 
-// ------------------------------------------------------------------------------------------------ interleavings
-
 enum { CLIENTS = 3, CALLS = 40 };
 
 static const fm_net_security *security_of(fm_gen *gen, const char **out_address)
@@ -77,8 +75,6 @@ static void calls_of_any_size_arrive_once_and_intact(void **state)
     (void)state;
     fm_gen_property(40, any_calls);
 }
-
-// ------------------------------------------------------------------------------------------------ limits
 
 static void never(void *context, const fm_net_reply *reply)
 {
@@ -186,8 +182,6 @@ static void a_reply_larger_than_its_buffer_is_skipped(void **state)
     fm_net_loop_free(loop);
 }
 
-// ------------------------------------------------------------------------------------------------ addresses
-
 static void listening_says_why_it_cannot(void **state)
 {
     (void)state;
@@ -292,8 +286,6 @@ static void loops_share_a_port(void **state)
         fm_net_loop_free(loops[2 - i]);
 }
 
-// ------------------------------------------------------------------------------------------------ limits on accepting
-
 static void one_connection_too_many_is_told_so(void **state)
 {
     (void)state;
@@ -344,8 +336,6 @@ static void running_out_of_descriptors_is_survived(void **state)
     assert_ok(outcome.status);
     fm_net_loop_free(loop);
 }
-
-// ------------------------------------------------------------------------------------------------ ends
 
 static void deadlines_end_what_is_not_answered(void **state)
 {
@@ -416,7 +406,8 @@ static void closing_at_any_moment(void **state)
     fm_gen_property(40, any_close);
 }
 
-// A slow reader's replies wait in bounded number; when it reads again, requests that were staged meanwhile are served.
+// A slow reader's replies wait in bounded number; when it reads again, requests that were staged meanwhile
+// are served.
 static void a_slow_reader_is_left_waiting_and_then_served(void **state)
 {
     (void)state;
@@ -471,8 +462,6 @@ static void a_reader_that_stopped_is_given_up(void **state)
     fm_net_loop_free(loops[1]);
     fm_net_loop_free(loops[0]);
 }
-
-// ------------------------------------------------------------------------------------------------ nesting, watching
 
 static void a_loop_nests_in_another(void **state)
 {
@@ -534,8 +523,6 @@ static void descriptors_are_watched(void **state)
     close(ends[0]);
     close(ends[1]);
 }
-
-// ------------------------------------------------------------------------------------------------ memory
 
 static fm_status whole_life(void *context)
 {

@@ -9,10 +9,8 @@
 
 enum { CALLERS = 3, POSTERS = 2, TASKS = 1500 };
 
-// ------------------------------------------------------------------------------------------------ service
-
-// Requests are answered by another thread's leave: it takes them off a queue and posts the answer back, as a thread that
-// waits for a disk would.
+// Requests are answered by another thread's leave: it takes them off a queue and posts the answer back, as a
+// thread that waits for a disk would.
 struct job {
     struct backend *backend;
     fm_net_request *request;
@@ -76,8 +74,6 @@ static void *run_loop(void *context)
     return fm_net_loop_run(context) == FM_OK ? NULL : context;
 }
 
-// ------------------------------------------------------------------------------------------------ callers
-
 struct caller {
     fm_net_loop *loop;
     struct net_client client;
@@ -135,8 +131,9 @@ static void threads_post_to_loops(void **state)
     (void)state;
     struct backend backend = {
         .loop = net_test_loop(NULL), .lock = PTHREAD_MUTEX_INITIALIZER, .filled = PTHREAD_COND_INITIALIZER};
-    fm_net_listen_options options = {.size = sizeof options, .security = net_keyed};
-    options.service = (fm_net_service){.size = sizeof options.service, .serve = serve, .context = &backend};
+    const fm_net_service service = {.size = sizeof service, .serve = serve, .context = &backend};
+    const fm_net_listen_options options = {
+        .size = sizeof options, .service = &service, .security = net_keyed};
     fm_net_listener *listener;
     assert_ok(fm_net_loop_listen(backend.loop, "127.0.0.1:0", &options, &listener));
     static struct caller callers[CALLERS];
@@ -178,8 +175,6 @@ static void threads_post_to_loops(void **state)
     assert_int_equal(backend.answered, CALLERS * POSTERS * TASKS);
     fm_net_loop_free(backend.loop);
 }
-
-// ------------------------------------------------------------------------------------------------ waking
 
 struct counter {
     fm_net_task task;

@@ -317,6 +317,7 @@ static void happen_reply(struct event *event)
         fm_status status = event->head.payload_bytes > call->bytes ? FM_ERR_LIMIT : FM_OK;
         if (status == FM_OK && event->head.payload_bytes)
             memcpy(call->buffer, event->bytes + event->head.args_bytes, event->head.payload_bytes);
+        (void)fm_base_error_set(status, "the reply does not fit in its buffer");
         ep->worker->upcalls->done(call->cookie, status, &event->head);
         fm_base_mem_free(call);
         break;

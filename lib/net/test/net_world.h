@@ -17,8 +17,8 @@ fm_net_loop *net_world_loop(struct net_world *world, const fm_net_loop_options *
 // From now on every message is lost (1), or none (0).
 void net_world_cut(struct net_world *world, int cut);
 int64_t net_world_now_ns(const struct net_world *world);
-// Runs the loops, time flying where nobody has anything to do, until *condition is true or `limit_ns` has passed.
-// 1 when it is true.
+// Runs the loops, time flying where nobody has anything to do, until *condition is true or `limit_ns` has
+// passed. 1 when it is true.
 int net_world_run(struct net_world *world, fm_net_loop *const *loops, size_t count, const int *condition,
                   int64_t limit_ns);
 

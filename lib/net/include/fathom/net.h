@@ -10,34 +10,39 @@
  *                                                       serve(): all of it is there, checked
  *     done()                <--- status, args, payload  fm_net_request_reply()
  *
- * A message has two parts. *args* are small (fm_net_limits::args_bytes_max), copied on both sides, and there when the
- * receiver decides what to do. The *payload* is bulk: it is sent from the caller's memory and received straight into
- * memory that the receiver chose (the reply buffer given with the call; the buffer that land() returned). The CRC32C of
- * a payload is checked as it arrives and handed up, so that a checksum can follow its bytes from disk to disk.
+ * A message has two parts. *args* are small (fm_net_limits::args_bytes_max), copied on both sides, and there
+ * when the receiver decides what to do. The *payload* is bulk: it is sent from the caller's memory and
+ * received straight into memory that the receiver chose (the reply buffer given with the call; the buffer
+ * that land() returned). The CRC32C of a payload is checked as it arrives and handed up, so that a checksum
+ * can follow its bytes from disk to disk.
  *
- * Calls go one way on a connection. A service that waits for a slow reader stops reading that reader's requests; if
- * both ends served, both could wait so for each other. Whoever wants both directions opens a second connection.
+ * Calls go one way on a connection. A service that waits for a slow reader stops reading that reader's
+ * requests; if both ends served, both could wait so for each other. Whoever wants both directions opens a
+ * second connection.
  *
- * **Threads.** A loop, and all that belongs to it (connections, requests, listeners, timers), is used by one thread at
- * a time. The library starts no thread. From other threads only fm_net_loop_post() and fm_net_loop_stop() are allowed.
- * Callbacks run inside fm_net_loop_progress() (or run, or free) and nowhere else; in a callback everything is allowed
- * except progress, run and free of its loop.
+ * **Threads.** A loop, and all that belongs to it (connections, requests, listeners, timers), is used by one
+ * thread at a time. The library starts no thread. From other threads only fm_net_loop_post() and
+ * fm_net_loop_stop() are allowed. Callbacks run inside fm_net_loop_progress() (or run, or free) and nowhere
+ * else; in a callback everything is allowed except progress, run and free of its loop.
  *
- * **Time and transport** come from a table (fathom/net_transport.h): sockets and the monotonic clock by default, a
- * simulated network and clock in a deterministic test. Nothing in this library looks at another clock.
+ * **Time and transport** come from a table (fathom/net_transport.h): sockets and the monotonic clock by
+ * default, a simulated network and clock in a deterministic test. Nothing in this library looks at another
+ * clock.
  *
- * **Failure model.** Every call that was accepted completes exactly once. A peer that dies, hangs beyond a deadline or
- * breaks the protocol costs its own connection and nothing else. A deadline that passes closes the connection, because
- * that is the one way to be sure that nobody writes into the reply buffer any more; the other calls on it complete with
- * FM_ERR_NET_CLOSED. Retries are the caller's, who knows what may be done twice: see fm_net_fate.
+ * **Failure model.** Every call that was accepted completes exactly once. A peer that dies, hangs beyond a
+ * deadline or breaks the protocol costs its own connection and nothing else. A deadline that passes closes
+ * the connection, because that is the one way to be sure that nobody writes into the reply buffer any more;
+ * the other calls on it complete with FM_ERR_NET_CLOSED. Retries are the caller's, who knows what may be done
+ * twice: see fm_net_fate.
  *
- * **Addresses** are text: "host:port", "[::1]:port", ":port" (127.0.0.1), "*:port" (listen on all IPv4 interfaces;
- * "[::]:port" adds IPv6), "unix:/path". A host name is resolved when it is used, to its first IPv4 address or else its
- * first one, which may block as long as the resolver does.
+ * **Addresses** are text: "host:port", "[::1]:port", ":port" (127.0.0.1), "*:port" (listen on all IPv4
+ * interfaces; "[::]:port" adds IPv6), "unix:/path". A host name is resolved when it is used, to its first
+ * IPv4 address or else its first one, which may block as long as the resolver does.
  *
  * After fork() a child must not use loops of its parent.
  *
- * Structs that begin with `size` grow at the end: set it to sizeof the struct, and leave at 0 what shall have its default.
+ * Structs that begin with `size` grow at the end: set it to sizeof the struct, and leave at 0 what shall have
+ * its default.
  */
 #ifndef FATHOM_NET_H
 #define FATHOM_NET_H
@@ -62,20 +67,21 @@ typedef struct fm_net_listener fm_net_listener;
 enum {
     /** Pieces that one payload may be gathered from. */
     FM_NET_PIECES_MAX = 8,
-    /** Longest text of an address, its terminating 0 included: a host name (253) and its port, or "unix:" and a path (107). */
+    /** Longest text of an address with its terminating 0: a host name (253) and its port, or "unix:" and a
+     * path (107). */
     FM_NET_ADDRESS_BYTES = 272
 };
 
-/* ------------------------------------------------------------------------------------------------ addresses */
+/* Addresses */
 
 typedef enum fm_net_family { FM_NET_TCP = 1, FM_NET_UNIX } fm_net_family;
 
 /** A parsed address. */
 typedef struct fm_net_address {
     fm_net_family family;
-    char host
-        [FM_NET_ADDRESS_BYTES]; /**< TCP: name or number, without brackets; "*" for all interfaces. UNIX: the path */
-    uint16_t port;              /**< TCP; 0 lets listen choose one */
+    /** TCP: name or number, without brackets; "*" for all interfaces. UNIX: the path. */
+    char host[FM_NET_ADDRESS_BYTES];
+    uint16_t port; /**< TCP; 0 lets listen choose one */
 } fm_net_address;
 
 /** Parses an address without resolving names. FM_ERR_ARG says what is wrong with the text. */
@@ -83,41 +89,44 @@ FM_API FM_MUST_USE fm_status fm_net_address_parse(const char *text, fm_net_addre
 /** The text of an address, as fm_net_address_parse() reads it; at most FM_NET_ADDRESS_BYTES, 0 included. */
 FM_API void fm_net_address_format(const fm_net_address *address, char *out_text);
 
-/* ------------------------------------------------------------------------------------------------ cluster key */
+/* Cluster key */
 
 /**
- * What the members of one cluster share. Whoever has it is a member and may call every service; keep it as one keeps a
- * password. Both ends prove that they have it without sending it, and from it and fresh randomness of both ends derive
- * the keys that authenticate every later message of their connection. It does not hide what is sent.
+ * What the members of one cluster share. Whoever has it is a member and may call every service; keep it as
+ * one keeps a password. Both ends prove that they have it without sending it, and from it and fresh
+ * randomness of both ends derive the keys that authenticate every later message of their connection. It does
+ * not hide what is sent.
  */
 typedef struct fm_net_key {
-    uint8_t cluster_id
-        [16]; /**< tells clusters apart; sent in clear, so that a stray connection is told why it fails */
+    /** Tells clusters apart; sent in clear, so that a stray connection is told why it fails. */
+    uint8_t cluster_id[16];
     uint8_t secret[32];
 } fm_net_key;
 
 /** A new random key. FM_ERR_IO when the system gives no randomness. */
 FM_API FM_MUST_USE fm_status fm_net_key_generate(fm_net_key *out_key);
 /**
- * Writes a key to a new file of mode 0600, synchronised to disk. FM_ERR_EXISTS when there is a file (a key that is in
- * use must not be lost), FM_ERR_IO.
+ * Writes a key to a new file of mode 0600, synchronised to disk. FM_ERR_EXISTS when there is a file (a key
+ * that is in use must not be lost), FM_ERR_IO.
  *
- * The file is one line of text: "fathom-key-1", the cluster id and the secret in hexadecimal, separated by blanks.
+ * The file is one line of text: "fathom-key-1", the cluster id and the secret in hexadecimal, separated by
+ * blanks.
  */
 FM_API FM_MUST_USE fm_status fm_net_key_write(const char *path, const fm_net_key *key);
 /**
- * Reads a key file. FM_ERR_NOT_FOUND, FM_ERR_PERM when others than its owner may read or change it or when it belongs
- * to neither this user nor root, FM_ERR_FORMAT, FM_ERR_IO.
+ * Reads a key file. FM_ERR_NOT_FOUND, FM_ERR_PERM when others than its owner may read or change it or when it
+ * belongs to neither this user nor root, FM_ERR_FORMAT, FM_ERR_IO.
  */
 FM_API FM_MUST_USE fm_status fm_net_key_read(const char *path, fm_net_key *out_key);
 /** Overwrites a key that is not needed any more. */
 FM_API void fm_net_key_clear(fm_net_key *key);
 
-/** How the ends of a connection prove themselves, and how its messages are protected. Both ends must say the same. */
+/** How the ends of a connection prove themselves, and how its messages are protected. Both ends must say the
+ * same. */
 typedef enum fm_net_mode {
     /** By the cluster key; each message carries a MAC and an implied sequence number. Any address. */
     FM_NET_KEYED = 0,
-    /** UNIX sockets alone: the kernel tells the peer's user, who must be this user or root. Messages carry CRCs. */
+    /** UNIX sockets alone: the kernel tells the peer's user, who must be this user or root. CRCs, no MAC. */
     FM_NET_SAME_USER
 } fm_net_mode;
 
@@ -126,7 +135,7 @@ typedef struct fm_net_security {
     const fm_net_key *key; /**< FM_NET_KEYED: copied during the call; required */
 } fm_net_security;
 
-/* ------------------------------------------------------------------------------------------------ loop */
+/* Loop */
 
 /** What a loop lets others make it hold. 0 gives the default. */
 typedef struct fm_net_limits {
@@ -142,31 +151,34 @@ typedef struct fm_net_limits {
     uint32_t connections_max;
     /** Accepted connections that have not proved themselves yet. One more displaces the oldest. 128 */
     uint32_t handshakes_max;
-    /** Calls of one connection that wait for its peer's window; one more fails with FM_ERR_NET_CREDIT. 1024 */
+    /** Calls of one connection that wait for its peer; one more fails with FM_ERR_NET_CREDIT. 1024 */
     uint32_t queue_max;
-    /** Time from connect or accept to the end of the handshake. 5 s */
+    /** Time from connect or accept to the end of the handshake, at most a day. 5 s */
     int64_t handshake_timeout_ns;
-    /** Time without one byte of progress, in the middle of a message, after which a peer is given up. 30 s */
+    /** Time without a byte of progress in the middle of a message, after which a peer is given up; at most a
+     * day. 30 s */
     int64_t stall_timeout_ns;
 } fm_net_limits;
 
 typedef struct fm_net_loop_options {
     size_t size;
-    fm_net_limits limits;
     int64_t call_timeout_ns;                  /**< deadline of calls that give none. 30 s */
     const struct fm_net_transport *transport; /**< NULL: fm_net_transport_sockets() */
     void *transport_context;                  /**< handed to the transport */
+    fm_net_limits limits;
 } fm_net_loop_options;
 
 /** A loop. `options` may be NULL. FM_ERR_ARG, FM_ERR_NOMEM, FM_ERR_LIMIT (no file descriptors), FM_ERR_IO. */
 FM_API FM_MUST_USE fm_status fm_net_loop_new(const fm_net_loop_options *options, fm_net_loop **out_loop);
 /**
- * Closes all listeners and connections, completes every call and tells every owner by the usual callbacks, then frees
- * the loop. Requests that were not answered become invalid; timers, watches and tasks are forgotten. NULL is allowed.
+ * Closes all listeners and connections, completes every call and tells every owner by the usual callbacks,
+ * then frees the loop. Requests that were not answered become invalid; timers, watches and tasks are
+ * forgotten. NULL is allowed.
  */
 FM_API void fm_net_loop_free(fm_net_loop *loop);
 
-/** Runs what is due, waiting at most `timeout_ns` (0: not at all) for something to do. FM_ERR_IO on a broken transport. */
+/** Runs what is due, waiting at most `timeout_ns` (0: not at all) for something to do. FM_ERR_IO on a broken
+ * transport. */
 FM_API FM_MUST_USE fm_status fm_net_loop_progress(fm_net_loop *loop, int64_t timeout_ns);
 /** Progress until fm_net_loop_stop(). */
 FM_API FM_MUST_USE fm_status fm_net_loop_run(fm_net_loop *loop);
@@ -176,8 +188,8 @@ FM_API void fm_net_loop_stop(fm_net_loop *loop);
 /** The loop's clock: nanoseconds that only grow. */
 FM_API int64_t fm_net_loop_now_ns(const fm_net_loop *loop);
 /**
- * For nesting in another event loop: a descriptor that is readable when progress has something to do, or -1 when the
- * transport has none. Call progress then, and when fm_net_loop_wait_ns() has passed.
+ * For nesting in another event loop: a descriptor that is readable when progress has something to do, or -1
+ * when the transport has none. Call progress then, and when fm_net_loop_wait_ns() has passed.
  */
 FM_API int fm_net_loop_fd(const fm_net_loop *loop);
 /** How long the loop may be left alone while its descriptor stays unreadable; 0 when there is work now. */
@@ -190,7 +202,8 @@ typedef struct fm_net_task {
     struct fm_net_task *next; /**< private */
 } fm_net_task;
 
-/** Has the loop's thread run the task, in the order of posting by one thread. Any thread. Never fails, never allocates. */
+/** Has the loop's thread run the task, in the order of posting by one thread. Any thread. Never fails, never
+ * allocates. */
 FM_API void fm_net_loop_post(fm_net_loop *loop, fm_net_task *task);
 
 /** A timer. Zero it, set the first two; it must stay where it is while it is set. */
@@ -207,16 +220,19 @@ FM_API FM_MUST_USE fm_status fm_net_timer_start(fm_net_loop *loop, fm_net_timer 
 /** Unsets a timer; no effect when it is not set. */
 FM_API void fm_net_timer_stop(fm_net_loop *loop, fm_net_timer *timer);
 
-/** A file descriptor that the loop waits for as well: a disk ring, a signalfd, a child's pipe. Stays where it is while set. */
+/** A file descriptor that the loop waits for as well: a disk ring, a signalfd, a child's pipe. Stays where it
+ * is while set. */
 typedef struct fm_net_watch {
     int fd;
-    uint32_t events;                               /**< EPOLLIN, EPOLLOUT; level-triggered */
-    void (*ready)(void *context, uint32_t events); /**< what epoll reported, EPOLLERR and EPOLLHUP included */
+    uint32_t events; /**< EPOLLIN, EPOLLOUT; level-triggered */
+    /** Told what epoll reported, EPOLLERR and EPOLLHUP included. */
+    void (*ready)(void *context, uint32_t events);
     void *context;
     void *transport_data; /**< private; zero it */
 } fm_net_watch;
 
-/** Starts to watch. FM_ERR_EXISTS (fd is watched), FM_ERR_UNSUPPORTED (by this transport), FM_ERR_NOMEM, FM_ERR_IO. */
+/** Starts to watch. FM_ERR_EXISTS (fd is watched), FM_ERR_UNSUPPORTED (by this transport), FM_ERR_NOMEM,
+ * FM_ERR_IO. */
 FM_API FM_MUST_USE fm_status fm_net_watch_start(fm_net_loop *loop, fm_net_watch *watch);
 /** Stops to watch; call it before the descriptor is closed. Its callback does not run after this returns. */
 FM_API void fm_net_watch_stop(fm_net_loop *loop, fm_net_watch *watch);
@@ -224,41 +240,46 @@ FM_API void fm_net_watch_stop(fm_net_loop *loop, fm_net_watch *watch);
 typedef struct fm_net_region fm_net_region;
 
 /**
- * Tells the transport of memory that payloads will often come from or go to, which a network card wants to know before;
- * sockets take no notice. Undo it before the memory or the loop is freed. FM_ERR_NOMEM, FM_ERR_LIMIT.
+ * Tells the transport of memory that payloads will often come from or go to, which a network card wants to
+ * know before; sockets take no notice. Undo it before the memory or the loop is freed. FM_ERR_NOMEM,
+ * FM_ERR_LIMIT.
  */
 FM_API FM_MUST_USE fm_status fm_net_region_new(fm_net_loop *loop, void *base, size_t bytes,
                                                fm_net_region **out_region);
 FM_API void fm_net_region_free(fm_net_loop *loop, fm_net_region *region);
 
-/* ------------------------------------------------------------------------------------------------ messages */
+/* Messages */
 
 /** What a request or a reply carries. */
 typedef struct fm_net_body {
     const void *args; /**< copied before the function returns */
     size_t args_bytes;
-    const struct iovec
-        *payload; /**< at most FM_NET_PIECES_MAX pieces; the array is copied, the bytes it names are not:
-                                      they must stay until done() or sent() */
+    /** At most FM_NET_PIECES_MAX pieces. The array is copied; the bytes it names are not: they must stay, and
+     * stay the same, until done() or sent(). */
+    const struct iovec *payload;
     size_t payload_count;
-    const uint32_t
-        *payload_crc; /**< the payload's CRC32C where it is known already; NULL: computed. Copied. A wrong one
-                                      makes the receiver close the connection */
+    /** The payload's CRC32C where it is known already; copied. NULL: computed. A wrong one makes the receiver
+     * close the connection. */
+    const uint32_t *payload_crc;
 } fm_net_body;
 
 /** What the caller may conclude about a call that failed. */
 typedef enum fm_net_fate {
-    FM_NET_UNSENT = 0, /**< not a byte was sent: it was not executed, and calling again is safe */
-    FM_NET_UNKNOWN,    /**< the connection ended in between: it may have been executed, or may still be */
-    FM_NET_ANSWERED    /**< the service answered; the status is its own */
+    /** Not a byte was sent: it was not executed, and calling again is safe. */
+    FM_NET_UNSENT = 0,
+    /** The connection ended in between: it may have been executed, or may still be. */
+    FM_NET_UNKNOWN,
+    /** The service answered; the status is its own. */
+    FM_NET_ANSWERED
 } fm_net_fate;
 
 /** How a call ended. Pointers are valid during done(). */
 typedef struct fm_net_reply {
     /**
-     * What the service answered, or FM_ERR_TIMEOUT (its deadline passed), FM_ERR_NET_CLOSED (the peer or another call's
-     * deadline ended the connection), FM_ERR_CANCELLED (this side closed it), FM_ERR_LIMIT (the payload of the reply is
-     * larger than the reply buffer), or why the connection could not be made. fm_error_message() has the detail.
+     * What the service answered, or FM_ERR_TIMEOUT (its deadline passed), FM_ERR_NET_CLOSED (the peer or
+     * another call's deadline ended the connection), FM_ERR_CANCELLED (this side closed it), FM_ERR_LIMIT
+     * (the payload of the reply is larger than the reply buffer), or why the connection could not be made.
+     * fm_error_message() has the detail.
      */
     fm_status status;
     fm_net_fate fate;
@@ -268,26 +289,28 @@ typedef struct fm_net_reply {
     uint32_t payload_crc; /**< their CRC32C, checked; 0 when there are none */
 } fm_net_reply;
 
-/* ------------------------------------------------------------------------------------------------ calling */
+/* Calling */
 
 typedef struct fm_net_connect_options {
     size_t size;
-    fm_net_security security;
     /** The handshake succeeded. Optional. */
     void (*up)(void *context, fm_net_conn *conn);
     /**
-     * The connection failed or ended; all its calls have completed. `conn` is invalid when this returns. The status is
-     * FM_ERR_CANCELLED when this side closed it; otherwise FM_ERR_NET_REFUSED (nobody listens, or the peer is full),
-     * FM_ERR_NET_AUTH (other key, cluster or mode), FM_ERR_VERSION, FM_ERR_NET_CLOSED, FM_ERR_TIMEOUT, FM_ERR_FORMAT (the
-     * peer broke the protocol), FM_ERR_NOT_FOUND (unknown host), FM_ERR_IO. Optional.
+     * The connection failed or ended; all its calls have completed. `conn` is invalid when this returns. The
+     * status is FM_ERR_CANCELLED when this side closed it; otherwise FM_ERR_NET_REFUSED (nobody listens, or
+     * the peer is full), FM_ERR_NET_AUTH (other key, cluster or mode), FM_ERR_VERSION, FM_ERR_NET_CLOSED,
+     * FM_ERR_TIMEOUT, FM_ERR_FORMAT (the peer broke the protocol), FM_ERR_NOT_FOUND (unknown host),
+     * FM_ERR_IO. Optional.
      */
     void (*down)(void *context, fm_net_conn *conn, fm_status status);
     void *context;
+    fm_net_security security;
 } fm_net_connect_options;
 
 /**
- * Begins to connect. Calls may be made at once; they wait until the connection is up. FM_ERR_ARG, FM_ERR_NOMEM; what
- * goes wrong later comes by down().
+ * Begins to connect. Calls may be made at once; they wait until the connection is up. FM_ERR_ARG,
+ * FM_ERR_NOT_FOUND (unknown host), FM_ERR_LIMIT (no descriptors), FM_ERR_STATE (the loop is being freed),
+ * FM_ERR_NOMEM; what goes wrong later comes by down().
  */
 FM_API FM_MUST_USE fm_status fm_net_loop_connect(fm_net_loop *loop, const char *address,
                                                  const fm_net_connect_options *options,
@@ -304,21 +327,23 @@ typedef struct fm_net_call {
 } fm_net_call;
 
 /**
- * Calls. On FM_OK done() runs exactly once, later. On failure it does not run: FM_ERR_ARG, FM_ERR_LIMIT (larger than
- * the peer accepts), FM_ERR_NET_CREDIT (too many calls wait), FM_ERR_NET_CLOSED (closing), FM_ERR_NOMEM. Calls of one
- * connection arrive in the order they were made; their replies come in any order.
+ * Calls. On FM_OK done() runs exactly once, later. On failure it does not run: FM_ERR_ARG, FM_ERR_LIMIT
+ * (larger than the peer accepts), FM_ERR_NET_CREDIT (too many calls wait), FM_ERR_NET_CLOSED (closing),
+ * FM_ERR_NOMEM. Calls of one connection arrive in the order they were made; their replies come in any order.
  */
 FM_API FM_MUST_USE fm_status fm_net_conn_call(fm_net_conn *conn, const fm_net_call *call);
-/** Closes a connection of either side; all calls complete, then down() or closed() runs. The only way to cancel. */
+/** Closes a connection of either side; all calls complete, then down() or closed() runs. The only way to
+ * cancel. */
 FM_API void fm_net_conn_close(fm_net_conn *conn);
-/** The peer's address for people; valid as long as the connection. An accepted UNIX peer is named by its process id. */
+/** The peer's address for people; valid as long as the connection. An accepted UNIX peer is named by its
+ * process id. */
 FM_API const char *fm_net_conn_peer(const fm_net_conn *conn);
 /** Calls that were accepted and have not completed. */
 FM_API size_t fm_net_conn_calls(const fm_net_conn *conn);
 FM_API void fm_net_conn_set_user(fm_net_conn *conn, void *user);
 FM_API void *fm_net_conn_user(const fm_net_conn *conn);
 
-/* ------------------------------------------------------------------------------------------------ serving */
+/* Serving */
 
 /** A request in service. It is the service's from serve() (or land()) until it is answered (or dropped). */
 typedef struct fm_net_request {
@@ -329,23 +354,22 @@ typedef struct fm_net_request {
     void *payload; /**< what land() gave */
     size_t payload_bytes;
     uint32_t payload_crc; /**< CRC32C of the payload, checked; 0 when there is none */
-    int64_t
-        deadline_ns; /**< by this loop's clock, after which the caller does not wait any more; FM_NET_FOREVER */
-    void *user;      /**< the service's; NULL at first */
+    int64_t deadline_ns;  /**< by this loop's clock; later nobody waits for the answer. FM_NET_FOREVER */
+    void *user;           /**< the service's; NULL at first */
 } fm_net_request;
 
 typedef struct fm_net_service {
     size_t size;
     /**
-     * A request with a payload has begun to arrive: give memory for its payload_bytes, which stays the service's. A
-     * negative status refuses the request: its payload is skipped, and the caller gets the status and fm_error_message().
-     * NULL refuses all payloads.
+     * A request with a payload has begun to arrive: give memory for its payload_bytes, which stays the
+     * service's. A negative status refuses the request: its payload is skipped, and the caller gets the
+     * status and fm_error_message(). NULL refuses all payloads.
      */
     fm_status (*land)(void *context, fm_net_request *request, void **out_payload);
     /** The request is complete and checked. Answer it exactly once, now or later, in the loop's thread. */
     void (*serve)(void *context, fm_net_request *request);
-    /** The payload will not arrive: take back the memory that land() gave. The request is invalid when this returns.
-     *  Required with land(). */
+    /** The payload will not arrive: take back the memory that land() gave. The request is invalid when this
+     * returns. Required with land(). */
     void (*drop)(void *context, fm_net_request *request);
     /** A peer has proved itself. Optional. */
     void (*opened)(void *context, fm_net_conn *conn);
@@ -356,14 +380,15 @@ typedef struct fm_net_service {
 
 typedef struct fm_net_listen_options {
     size_t size;
+    const fm_net_service *service; /**< copied during the call */
+    int shared_port; /**< TCP: other loops listen on the port too; the kernel spreads connections */
     fm_net_security security;
-    fm_net_service service; /**< copied */
-    int shared_port; /**< TCP: other loops listen on the same port, and the kernel spreads connections over them */
 } fm_net_listen_options;
 
 /**
- * Listens. A UNIX socket file is made with mode 0600, replaces one that nobody listens on, and is removed at the end.
- * FM_ERR_ARG, FM_ERR_EXISTS (address in use), FM_ERR_PERM, FM_ERR_NOT_FOUND (unknown host), FM_ERR_NOMEM, FM_ERR_IO.
+ * Listens. A UNIX socket file is made with mode 0600, replaces one that nobody listens on, and is removed at
+ * the end. FM_ERR_ARG, FM_ERR_EXISTS (address in use), FM_ERR_PERM, FM_ERR_NOT_FOUND (unknown host),
+ * FM_ERR_LIMIT (no file descriptors), FM_ERR_STATE (the loop is being freed), FM_ERR_NOMEM, FM_ERR_IO.
  */
 FM_API FM_MUST_USE fm_status fm_net_loop_listen(fm_net_loop *loop, const char *address,
                                                 const fm_net_listen_options *options,
@@ -376,27 +401,30 @@ FM_API void fm_net_listener_close(fm_net_listener *listener);
 typedef struct fm_net_answer {
     fm_status status; /**< FM_OK or a failure of the service; a failure carries no payload */
     fm_net_body body;
-    /** The payload's memory may be used again: it was sent (FM_OK) or never will be. Runs once, later. Optional. */
+    /** The payload's memory may be used again: it was sent (FM_OK) or never will be. Runs once, later.
+     * Optional. */
     void (*sent)(void *context, fm_status status);
     void *context;
 } fm_net_answer;
 
 /**
- * Answers. On FM_OK the request is invalid. On failure it is still to be answered: FM_ERR_ARG, FM_ERR_LIMIT (args larger
- * than the peer accepts), FM_ERR_NOMEM. Where the caller's buffer is smaller than the payload, the caller gets FM_ERR_LIMIT.
+ * Answers. On FM_OK the request is invalid. On failure it is still to be answered: FM_ERR_ARG, FM_ERR_LIMIT
+ * (args larger than the peer accepts), FM_ERR_NOMEM. Where the caller's buffer is smaller than the payload,
+ * the caller gets FM_ERR_LIMIT.
  */
 FM_API FM_MUST_USE fm_status fm_net_request_reply(fm_net_request *request, const fm_net_answer *answer);
 /**
- * Answers with a failure and this thread's fm_error_message(), which becomes the caller's. The request is invalid
- * afterwards in any case; where even that cannot be sent, the connection is closed.
+ * Answers with a failure and this thread's fm_error_message(), which becomes the caller's. The request is
+ * invalid afterwards in any case; where even that cannot be sent, the connection is closed.
  */
 FM_API void fm_net_request_fail(fm_net_request *request, fm_status status);
 
-/* ------------------------------------------------------------------------------------------------ dialling */
+/* Dialling */
 
 /**
- * Waiting times between attempts: random in [half, whole] of a span that doubles from `first_ns` to `limit_ns`. The
- * randomness keeps many clients of a service that restarted from coming back all at once; it depends on `seed` alone.
+ * Waiting times between attempts: random in [half, whole] of a span that doubles from `first_ns` to
+ * `limit_ns`. The randomness keeps many clients of a service that restarted from coming back all at once; it
+ * depends on `seed` alone.
  */
 typedef struct fm_net_backoff {
     int64_t first_ns; /**< 0: 50 ms */
@@ -412,15 +440,17 @@ FM_API int64_t fm_net_backoff_next_ns(fm_net_backoff *backoff);
 typedef struct fm_net_dialer fm_net_dialer;
 
 /**
- * Begins to dial. `options` are those of the connections it makes; their up() and down() run each time (down() also
- * after an attempt that failed). FM_ERR_ARG, FM_ERR_NOMEM.
+ * Begins to dial. `options` are those of the connections it makes; their up() and down() run each time
+ * (down() also after an attempt that failed; its connection is NULL where the attempt could not even begin).
+ * FM_ERR_ARG, FM_ERR_NOMEM.
  */
 FM_API FM_MUST_USE fm_status fm_net_dialer_new(fm_net_loop *loop, const char *address,
                                                const fm_net_connect_options *options,
                                                const fm_net_backoff *backoff, fm_net_dialer **out_dialer);
 /** The present connection, up or coming up; NULL while it waits for its next attempt. */
 FM_API fm_net_conn *fm_net_dialer_conn(const fm_net_dialer *dialer);
-/** Stops, closes the connection (down() still runs) and frees the dialer. Before its loop is freed. NULL is allowed. */
+/** Stops, closes the connection (down() still runs) and frees the dialer. Before its loop is freed. NULL is
+ * allowed. */
 FM_API void fm_net_dialer_free(fm_net_dialer *dialer);
 
 #ifdef __cplusplus

@@ -2,26 +2,30 @@
  * @file net_transport.h
  * What stands between the calls of fathom/net.h and the wire: a table of functions.
  *
- * Who only calls and serves needs nothing of this. It is for who writes another transport: RDMA, shared memory, or a
- * simulated network with a clock of its own, over which the whole call layer then runs, single-threaded and repeatable.
+ * Who only calls and serves needs nothing of this. It is for who writes another transport: RDMA, shared
+ * memory, or a simulated network with a clock of its own, over which the whole call layer then runs,
+ * single-threaded and repeatable.
  *
- * The table is shaped so that remote DMA fits behind it: where a reply goes is known when the call is made; a service
- * chooses the memory of a payload after it has seen the header; "done" means that nobody touches the memory any more;
- * and the one way to cancel is to close.
+ * The table is shaped so that remote DMA fits behind it: where a reply goes is known when the call is made; a
+ * service chooses the memory of a payload after it has seen the header; "done" means that nobody touches the
+ * memory any more; and the one way to cancel is to close.
  *
- *     caller's transport                                      service's transport
- *     call(ep, head, payload, buffer, cookie)  ---------->    header(ep, id, head) -> request, buffer
- *                                                             request(request, FM_OK)
- *     done(cookie, FM_OK, head)                <----------    reply(ep, id, head, payload, cookie); sent(cookie, FM_OK)
+ *     caller's transport                                 service's transport
+ *     call(ep, head, payload, buffer, cookie)  ----->    header(ep, id, head) -> request, buffer
+ *                                                        request(request, FM_OK)
+ *     done(cookie, FM_OK, head)                <-----    reply(ep, id, head, payload, cookie)
+ *                                                        sent(cookie, FM_OK)
  *
  * Rules for both sides of the table:
  *  - a worker and all that belongs to it is used by one thread at a time, except wake();
- *  - upcalls run inside progress() and worker_free() alone, never inside another function of the table; in an upcall
- *    every function of the table may be called except those two;
- *  - a function that fails has no effect and returns no cookie; one that succeeds returns its cookie exactly once;
- *  - requests of one endpoint arrive in the order of their calls; nothing is promised about the order of replies;
- *  - after close(), and when a connection ends by itself, each outstanding cookie comes back with a negative status (done,
- *    sent, request), then down() runs, and after it the endpoint is invalid;
+ *  - upcalls run inside progress() and worker_free() alone, never inside another function of the table; in an
+ *    upcall every function of the table may be called except those two;
+ *  - a function that fails has no effect and returns no cookie; one that succeeds returns its cookie exactly
+ *    once;
+ *  - requests of one endpoint arrive in the order of their calls; nothing is promised about the order of
+ *    replies;
+ *  - after close(), and when a connection ends by itself, each outstanding cookie comes back with a negative
+ *    status (done, sent, request), then down() runs, and after it the endpoint is invalid;
  *  - before an upcall with a negative status, the transport sets this thread's error message.
  */
 #ifndef FATHOM_NET_TRANSPORT_H
@@ -59,7 +63,6 @@ typedef struct fm_net_peer {
 } fm_net_peer;
 
 typedef struct fm_net_upcalls {
-    size_t size;
     /** A peer has proved itself on a listening address. A negative status closes it. */
     fm_status (*accepted)(void *acceptor_cookie, fm_net_ep *ep, const fm_net_peer *peer,
                           void **out_ep_cookie);
@@ -68,14 +71,17 @@ typedef struct fm_net_upcalls {
     /** The endpoint is no more; the last upcall about it. */
     void (*down)(void *ep_cookie, fm_status status);
     /**
-     * A request begins to arrive. Sets a cookie for it and, when it has a payload, the memory for it; NULL skips the
-     * payload. A negative status closes the endpoint, and no further upcall about the request comes.
+     * A request begins to arrive. Sets a cookie for it and, when it has a payload, the memory for it; NULL
+     * skips the payload. A negative status closes the endpoint, and no further upcall about the request
+     * comes.
      */
     fm_status (*header)(void *ep_cookie, uint64_t id, const fm_net_head *head, void **out_request_cookie,
                         void **out_payload);
-    /** The request is complete and checked (FM_OK), or never will be. Right after header() when there is no payload. */
+    /** The request is complete and checked (FM_OK), or never will be. Right after header() when there is no
+     * payload. */
     void (*request)(void *request_cookie, fm_status status);
-    /** A call completed; `reply` is NULL unless the status is FM_OK or FM_ERR_LIMIT (the payload did not fit; skipped). */
+    /** A call completed; `reply` is NULL unless the status is FM_OK or FM_ERR_LIMIT (the payload did not fit;
+     * skipped). */
     void (*done)(void *call_cookie, fm_status status, const fm_net_head *reply);
     /** The memory of a reply may be used again. */
     void (*sent)(void *reply_cookie, fm_status status);
@@ -123,7 +129,8 @@ typedef struct fm_net_transport {
     void (*region_free)(fm_net_worker *worker, fm_net_region *region);
 } fm_net_transport;
 
-/** TCP and UNIX sockets under epoll; ignores its context. The format on the wire is in lib/net/src/net_frame.h. */
+/** TCP and UNIX sockets under epoll; ignores its context. The format on the wire is in
+ * lib/net/src/net_frame.h. */
 FM_API const fm_net_transport *fm_net_transport_sockets(void);
 
 #ifdef __cplusplus
