@@ -253,7 +253,7 @@ static void race_with_a_swap(int have_openat2)
     write_plain("outside/file", "secret");
     atomic_store(&swapping, 1);
     assert_int_equal(pthread_create(&thread, NULL, swap_thread, NULL), 0);
-    for (int i = 0; i < 3000; i++) {
+    for (int i = 0; i < 20000; i++) {
         void *data;
         size_t length;
         fm_status status = fm_fs_read_all(fs, i % 2 ? "dir/file" : "through", 100, &data, &length);

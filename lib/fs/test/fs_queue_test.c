@@ -1,7 +1,9 @@
 #include "fm_test.h"
 #include "fm_gen.h"
 
+#include <fcntl.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include "fs_backend.h"
 #include "mem_fs.h"
@@ -220,8 +222,10 @@ static void one_failure_spares_the_others(void **state)
     assert_int_equal(ios[0].status, FM_OK);
     assert_int_equal(ios[1].status, FM_ERR_LIMIT);
     assert_int_equal(ios[2].status, FM_OK);
-    ios[1].offset = 1;
-    assert_ok(fm_fs_queue_run(queue, ios, 3)); // the earlier failure is forgotten
+    fm_fs_io again = ios[2];
+    again.offset = 1;
+    again.buffer = &bytes[1];
+    assert_ok(fm_fs_queue_run(queue, &again, 1)); // the earlier failure is forgotten
     fm_fs_queue_close(queue);
     fm_fs_file_close(file);
     void *data;
@@ -230,6 +234,15 @@ static void one_failure_spares_the_others(void **state)
     assert_string_equal(data, "abc");
     fm_base_mem_free(data);
     fm_fs_close(fs);
+}
+
+static void forget_pages(fm_fs *fs, const char *name)
+{
+    char path[4300];
+    assert_ok(fm_fs_local_path(fs, name, path, sizeof path));
+    int fd = open(path, O_RDONLY);
+    assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    close(fd);
 }
 
 static void closing_gives_everything_back(void **state)
@@ -243,6 +256,8 @@ static void closing_gives_everything_back(void **state)
     fm_fs_io ios[IOS];
     memset(buffers[0], 'c', BYTES);
     assert_ok(fm_fs_file_write(file, buffers[0], BYTES, 0));
+    assert_ok(fm_fs_file_sync(file));
+    forget_pages(fs, "c"); // so that reads are under way, on a disk, when the queue is closed
     memset(buffers, 0, sizeof buffers);
     for (int i = 0; i < IOS; i++)
         ios[i] = (fm_fs_io){.kind = FM_FS_IO_READ,
@@ -263,6 +278,39 @@ static void closing_gives_everything_back(void **state)
         dropped += ios[i].status == FM_ERR_CANCELLED;
     }
     assert_true(blocking ? dropped == 0 : dropped > 0);
+    fm_fs_file_close(file);
+    fm_fs_close(fs);
+}
+
+// The kernel's own files come in short pieces: the rest is asked for until all is there.
+static void short_reads_go_on(void **state)
+{
+    use_engine(*state);
+    enum { BYTES = 50000 };
+    static char through_queue[BYTES];
+    static char directly[BYTES];
+    fm_fs *fs;
+    fm_fs_file *file;
+    fm_fs_queue *queue;
+    assert_ok(fm_fs_open("/proc", 0, &fs));
+    if (fm_fs_file_open(fs, "kallsyms", FM_FS_READ, &file) < 0) {
+        fm_fs_close(fs);
+        fm_test_skip("this kernel has no /proc/kallsyms, a file that is read in short pieces");
+    }
+    fm_fs_io io = {
+        .kind = FM_FS_IO_READ, .file = file, .buffer = through_queue, .length = BYTES, .offset = 10};
+    int fd = open("/proc/kallsyms", O_RDONLY);
+    assert_true(fd >= 0 && pread(fd, directly, BYTES, 10) < BYTES); // it is as the test thinks
+    size_t have = 0;
+    for (ssize_t got;
+         have < BYTES && (got = pread(fd, directly + have, BYTES - have, (off_t)(10 + have))) > 0;)
+        have += (size_t)got;
+    close(fd);
+    assert_ok(fm_fs_queue_open(fs, 1, &queue));
+    assert_ok(fm_fs_queue_run(queue, &io, 1));
+    assert_int_equal(io.done, have);
+    assert_memory_equal(through_queue, directly, have);
+    fm_fs_queue_close(queue);
     fm_fs_file_close(file);
     fm_fs_close(fs);
 }
@@ -397,10 +445,15 @@ static char blocking[] = "blocking";
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        BY_BOTH(operations_do_what_they_say),       BY_BOTH(wrong_operations_are_refused),
-        BY_BOTH(one_failure_spares_the_others),     BY_BOTH(closing_gives_everything_back),
-        BY_BOTH(refused_allocations_leave_nothing), BY_BOTH(threads_have_queues_of_their_own),
-        cmocka_unit_test(any_back_end_has_queues),  cmocka_unit_test(io_uring_was_tested),
+        BY_BOTH(operations_do_what_they_say),
+        BY_BOTH(wrong_operations_are_refused),
+        BY_BOTH(one_failure_spares_the_others),
+        BY_BOTH(closing_gives_everything_back),
+        BY_BOTH(short_reads_go_on),
+        BY_BOTH(refused_allocations_leave_nothing),
+        BY_BOTH(threads_have_queues_of_their_own),
+        cmocka_unit_test(any_back_end_has_queues),
+        cmocka_unit_test(io_uring_was_tested),
     };
     return fm_test_run("fs_queue", tests);
 }
