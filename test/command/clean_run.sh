@@ -31,7 +31,7 @@ mkdir -p "$scratch/fathom.$dead.work/below" "$scratch/fathom.$alive.work" "$scra
 kill -9 $leader
 wait $leader 2>/dev/null || true
 
-"$fathom" clean --dry-run | grep -q "$orphan"
+"$fathom" clean --dry-run | grep "$orphan" >/dev/null
 kill -0 $orphan # the dry run ended nothing
 "$fathom" clean --json >"$scratch/report.json"
 grep -q '"removed": true' "$scratch/report.json"
@@ -40,4 +40,4 @@ wait $orphan 2>/dev/null || true
 [ ! -e "${shm[0]}" ] && [ ! -e "$scratch/fathom.$dead.work" ]
 kill -0 $alive_child
 [ -e "${shm[1]}" ] && [ -d "$scratch/fathom.$alive.work" ] && [ -d "$scratch/fathom.notarun" ]
-"$fathom" clean | grep -q 'nothing left behind'
+"$fathom" clean | grep 'nothing left behind' >/dev/null

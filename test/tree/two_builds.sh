@@ -31,5 +31,5 @@ source=$FM_SOURCE_DIR/lib
 "$cc" "$scratch/user.c" -o "$scratch/user" "-I$source/base/include" "-I$source/fs/include" "-L$build/lib/fs" -lfathom_fs \
     "-L$build/lib/base" -lfathom_base
 path=$scratch/build/lib/base:$build/lib/fs:$build/lib/net
-LD_LIBRARY_PATH=$path ldd "$scratch/user" | grep -q "$scratch/build/lib/base/libfathom_base.so"
+LD_LIBRARY_PATH=$path ldd "$scratch/user" | grep "$scratch/build/lib/base/libfathom_base.so" >/dev/null
 LD_LIBRARY_PATH=$path "$scratch/user"
