@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 PREFIX ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
+prefix = $(shell realpath -m -- "$(PREFIX)")
 RECIPE ?= recipes/quickstart.yaml
 BENCH_FLAGS ?= --quick
 TEST_FLAGS ?=
@@ -23,7 +24,8 @@ run: build ## run a recipe end to end: RECIPE=recipes/quickstart.yaml
 	@build/fathom run $(RECIPE)
 
 test: build ## build and run every test but the slow ones
-	@ctest --test-dir build --output-on-failure -j $(JOBS) -LE slow $(TEST_FLAGS)
+	@status=0; ctest --test-dir build --output-on-failure -j $(JOBS) -LE slow $(TEST_FLAGS) || status=$$?; \
+		grep -h '^SKIP ' build/Testing/Temporary/LastTest.log || true; exit $$status
 
 bench: build ## run every benchmark: BENCH_FLAGS="--quick"
 	@set -e; for program in build/bench/bench_*; do \
@@ -37,13 +39,13 @@ format: ## rewrite the C files in the house's format
 	@setup/install.sh --dev
 	@git ls-files -co --exclude-standard '*.c' '*.h' | xargs -r clang-format -i
 
-install: build ## install the command, the libraries and the headers: PREFIX=/usr/local (or ~/.local)
-	@cmake --install build --prefix $(PREFIX)
+install: build ## install the command, libraries and headers: PREFIX=/usr/local (or ~/.local), DESTDIR
+	@cmake --install build --prefix "$(prefix)" >build/install.log || { cat build/install.log; exit 1; }
+	@install -D -m 644 build/install_manifest.txt "$(DESTDIR)$(prefix)/share/fathom/installed.txt"
+	@echo "installed below $(DESTDIR)$(prefix)"
 
-uninstall: ## remove what the last `make install` of this tree installed
-	@if [ -f build/install_manifest.txt ]; then \
-		xargs -d '\n' rm -fv < build/install_manifest.txt | tail -n 1; rm -f build/install_manifest.txt; \
-	else echo "nothing was installed from this tree"; fi
+uninstall: ## remove what `make install` with the same PREFIX and DESTDIR installed
+	@DESTDIR="$(DESTDIR)" setup/uninstall.sh "$(prefix)"
 
 clean: ## remove all build folders (not what set-up fetched)
 	@rm -rf build build-dev build-asan build-tsan build-fuzz compile_commands.json

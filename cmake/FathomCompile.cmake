@@ -18,6 +18,9 @@ set(FM_SANITIZE "" CACHE STRING "list for -fsanitize=, e.g. address,undefined or
 # -ffp-contract=off: a product and a sum are fused only where the source says fma(), so that every compiler and every
 # ISA level computes the same bits.
 add_compile_options(-ffp-contract=off -fno-math-errno)
+# Names in debug information and messages are relative to the tree, so that what is installed tells nothing of where it was
+# built.
+add_compile_options(-ffile-prefix-map=${PROJECT_SOURCE_DIR}/=)
 add_compile_definitions(_GNU_SOURCE _FILE_OFFSET_BITS=64)
 set(FM_WARNINGS
     -Wall -Wextra -Wshadow -Wundef -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition

@@ -36,7 +36,6 @@ function(fm_library name)
     foreach(dependency ${L_DEPENDS})
       target_include_directories(${object} PUBLIC ${PROJECT_SOURCE_DIR}/lib/${dependency}/include)
     endforeach()
-    target_compile_definitions(${object} PRIVATE FM_BUILDING_${name})
     if(isa)
       target_compile_options(${object} PRIVATE ${FM_ISA_FLAGS_${isa}})
     endif()
@@ -63,7 +62,7 @@ function(fm_library name)
   target_link_libraries(${target}_shared PUBLIC ${shared_deps} PRIVATE ${L_LINK} Threads::Threads m ${CMAKE_DL_LIBS})
 
   install(TARGETS ${target} ${target}_shared)
-  install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} PATTERN duckdb_api.h EXCLUDE)
   list(JOIN static_deps ", " FM_PC_REQUIRES)
   list(JOIN L_PC_REQUIRES ", " FM_PC_REQUIRES_PRIVATE)
   set(FM_PC_NAME ${target})
@@ -78,6 +77,12 @@ function(fm_library name)
     endif()
   endforeach()
 endfunction()
+
+# What every test is told: where the sources are (golden files), and where set-up put DuckDB's library.
+set(FM_TEST_ENVIRONMENT FM_SOURCE_DIR=${PROJECT_SOURCE_DIR})
+if(EXISTS ${PROJECT_SOURCE_DIR}/.deps/duckdb/libduckdb.so)
+  list(APPEND FM_TEST_ENVIRONMENT FM_DUCKDB_LIB=${PROJECT_SOURCE_DIR}/.deps/duckdb/libduckdb.so)
+endif()
 
 # fm_test(<library> <unit>_test.c [SOURCES ...] [LINK ...] [LABELS ...] [TIMEOUT s] [ARGS ...] [CASES ...])
 #
@@ -105,7 +110,7 @@ function(fm_test library source)
     list(APPEND names ${library}.${unit})
   endif()
   set_tests_properties(${names} PROPERTIES
-    LABELS "${library};${T_LABELS}" TIMEOUT ${T_TIMEOUT} ENVIRONMENT "FM_SOURCE_DIR=${PROJECT_SOURCE_DIR}")
+    LABELS "${library};${T_LABELS}" TIMEOUT ${T_TIMEOUT} ENVIRONMENT "${FM_TEST_ENVIRONMENT}")
 endfunction()
 
 # fm_fuzz(<library> <unit>_fuzz.c)

@@ -20,37 +20,43 @@ static void *try_open(const char *path, fm_engine_info *info)
     return NULL;
 }
 
-static void *open_installed(const char *soname, fm_engine_info *info)
+// Looks beside `file`, which is the program or the library that holds this code.
+static void *open_beside(const char *file, const char *soname, fm_engine_info *info)
 {
-    char path[1024];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
-    if (length <= 0)
-        return NULL;
-    path[length] = 0;
-    char *slash = strrchr(path, '/');
-    if (!slash || (size_t)(slash - path) + strlen("/../lib/fathom/") + strlen(soname) >= sizeof path)
-        return NULL;
-    sprintf(slash, "/../lib/fathom/%s", soname);
-    return access(path, R_OK) == 0 ? try_open(path, info) : NULL;
+    static const char *const folders[] = {"fathom", "lib/fathom", "../lib/fathom"};
+    const char *slash = strrchr(file, '/');
+    for (size_t i = 0; slash && i < sizeof folders / sizeof folders[0]; i++) {
+        char path[1024];
+        int length = snprintf(path, sizeof path, "%.*s/%s/%s", (int)(slash - file), file, folders[i], soname);
+        if (length < (int)sizeof path && access(path, R_OK) == 0)
+            return try_open(path, info);
+    }
+    return NULL;
 }
 
-void *fm_base_engine_open(const char *env, const char *folder, const char *const *sonames,
-                          fm_engine_info *info)
+static void *open_installed(const char *soname, fm_engine_info *info)
+{
+    char program[512];
+    Dl_info here;
+    void *library = NULL;
+    // An address of this file's: dladdr() wants a data pointer, and a static object serves as well as a function.
+    static const char marker;
+    if (dladdr(&marker, &here) && here.dli_fname)
+        library = open_beside(here.dli_fname, soname, info);
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (!library && length > 0) {
+        program[length] = 0;
+        library = open_beside(program, soname, info);
+    }
+    return library;
+}
+
+void *fm_base_engine_open(const char *env, const char *const *sonames, fm_engine_info *info)
 {
     const char *given = getenv(env);
     if (given && *given) // asked for by name: no other may take its place
         return try_open(given, info);
     void *library = open_installed(sonames[0], info);
-#ifdef FM_DEPS_DIR
-    if (!library && folder) {
-        char path[1024];
-        snprintf(path, sizeof path, "%s/%s/%s", FM_DEPS_DIR, folder, sonames[0]);
-        if (access(path, R_OK) == 0)
-            library = try_open(path, info);
-    }
-#else
-    (void)folder;
-#endif
     for (int i = 0; !library && sonames[i]; i++)
         library = try_open(sonames[i], info);
     if (!library)

@@ -31,7 +31,7 @@ static void load_driver(void)
 {
     static const char *const sonames[] = {"libcuda.so.1", NULL};
     fm_engine_info *info = &driver.info;
-    void *library = fm_base_engine_open("FM_CUDA_LIB", NULL, sonames, info);
+    void *library = fm_base_engine_open("FM_CUDA_LIB", sonames, info);
     if (!library)
         return;
     struct {

@@ -16,7 +16,7 @@ static pthread_once_t table_once = PTHREAD_ONCE_INIT;
 static void load_table(void)
 {
     static const char *const sonames[] = {"libduckdb.so", NULL};
-    void *library = fm_base_engine_open("FM_DUCKDB_LIB", "duckdb", sonames, &table_info);
+    void *library = fm_base_engine_open("FM_DUCKDB_LIB", sonames, &table_info);
     if (!library)
         return;
 #define LOAD(function)                                                                   \
@@ -53,7 +53,7 @@ void fm_base_engine_probe_duckdb(fm_engine_info *info)
 
 void fm_base_engine_probe_duckdb(fm_engine_info *info)
 {
-    snprintf(info->reason, sizeof info->reason, "built without duckdb.h (setup/install.sh fetches it)");
+    snprintf(info->reason, sizeof info->reason, "%s", FM_DUCKDB_REASON);
 }
 
 #endif

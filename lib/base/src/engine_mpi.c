@@ -7,7 +7,7 @@
 void fm_base_engine_probe_mpi(fm_engine_info *info)
 {
     static const char *const sonames[] = {"libmpi.so.40", "libmpi.so.12", "libmpi.so", NULL};
-    void *library = fm_base_engine_open("FM_MPI_LIB", NULL, sonames, info);
+    void *library = fm_base_engine_open("FM_MPI_LIB", sonames, info);
     if (!library)
         return;
     // Allowed before MPI_Init (MPI 3.1, section 8.1.1).

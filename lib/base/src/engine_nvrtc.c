@@ -8,7 +8,7 @@ void fm_base_engine_probe_nvrtc(fm_engine_info *info)
 {
 #ifdef FM_HAVE_CUDA
     static const char *const sonames[] = {"libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", NULL};
-    void *library = fm_base_engine_open("FM_NVRTC_LIB", NULL, sonames, info);
+    void *library = fm_base_engine_open("FM_NVRTC_LIB", sonames, info);
     if (!library)
         return;
     int (*get_version)(int *, int *) = NULL;

@@ -36,7 +36,7 @@ static void a_query_runs(void **state)
 static void a_query_runs(void **state)
 {
     (void)state;
-    fm_test_skip("built without duckdb.h");
+    fm_test_skip("built without DuckDB");
 }
 
 #endif

@@ -21,6 +21,12 @@ static void every_engine_answers(void **state)
     assert_non_null(strstr(info.reason, "99"));
 }
 
+static void skip_when_off(const fm_engine_info *info)
+{
+    if (strstr(info->reason, "FM_WITH_CUDA=OFF"))
+        fm_test_skip("%s", info->reason);
+}
+
 static void a_named_library_is_not_replaced(void **state)
 {
     (void)state;
@@ -28,6 +34,7 @@ static void a_named_library_is_not_replaced(void **state)
     fm_engine_info info;
     fm_base_engine_probe(FM_ENGINE_NVRTC, &info);
     unsetenv("FM_NVRTC_LIB");
+    skip_when_off(&info);
     assert_false(info.found);
     assert_non_null(strstr(info.reason, "/nonexistent/libnvrtc.so"));
 }
@@ -39,6 +46,7 @@ static void a_library_without_the_symbol_is_refused(void **state)
     fm_engine_info info;
     fm_base_engine_probe(FM_ENGINE_NVRTC, &info);
     unsetenv("FM_NVRTC_LIB");
+    skip_when_off(&info);
     assert_false(info.found);
     assert_non_null(strstr(info.reason, "lacks nvrtcVersion"));
 }

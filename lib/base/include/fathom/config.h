@@ -1,19 +1,24 @@
 /**
  * @file config.h
- * One schema per command: the same table of options gives the flags, the YAML keys, the environment
- * variables, the
- * `--help` text, the manual page and the shell completion.
+ * One schema per command: the same table of options gives the flags, the YAML keys, the environment variables,
+ * the `--help` text, the manual page and the shell completion.
  *
  * A command fills a struct of its own; each row of its schema says where in the struct the value goes.
  *
- *     struct plan_options { int64_t replicas; double budget_ms; const char *policy; int json; };
+ *     struct plan_options {
+ *         int64_t replicas;
+ *         double budget_ms;
+ *         const char *policy;
+ *     };
  *     static const fm_option plan_schema[] = {
- *         {"replicas", FM_OPTION_INT, offsetof(struct plan_options, replicas), .required = 1, .min = 1, .max
- * = 1 << 20, .help = "expert copies in all"},
+ *         {"replicas", FM_OPTION_INT, offsetof(struct plan_options, replicas), .required = 1,
+ *          .min = 1, .max = 65536, .help = "expert copies in all"},
  *         {"budget", FM_OPTION_REAL, offsetof(struct plan_options, budget_ms), .value = "50", .unit = "ms",
- * .help = ...},
- *         {"policy", FM_OPTION_CHOICE, offsetof(struct plan_options, policy), .value = "best", .choices =
- * "best|reference"}, {0}};
+ *          .help = "time for the search"},
+ *         {"policy", FM_OPTION_CHOICE, offsetof(struct plan_options, policy), .value = "best",
+ *          .choices = "best|reference", .help = "how to place"},
+ *         {0},
+ *     };
  *
  * Precedence, weakest first: the default, a YAML section (`--config FILE`), the environment
  * (FM_<COMMAND>_<OPTION>, in capitals, '-' as '_'), the command line. Unknown options and keys are errors

@@ -7,7 +7,8 @@
  *     duckdb_database database;
  *     if (duckdb->open(NULL, &database) == DuckDBError) ...
  *
- * Needs duckdb.h at build time (set-up fetches it; FM_HAVE_DUCKDB says whether it was there). The functions
+ * For the libraries of the house: it needs duckdb.h, which set-up fetches (FM_HAVE_DUCKDB says whether it was there), and
+ * is not installed. The functions
  * are DuckDB's own, documented in duckdb.h; a user of another one adds a line to FM_DUCKDB_FUNCTIONS.
  */
 #ifndef FATHOM_DUCKDB_API_H

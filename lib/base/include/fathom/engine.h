@@ -3,9 +3,10 @@
  * Optional engines, opened at run time: what is on this machine, where, and if not, why.
  *
  * Nothing here is needed to build or to start. An engine's library is looked for, in this order: the path in
- * its environment variable, `../lib/fathom/` beside the running program, the folder that set-up fetched it to
- * (development trees), the system's loader path. A library once opened stays open. Any thread may call any
- * function.
+ * its environment variable (then nowhere else); the folders `fathom/`, `lib/fathom/` and `../lib/fathom/` beside
+ * the file that holds this code (the program, or libfathom_base.so), and beside the running program; the
+ * loader's path. So an installed tree can be moved, and finds what was installed with it. A library once opened
+ * stays open. Any thread may call any function.
  *
  * | engine | library | environment variable |
  * |---|---|---|

@@ -86,8 +86,7 @@ FM_API const char *fm_base_status_text(fm_status status);
 /**
  * Sets this thread's message and returns `status`, so that a failure is one statement:
  *
- *     return fm_base_error_set(FM_ERR_ARG, "replicas is %d; expected at least %d (one for each expert)", r,
- * e);
+ *     return fm_base_error_set(FM_ERR_ARG, "replicas is %d; expected at least %d", replicas, experts);
  *
  * The one who first decides that something failed writes the message; callers pass the status on (FM_TRY), or
  * put context in front with fm_base_error_prefix(). Messages are cut at 1023 bytes. Never allocates.

@@ -18,9 +18,11 @@ extern "C" {
 
 /*
  * X(name, text, bits): `text` is the name that safetensors files use. The order is that of the safetensors
- * project (by alignment, then by age), which its files are laid out by; 0 is no type. F4_E2M1   4-bit floats,
- * two to a byte, the first in the low half F8_E4M3   the variant without infinities (e4m3fn) F8_UE8M0  powers
- * of two, the scales of the block formats
+ * project (by alignment, then by age), which its files are laid out by; 0 is no type.
+ *
+ *     F4_E2M1     4-bit floats, two to a byte, the first in the low half
+ *     F8_E4M3     the variant without infinities (e4m3fn)
+ *     F8_UE8M0    powers of two: the scales of the block formats
  */
 #define FM_DTYPE_LIST(X)               \
     X(FM_DTYPE_BOOL, "BOOL", 8)        \
