@@ -120,7 +120,7 @@ static fm_status add(fm_bench *bench, const char *size, const struct argument *a
         bench, &(fm_bench_case){
                    .name = name,
                    .argument = argument,
-                   .limit = in_cache ? FM_BENCH_NO_LIMIT : FM_BENCH_COPY,
+                   .limit = in_cache ? FM_BENCH_NO_LIMIT : FM_BENCH_COPY_STREAMED,
                    .bytes = (double)argument->count * (conversion->from_bits + conversion->to_bits) / 8,
                    .items = (double)argument->count,
                    .mode = in_cache ? FM_BENCH_IN_SMOKE : FM_BENCH_IN_FULL,
