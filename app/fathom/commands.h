@@ -9,6 +9,7 @@ extern const fm_command fm_cmd_clean;
 extern const fm_command fm_cmd_completion;
 extern const fm_command fm_cmd_info;
 extern const fm_command fm_cmd_man;
+extern const fm_command fm_cmd_pipe;
 extern const fm_command fm_cmd_run;
 
 /** The whole tree, for completion and manual pages. */
