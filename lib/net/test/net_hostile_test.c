@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "fathom/clock.h"
@@ -245,6 +246,44 @@ static void who_does_not_have_the_key_is_told_why(void **state)
         assert_int_equal(outcome.fate, FM_NET_UNSENT);
     }
     assert_int_equal(service.opened + service.served, 0);
+    fm_net_loop_free(loop);
+}
+
+static void another_user_is_refused(void **state)
+{
+    (void)state;
+    enum { NOBODY = 65534 };
+    if (geteuid() != 0)
+        fm_test_skip("only root can become another user");
+    fm_net_loop *loop = net_test_loop(NULL);
+    struct net_service service = {0};
+    const char *address = net_unix_address("users");
+    net_service_listen(&service, loop, address, &net_same_user);
+    // Open the doors that would keep the other user from getting as far as the check.
+    assert_int_equal(chmod(fm_test_tmpdir(), 0755), 0);
+    assert_int_equal(chmod(address + strlen("unix:"), 0666), 0);
+    for (int other = 0; other < 2; other++) {
+        assert_int_equal(seteuid(other ? NOBODY : 0), 0);
+        int fd = raw_connect(address);
+        assert_int_equal(seteuid(0), 0);
+        if (other)
+            raw_expect_close(loop, fd, 2000);
+        else
+            close(fd);
+    }
+    // The other way round: a caller finds a service of another user.
+    assert_int_equal(chmod(fm_test_tmpdir(), 0777), 0);
+    assert_int_equal(seteuid(NOBODY), 0);
+    int listener = raw_listen(net_unix_address("theirs"));
+    assert_int_equal(seteuid(0), 0);
+    assert_int_equal(chmod(fm_test_tmpdir(), 0700), 0);
+    struct net_client client;
+    net_client_connect(&client, loop, net_unix_address("theirs"), &net_same_user);
+    net_until(loop, &client.down, 1);
+    assert_int_equal(client.down_status, FM_ERR_NET_AUTH);
+    assert_non_null(strstr(client.down_message, "belongs to user 65534"));
+    close(listener);
+    assert_int_equal(service.opened, 0);
     fm_net_loop_free(loop);
 }
 
@@ -568,6 +607,7 @@ int main(void)
         cmocka_unit_test(strangers_do_not_keep_members_out),
         cmocka_unit_test(a_handshake_in_drops_is_given_up),
         cmocka_unit_test(who_does_not_have_the_key_is_told_why),
+        cmocka_unit_test(another_user_is_refused),
         cmocka_unit_test(callers_that_break_the_protocol_are_closed),
         cmocka_unit_test(more_requests_than_the_window_are_not_taken),
         cmocka_unit_test(requests_that_are_refused_are_bounded_too),

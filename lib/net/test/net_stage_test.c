@@ -161,11 +161,54 @@ static void a_changed_bit_stops_the_stream(void **state)
     fm_gen_property(200, changed_bit);
 }
 
+// Who changes a payload can keep its CRC, which is linear, but not its tag.
+static void a_change_that_keeps_the_checksum_fails_by_the_tag(void **state)
+{
+    (void)state;
+    static const uint8_t zeros[4] = {0};
+    fm_gen gen = fm_gen_seeded(1);
+    for (int change = 0; change < 2; change++) {
+        fm_net_seal *sending = new_seal();
+        fm_net_seal *receiving = new_seal();
+        struct stream stream = {.wire = fm_base_mem_alloc(WIRE_BYTES)};
+        while (stream.frames[0].payload_bytes < 8 || stream.skipped[0]) {
+            fm_net_seal_free(sending);
+            sending = new_seal();
+            stream.size = 0;
+            append(&stream, 0, &gen, sending);
+        }
+        uint8_t *payload = stream.wire + stream.payload_at[0];
+        if (change) {
+            // The remainder of a difference, put behind it, makes its whole remainder 0.
+            const uint8_t difference[4] = {1, 2, 3, 4};
+            uint8_t remainder[4];
+            fm_put_le32(remainder, fm_base_crc32c(0, difference, 4) ^ fm_base_crc32c(0, zeros, 4));
+            for (int i = 0; i < 4; i++) {
+                payload[i] ^= difference[i];
+                payload[4 + i] ^= remainder[i];
+            }
+            assert_int_equal(fm_base_crc32c(0, payload, stream.frames[0].payload_bytes),
+                             stream.frames[0].payload_crc);
+        }
+        struct net_stage stage;
+        int frames;
+        begin_stage(&stage, receiving);
+        fm_status status = feed(&stage, &stream, &gen, &frames);
+        assert_int_equal(status, change ? FM_ERR_NET_AUTH : FM_OK);
+        assert_int_equal(frames, !change);
+        fm_base_mem_free(stage.bytes);
+        fm_base_mem_free(stream.wire);
+        fm_net_seal_free(sending);
+        fm_net_seal_free(receiving);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frames_arrive_whatever_the_pieces),
         cmocka_unit_test(a_changed_bit_stops_the_stream),
+        cmocka_unit_test(a_change_that_keeps_the_checksum_fails_by_the_tag),
     };
     return fm_test_run("net.stage", tests);
 }
