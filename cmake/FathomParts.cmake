@@ -40,7 +40,7 @@ endfunction()
 
 # Called last: what no library declared.
 function(fm_parts_to_come)
-  foreach(part MPI FUSE LMDB POSTGRESQL IO_URING OPENMP)
+  foreach(part FUSE LMDB POSTGRESQL IO_URING OPENMP)
     get_property(declared GLOBAL PROPERTY FM_PARTS_DECLARED)
     if(NOT part IN_LIST declared)
       fm_part(NAME ${part} UNUSED ABOUT "for a library that is to come")
