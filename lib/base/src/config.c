@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "config_value.h"
 
@@ -81,6 +82,16 @@ static int in_range(const fm_option *option, double value)
     return !has_range(option) || (value >= option->min && value <= option->max);
 }
 
+// The double beside an integer is rounded to an integer, never the integer to a double, which is exact up to 2^53 only.
+static int in_range_exactly(const fm_option *option, int64_t value)
+{
+    if (!has_range(option))
+        return 1;
+    int above = option->min < -0x1p63 || (option->min < 0x1p63 && value >= (int64_t)ceil(option->min));
+    int below = option->max >= 0x1p63 || (option->max >= -0x1p63 && value <= (int64_t)floor(option->max));
+    return above && below;
+}
+
 static int parse_flag(const char *text, int *out_value)
 {
     static const char *const yes[] = {"true", "1", "yes", "on"};
@@ -117,27 +128,54 @@ static int parse_real(const char *text, double *out_value)
     return 1;
 }
 
-// "1.5GiB" is read; the product must be a whole number of bytes that fits int64_t.
-static int parse_size(const char *text, int64_t *out_bytes)
+// The bytes of a unit such as "KiB" or "gb"; 0 when it is none.
+static int64_t unit_bytes(const char *unit)
 {
     static const char letters[] = "KMGT";
-    char *end;
-    double value = strtod(text, &end);
-    if (end == text || !isdigit((unsigned char)*text) || strpbrk(text, "xX"))
+    if (!*unit || strcmp(unit, "B") == 0)
+        return 1;
+    const char *letter = strchr(letters, toupper((unsigned char)*unit));
+    if (!letter)
         return 0;
-    const char *letter = *end ? strchr(letters, toupper((unsigned char)*end)) : NULL;
-    if (letter) {
-        int decimal = (end[1] == 'B' || end[1] == 'b') && !end[2];
-        int binary = !end[1] || (end[1] == 'i' && (!end[2] || ((end[2] == 'B' || end[2] == 'b') && !end[3])));
-        if (!decimal && !binary)
-            return 0;
-        value *= pow(decimal ? 1000 : 1024, (double)(letter - letters + 1));
-    } else if (*end && strcmp(end, "B") != 0) {
+    const char *rest = unit + 1;
+    int decimal = strcasecmp(rest, "B") == 0;
+    int binary = !*rest || (*rest == 'i' && (!rest[1] || strcasecmp(rest + 1, "B") == 0));
+    if (!decimal && !binary)
         return 0;
+    int64_t bytes = 1;
+    for (const char *at = letters; at <= letter; at++)
+        bytes *= decimal ? 1000 : 1024;
+    return bytes;
+}
+
+// "1.5GiB" is read; the product must be a whole number of bytes that fits int64_t. A double would round above 2^53.
+static int parse_size(const char *text, int64_t *out_bytes)
+{
+    size_t whole_digits = strspn(text, "0123456789");
+    const char *unit = text + whole_digits;
+    const char *fraction = unit;
+    if (*unit == '.') {
+        fraction = ++unit;
+        unit += strspn(unit, "0123456789");
     }
-    if (value >= 0x1p63 || value != floor(value))
+    int64_t scale = unit_bytes(unit);
+    if (whole_digits == 0 || scale == 0)
         return 0;
-    *out_bytes = (int64_t)value;
+    int64_t bytes = 0;
+    for (size_t i = 0; i < whole_digits; i++)
+        if (__builtin_mul_overflow(bytes, 10, &bytes) || __builtin_add_overflow(bytes, text[i] - '0', &bytes))
+            return 0;
+    // From its last digit on, a fraction that is whole in bytes leaves no remainder at any digit.
+    int64_t part = 0;
+    for (const char *digit = unit; digit > fraction; digit--) {
+        part += (digit[-1] - '0') * scale;
+        if (part % 10)
+            return 0;
+        part /= 10;
+    }
+    if (__builtin_mul_overflow(bytes, scale, &bytes) || __builtin_add_overflow(bytes, part, &bytes))
+        return 0;
+    *out_bytes = bytes;
     return 1;
 }
 
@@ -170,7 +208,7 @@ fm_status fm_base_config_set(const fm_option *option, const char *text, void *ou
     case FM_OPTION_SIZE: {
         int64_t value = 0;
         ok = option->type == FM_OPTION_INT ? parse_int(text, &value) : parse_size(text, &value);
-        if ((ok = ok && in_range(option, (double)value)))
+        if ((ok = ok && in_range_exactly(option, value)))
             memcpy(slot, &value, sizeof value);
         break;
     }
@@ -228,7 +266,11 @@ static fm_status unknown_key(const fm_option *schema, const fm_doc *value, const
     if (nearest)
         return fm_base_doc_error(FM_ERR_FORMAT, value, "unknown key \"%s\"; did you mean \"%s\"?", key,
                                  nearest);
-    return fm_base_doc_error(FM_ERR_FORMAT, value, "unknown key \"%s\"", key);
+    char list[512] = "none";
+    size_t used = 0;
+    for (size_t i = 0; i < count && used < sizeof list; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
+    return fm_base_doc_error(FM_ERR_FORMAT, value, "unknown key \"%s\"; known keys: %s", key, list);
 }
 
 static fm_status set_from_node(const fm_option *option, const fm_doc *node, void *out_options)
@@ -275,6 +317,9 @@ static fm_status set_from_node(const fm_option *option, const fm_doc *node, void
 fm_status fm_base_config_read_doc(const fm_option *schema, const fm_doc *section, void *out_options,
                                   char *given)
 {
+    // An empty file or section is null in YAML: nothing is set.
+    if (section && fm_base_doc_type(section) == FM_DOC_NULL)
+        return FM_OK;
     FM_TRY(fm_base_doc_expect(section, "the configuration", FM_DOC_OBJECT));
     for (size_t i = 0; i < fm_base_doc_count(section); i++) {
         const char *key = fm_base_doc_key(section, i);

@@ -74,20 +74,54 @@ static void sizes_have_units(void **state)
                 {"2GiB", 2147483648LL},
                 {"1.5MiB", 1572864},
                 {"1TB", 1000000000000LL},
-                {"2Ti", 2199023255552LL}};
+                {"2Ti", 2199023255552LL},
+                {"1.50GiB", 1610612736},
+                {"0.0009765625K", 1},
+                {"9007199254740993", 9007199254740993LL}, // 2^53 + 1, which no double holds
+                {"8796093022207.9990234375M", 9223372036854774784LL},
+                {"9223372036854775807", INT64_MAX}};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         struct options options = defaults();
         assert_ok(fm_base_config_set(row("max-memory"), good[i].text, &options));
         assert_true(options.memory == good[i].bytes);
     }
-    const char *const bad[] = {"",    "x",   "-1",   "1.5", "1.0001K", "9999999T", "1KiBx",
-                               "1 K", "nan", "0x10", "1e",  "1Bi",     "inf"};
+    const char *const bad[] = {"",         "x",
+                               "-1",       "1.5",
+                               "1.0001K",  "9999999T",
+                               "1KiBx",    "1 K",
+                               "nan",      "0x10",
+                               "1e",       "1Bi",
+                               "inf",      "9223372036854775808",
+                               "8388608T", "18446744073709551617",
+                               ".5K",      "1.2.3K"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct options options = defaults();
         assert_fails(fm_base_config_set(row("max-memory"), bad[i], &options), FM_ERR_ARG,
                      "expected a size such as");
         assert_true(options.memory == 1 << 30); // untouched
     }
+}
+
+static void ranges_are_exact_beyond_doubles(void **state)
+{
+    (void)state;
+    const fm_option rows[] = {
+        {"n", FM_OPTION_INT, 0, .min = -0x1p53, .max = 0x1p53},
+        {"size", FM_OPTION_SIZE, 0, .min = 1.5, .max = 0x1p53},
+        {"any", FM_OPTION_INT, 0, .min = -0x1p63, .max = 0x1p63},
+        {0},
+    };
+    int64_t n = 7;
+    assert_fails(fm_base_config_set(&rows[0], "9007199254740993", &n), FM_ERR_ARG, "expected an integer");
+    assert_fails(fm_base_config_set(&rows[0], "-9007199254740993", &n), FM_ERR_ARG, "expected an integer");
+    assert_fails(fm_base_config_set(&rows[1], "9007199254740993", &n), FM_ERR_ARG, "expected a size");
+    assert_fails(fm_base_config_set(&rows[1], "1", &n), FM_ERR_ARG, "expected a size");
+    assert_true(n == 7);
+    assert_ok(fm_base_config_set(&rows[0], "-9007199254740992", &n));
+    assert_ok(fm_base_config_set(&rows[2], "9223372036854775807", &n));
+    assert_true(n == INT64_MAX);
+    assert_ok(fm_base_config_set(&rows[2], "-9223372036854775808", &n));
+    assert_true(n == INT64_MIN);
 }
 
 static void values_are_checked(void **state)
@@ -143,7 +177,8 @@ static void yaml_errors_name_the_line(void **state)
         const char *message;
     } bad[] = {
         {"quick: true\nreplica: 3\n", "job.yaml:2: unknown key \"replica\"; did you mean \"replicas\"?"},
-        {"quick: true\nxyzzy: 3\n", "job.yaml:2: unknown key \"xyzzy\""},
+        {"quick: true\nxyzzy: 3\n", "job.yaml:2: unknown key \"xyzzy\"; known keys: quick, replicas, budget, "
+                                    "max-memory, output, policy"},
         {"\n\nreplicas: 65\n", "job.yaml:3: replicas is \"65\"; expected an integer from 1 to 64"},
         {"replicas: [1]\n", "job.yaml:1: replicas: expected an integer from 1 to 64"},
         {"replicas: 2.5\n", "expected an integer from 1 to 64"},
@@ -157,6 +192,17 @@ static void yaml_errors_name_the_line(void **state)
         assert_fails(from_yaml(bad[i].text, &options, &root), FM_ERR_FORMAT, bad[i].message);
         fm_base_doc_free(root);
     }
+}
+
+static void empty_yaml_sets_nothing(void **state)
+{
+    (void)state;
+    struct options options = defaults();
+    fm_doc *root = NULL;
+    assert_ok(from_yaml("# no options\n", &options, &root));
+    assert_int_equal(options.replicas, 8);
+    fm_base_doc_free(root);
+    assert_fails(fm_base_config_from_doc(schema, NULL, &options), FM_ERR_FORMAT, "missing");
 }
 
 static void environment_sets_values(void **state)
@@ -178,7 +224,8 @@ int main(void)
         cmocka_unit_test(defaults_fill_every_value), cmocka_unit_test(a_bad_default_is_a_bug),
         cmocka_unit_test(sizes_have_units),          cmocka_unit_test(values_are_checked),
         cmocka_unit_test(yaml_sets_values),          cmocka_unit_test(yaml_errors_name_the_line),
-        cmocka_unit_test(environment_sets_values),
+        cmocka_unit_test(environment_sets_values),   cmocka_unit_test(ranges_are_exact_beyond_doubles),
+        cmocka_unit_test(empty_yaml_sets_nothing),
     };
     return fm_test_run("base.config", tests);
 }

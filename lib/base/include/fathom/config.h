@@ -44,9 +44,10 @@ typedef enum fm_option_type {
     FM_OPTION_FLAG = 1, /**< int, 0 or 1: `--name`, `--no-name`, `--name=true`, `name: true` */
     FM_OPTION_INT,      /**< int64_t within [min, max] when max > min */
     FM_OPTION_REAL,     /**< double within [min, max] when max > min */
-    FM_OPTION_SIZE,     /**< int64_t bytes: 4096, 64K = 64KiB (1024s), 1GB (1000s); up to T */
-    FM_OPTION_STRING,   /**< const char *; NULL when not given and without a default */
-    FM_OPTION_CHOICE    /**< const char *, one of `choices` */
+    FM_OPTION_SIZE, /**< int64_t bytes, exact: 4096, 64K = 64KiB (1024s), 1GB (1000s); up to T; a fraction such as
+                         1.5GiB where the bytes are whole */
+    FM_OPTION_STRING, /**< const char *; NULL when not given and without a default */
+    FM_OPTION_CHOICE  /**< const char *, one of `choices` */
 } fm_option_type;
 
 /** A row of a schema; a row with name NULL ends it. */
@@ -60,7 +61,9 @@ typedef struct fm_option {
     const char *choices; /**< "best|reference" for FM_OPTION_CHOICE */
     const char *metavar; /**< how the help names the value: "FILE"; NULL: the unit or the type */
     const char *help;    /**< one sentence, no full stop */
-    double min, max;
+    double min,
+        max; /**< none when max <= min. Integers are compared with them exactly, but a double holds not every
+                        integer beyond 2^53: use bounds that it holds there. */
     char letter;  /**< 'o' for -o; 0 for none */
     int required; /**< must come from YAML, environment or command line */
 } fm_option;
@@ -100,8 +103,8 @@ struct fm_command {
 FM_API FM_MUST_USE fm_status fm_base_config_defaults(const fm_option *schema, void *out_options);
 /** Sets one value from text. FM_ERR_ARG: what was given, what is expected. Strings are borrowed. */
 FM_API FM_MUST_USE fm_status fm_base_config_set(const fm_option *option, const char *text, void *out_options);
-/** Sets values from a YAML or JSON object; unknown keys fail and name the nearest. Strings are borrowed from
- * `section`. */
+/** Sets values from a YAML or JSON object; unknown keys fail and name the nearest, or all known ones.
+ * Null, which is what an empty YAML file or section holds, sets nothing. Strings are borrowed from `section`. */
 FM_API FM_MUST_USE fm_status fm_base_config_from_doc(const fm_option *schema, const fm_doc *section,
                                                      void *out_options);
 /** Sets values from the environment: FM_<prefix>_<NAME>. */
