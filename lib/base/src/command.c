@@ -4,9 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "config_value.h"
 #include "fathom/mem.h"
+#include "fathom/text.h"
 
 enum {
     EXIT_DONE = 0,
@@ -29,9 +31,19 @@ struct parse {
     fm_doc *config; // strings of the options point into it
 };
 
+// A message may quote a word, a file's name or its content, in which a terminal would obey escape sequences.
+static void print_message(const char *path)
+{
+    char message[1024];
+    snprintf(message, sizeof message, "%s", fm_error_message());
+    fm_base_text_clean(message);
+    fprintf(stderr, "%s: %s\n", path, message);
+}
+
 static int usage_error(const char *path)
 {
-    fprintf(stderr, "%s: %s\nTry '%s --help'.\n", path, fm_error_message(), path);
+    print_message(path);
+    fprintf(stderr, "Try '%s --help'.\n", path);
     return EXIT_USAGE;
 }
 
@@ -45,20 +57,40 @@ static fm_status unknown_word(const char *kind, const char *word, const char *co
 
 enum { KNOWN_MAX = 160 };
 
-static fm_status unknown_option(const fm_command *command, const char *word)
+// "--no-bandwidt" is nearest to --no-bandwidth, of which the schema has the name without "no-".
+static const char *nearest_flag(const fm_command *command, const char *name)
 {
-    const char *known[KNOWN_MAX + 4] = {"help"};
+    const char *flags[KNOWN_MAX + 1] = {0};
+    size_t count = 0;
+    for (const fm_option *option = command->options; option && option->name && count < KNOWN_MAX; option++)
+        if (option->type == FM_OPTION_FLAG)
+            flags[count++] = option->name;
+    return fm_base_nearest(name, flags);
+}
+
+static fm_status unknown_option(const fm_command *command, const char *word, int is_root)
+{
+    const char *known[KNOWN_MAX + 5] = {"help"};
     size_t count = 1;
+    if (is_root)
+        known[count++] = "version";
     if (command->has_json)
         known[count++] = "json";
     if (command->options)
         known[count++] = "config";
     for (const fm_option *option = command->options; option && option->name && count < KNOWN_MAX; option++)
         known[count++] = option->name;
-    // The list holds names without dashes; people type them with.
-    const char *nearest = fm_base_nearest(word + strspn(word, "-"), known);
+    // The list holds names without dashes and values; people type them with.
+    char name[128];
+    snprintf(name, sizeof name, "%s", word + strspn(word, "-"));
+    name[strcspn(name, "=")] = 0;
+    const char *nearest = fm_base_nearest(name, known);
+    const char *no = "";
+    if (!nearest && strncmp(name, "no-", 3) == 0 && (nearest = nearest_flag(command, name + 3)))
+        no = "no-";
     if (nearest)
-        return fm_base_error_set(FM_ERR_ARG, "unknown option '%s'; did you mean '--%s'?", word, nearest);
+        return fm_base_error_set(FM_ERR_ARG, "unknown option '%s'; did you mean '--%s%s'?", word, no,
+                                 nearest);
     return fm_base_error_set(FM_ERR_ARG, "unknown option '%s'", word);
 }
 
@@ -133,7 +165,9 @@ static fm_status take_option(struct parse *parse, int argc, char **argv, int *at
     int negated;
     const fm_option *option = find_option(parse->command, word, &value, &negated);
     if (!option)
-        return unknown_option(parse->command, word);
+        return unknown_option(parse->command, word, 0);
+    if (negated && value)
+        return fm_base_error_set(FM_ERR_ARG, "option '--no-%s' takes no value", option->name);
     if (option->type == FM_OPTION_FLAG && !value)
         value = negated ? "false" : "true";
     if (!value && ++*at < argc)
@@ -184,13 +218,20 @@ static fm_status check_counts(const struct parse *parse)
     return FM_OK;
 }
 
+// A file of no bytes is no JSON, but as options it says what an empty YAML file says: none.
+static int is_empty_file(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode) && info.st_size == 0;
+}
+
 static fm_status parse_leaf(struct parse *parse, int argc, char **argv)
 {
     FM_TRY(walk_words(parse, argc, argv, 0));
     if (parse->help)
         return FM_OK;
     FM_TRY(fm_base_config_defaults(parse->command->options, parse->options));
-    if (parse->config_path) {
+    if (parse->config_path && !is_empty_file(parse->config_path)) {
         FM_TRY(fm_base_doc_load(parse->config_path, &parse->config));
         FM_TRY(fm_base_config_read_doc(parse->command->options, parse->config, parse->options, parse->given));
     }
@@ -220,7 +261,7 @@ static int run_leaf(struct parse *parse, int argc, char **argv)
         int override = -1;
         fm_status status = parse->command->run(&invocation, parse->options, &override);
         if (status < 0)
-            fprintf(stderr, "%s: %s\n", parse->path, fm_error_message());
+            print_message(parse->path);
         result = override >= 0 ? override : status < 0 ? EXIT_FAILED : EXIT_DONE;
     }
     fm_base_doc_free(parse->config);
@@ -241,6 +282,10 @@ int fm_base_command_main(const fm_command *root, int argc, char **argv)
             argc--, argv++;
             continue;
         }
+        if (argc > 0 && strcmp(argv[0], "--") == 0) {
+            argc--, argv++;
+            continue;
+        }
         int wants_help = argc > 0 && (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0);
         if (wants_help || (argc == 0 && parse.help)) {
             fm_base_command_help(parse.command, parse.path, stdout);
@@ -253,7 +298,7 @@ int fm_base_command_main(const fm_command *root, int argc, char **argv)
         const fm_command *child = find_child(parse.command, argv[0]);
         if (!child) {
             if (argv[0][0] == '-')
-                unknown_option(parse.command, argv[0]);
+                unknown_option(parse.command, argv[0], parse.command == root);
             else
                 unknown_child(parse.command, argv[0]);
             return usage_error(parse.path);

@@ -26,6 +26,15 @@ static void usage_line(const fm_command *command, const char *path, FILE *file)
         fprintf(file, " %s", command->operands);
 }
 
+static int is_on_by_default(const fm_option *option)
+{
+    int value = 0;
+    fm_option alone = *option;
+    alone.offset = 0;
+    return option->type == FM_OPTION_FLAG && option->value &&
+           fm_base_config_set(&alone, option->value, &value) == FM_OK && value;
+}
+
 static void option_left(const fm_option *option, char *text, size_t size)
 {
     char letter[8] = "    ";
@@ -35,7 +44,8 @@ static void option_left(const fm_option *option, char *text, size_t size)
     // A long list of choices would push the help off the line; it is named in the text instead.
     if (option->type == FM_OPTION_CHOICE && strlen(metavar) > 20)
         metavar = "NAME";
-    snprintf(text, size, "%s--%s%s%s", letter, option->name, *metavar ? " " : "", metavar);
+    snprintf(text, size, "%s--%s%s%s%s", letter, is_on_by_default(option) ? "[no-]" : "", option->name,
+             *metavar ? " " : "", metavar);
 }
 
 static void option_right(const fm_option *option, char *text, size_t size)
@@ -47,8 +57,7 @@ static void option_right(const fm_option *option, char *text, size_t size)
         used += (size_t)snprintf(text + used, size - used, " [%s%s%s]", option->value,
                                  option->unit ? " " : "", option->unit ? option->unit : "");
     else if (option->value && used < size)
-        used += (size_t)snprintf(text + used, size - used, " [%s]",
-                                 strcmp(option->value, "true") == 0 ? "on" : "off");
+        used += (size_t)snprintf(text + used, size - used, " [%s]", is_on_by_default(option) ? "on" : "off");
     if (option->required && used < size)
         snprintf(text + used, size - used, " (required)");
 }
@@ -171,19 +180,24 @@ void fm_base_command_man(const fm_command *command, const char *path, void *wher
         ".SH \"EXIT STATUS\"\n0 done, 1 failed, 2 usage.\n");
 }
 
-static void completion_case(const fm_command *command, const char *path, FILE *file)
+static void completion_case(const fm_command *command, const char *path, FILE *file, int is_root)
 {
     fprintf(file, "    \"%s\") words=\"", path);
     for (const fm_command *const *child = command->children; child && *child; child++)
         fprintf(file, "%s ", (*child)->name);
-    for (size_t i = 0; i < fm_base_config_count(command->options); i++)
+    for (size_t i = 0; i < fm_base_config_count(command->options); i++) {
         fprintf(file, "--%s ", command->options[i].name);
+        if (is_on_by_default(&command->options[i]))
+            fprintf(file, "--no-%s ", command->options[i].name);
+    }
+    if (is_root)
+        fprintf(file, "help --version ");
     fprintf(file, "%s%s--help\" ;;\n", command->options ? "--config " : "",
             command->has_json ? "--json " : "");
     for (const fm_command *const *child = command->children; child && *child; child++) {
         char below[256];
         snprintf(below, sizeof below, "%s %s", path, (*child)->name);
-        completion_case(*child, below, file);
+        completion_case(*child, below, file, 0);
     }
 }
 
@@ -228,7 +242,7 @@ void fm_base_command_completion(const fm_command *root, void *where)
             "    fi\n}\n"
             "_%s_words()\n{\n    case \"$path\" in\n",
             root->name);
-    completion_case(root, root->name, file);
+    completion_case(root, root->name, file, root->children != NULL);
     fprintf(file, "    *) return 1 ;;\n    esac\n}\ncomplete -o filenames -F _%s %s\n", root->name,
             root->name);
 }

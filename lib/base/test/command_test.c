@@ -145,6 +145,12 @@ static void usage_errors_teach(void **state)
         {"eplb plan --fast=7 --count 1 x", "expected true or false"},
         {"eplb plan --config missing.yaml x", "missing.yaml"},
         {"eplb plan -x", "unknown option '-x'"},
+        {"--versoin", "unknown option '--versoin'; did you mean '--version'?"},
+        {"eplb plan --no-fsat x", "unknown option '--no-fsat'; did you mean '--no-fast'?"},
+        {"eplb plan --coun=3 x", "unknown option '--coun=3'; did you mean '--count'?"},
+        {"eplb plan --no-fast=true --count 1 x", "option '--no-fast' takes no value"},
+        {"\033[31mx", "unknown command ' [31mx'"}, // no escape reaches the terminal
+        {"eplb plan --count \033[31m x", "count is \" [31m\""},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_int_equal(command(bad[i].line), 2);
@@ -158,6 +164,8 @@ static void failures_and_exit_codes(void **state)
     (void)state;
     run_result = FM_ERR_IO;
     assert_int_equal(command("eplb plan --count 1 x"), 1);
+    assert_said("fathom eplb plan: it broke");
+    assert_int_equal(command("-- eplb -- plan --count 1 x"), 1);
     assert_said("fathom eplb plan: it broke");
     run_result = FM_OK;
     run_exit = 1;
@@ -175,6 +183,7 @@ static void help_is_made_from_the_schema(void **state)
         assert_said("-o, --output TEXT");
         assert_said("--mode a|b");
         assert_said("which [a]");
+        assert_said("--[no-]fast ");
         assert_said("hurry [on]");
     }
     assert_int_equal(command("--help"), 0);
@@ -197,6 +206,9 @@ static void precedence_is_default_file_environment_line(void **state)
     setenv("FM_EPLB_PLAN_COUNT", "6", 1);
     assert_int_equal(command(line), 0);
     assert_int_equal(seen.count, 6);
+    snprintf(line, sizeof line, "eplb plan x --count 8 --config=%s", fm_test_file("empty.json", "", 0));
+    assert_int_equal(command(line), 0);
+    assert_int_equal(seen.count, 8);
     snprintf(line, sizeof line, "eplb plan x --count 7 --config=%s --fast", path);
     assert_int_equal(command(line), 0);
     unsetenv("FM_EPLB_PLAN_COUNT");
@@ -234,6 +246,10 @@ static void completion_completes(void **state)
         const char *reply;
     } cases[] = {
         {"fathom e", "eplb"},
+        {"fathom h", "help"},
+        {"fathom --v", "--version"},
+        {"fathom eplb --v", ""},
+        {"fathom eplb plan --no", "--no-fast"},
         {"fathom eplb p", "plan"},
         {"fathom eplb plan --co", "--count --config"},
         {"fathom eplb plan --mode b", "b"},

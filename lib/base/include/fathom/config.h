@@ -113,7 +113,8 @@ FM_API FM_MUST_USE fm_status fm_base_config_from_env(const fm_option *schema, co
 
 /**
  * Finds the command that argv (without the program's name) names below `root`, fills its options and runs it.
- * Prints help, messages and "did you mean". Returns the exit status: 0 done, 1 failed, 2 usage.
+ * Prints help, messages (what would move a terminal's cursor or colours is blanked) and "did you mean". `--version` is
+ * the program's own to answer before this; it is suggested and completed. An empty --config file sets nothing. Returns the exit status: 0 done, 1 failed, 2 usage.
  */
 FM_API int fm_base_command_main(const fm_command *root, int argc, char **argv);
 
