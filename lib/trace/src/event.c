@@ -1,0 +1,403 @@
+#include "event.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The first `length` <= 8 bytes of a key as one number, so that keys are told apart by one comparison. Eight bytes are
+ * readable behind every key. */
+static inline uint64_t key_of(const char *bytes, size_t length)
+{
+    uint64_t value;
+    memcpy(&value, bytes, sizeof value);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    value = __builtin_bswap64(value);
+#endif
+    return length >= 8 ? value : value & ((UINT64_C(1) << (8 * length)) - 1);
+}
+
+#define K2(a, b)                   ((uint64_t)(a) | (uint64_t)(b) << 8)
+#define K4(a, b, c, d)             (K2(a, b) | K2(c, d) << 16)
+#define K8(a, b, c, d, e, f, g, h) (K4(a, b, c, d) | K4(e, f, g, h) << 32)
+
+static inline const char *skip_space(const char *p)
+{
+    while (fm_trace_is_space(*p))
+        p++;
+    return p;
+}
+
+static int fail(struct fm_trace_cursor *cursor, const char *at, const char *expected)
+{
+    cursor->at = (uint32_t)(at - cursor->text);
+    cursor->expected = expected;
+    return -1;
+}
+
+/* Eight ASCII digits at once, after Mula and Lemire. */
+static inline int eight_digits(const char *p, uint32_t *out_value)
+{
+    uint64_t value = key_of(p, 8);
+    if (((value & 0xF0F0F0F0F0F0F0F0) | (((value + 0x0606060606060606) & 0xF0F0F0F0F0F0F0F0) >> 4)) !=
+        0x3333333333333333)
+        return 0;
+    value -= 0x3030303030303030;
+    value = value * 10 + (value >> 8);
+    value = ((value & 0x000000FF000000FF) * 0x000F424000000064 +
+             ((value >> 16) & 0x000000FF000000FF) * 0x0000271000000001) >>
+            32;
+    *out_value = (uint32_t)value;
+    return 1;
+}
+
+/* Digits into *value; -1 on overflow, else how many. */
+static inline int digits(const char **p, uint64_t *value)
+{
+    uint64_t sum = *value;
+    const char *q = *p;
+    uint32_t eight;
+    // Two groups of eight stay below 10^16 where nothing came before.
+    while (sum < 1000000000 && eight_digits(q, &eight)) {
+        sum = sum * 100000000 + eight;
+        q += 8;
+    }
+    for (; *q >= '0' && *q <= '9'; q++)
+        if (__builtin_mul_overflow(sum, 10, &sum) || __builtin_add_overflow(sum, (uint64_t)(*q - '0'), &sum))
+            return -1;
+    int count = (int)(q - *p);
+    *p = q;
+    *value = sum;
+    return count;
+}
+
+/* -? digits, without fraction and exponent. */
+static int whole(const char **p, int *out_negative, uint64_t *out_value)
+{
+    const char *q = *p;
+    *out_negative = *q == '-';
+    q += *out_negative;
+    *out_value = 0;
+    if (digits(&q, out_value) <= 0)
+        return -1;
+    *p = q;
+    return 0;
+}
+
+/* A number with an exponent, which no profiler is known to write: exact as far as a double is. */
+static int scientific(const char *text, const char *exponent, int64_t *out_ns, const char **out_end)
+{
+    char *end;
+    double ns = strtod(text, &end) * 1000;
+    // Also false for NaN. The bound is a power of two: exact as a double.
+    if (!(fabs(ns) < (double)FM_TRACE_TIME_MAX) || end <= exponent)
+        return -1;
+    *out_ns = llround(ns);
+    *out_end = end;
+    return 0;
+}
+
+int fm_trace_microseconds(const char *text, int64_t *out_ns, const char **out_end)
+{
+    const char *p = text;
+    int negative;
+    uint64_t value, fraction = 0;
+    if (whole(&p, &negative, &value) < 0)
+        return -1;
+    if (*p == '.') {
+        const char *first = ++p;
+        uint64_t unit = 100000000; // of the first digit, in 10^-9 microseconds
+        for (; *p >= '0' && *p <= '9'; p++, unit /= 10)
+            fraction += unit * (uint64_t)(*p - '0');
+        if (p == first)
+            return -1;
+    }
+    if ((*p | 0x20) == 'e')
+        return scientific(text, p, out_ns, out_end);
+    if (value > FM_TRACE_TIME_MAX / 1000 - 1)
+        return -1;
+    value = value * 1000 + (fraction + 500000) / 1000000;
+    *out_ns = negative ? -(int64_t)value : (int64_t)value;
+    *out_end = p;
+    return 0;
+}
+
+int fm_trace_integer(const char *text, int64_t *out_value, const char **out_end)
+{
+    const char *p = text;
+    int negative;
+    uint64_t value;
+    if (whole(&p, &negative, &value) < 0 || value > INT64_MAX)
+        return -1;
+    if (*p == '.')
+        for (p++; *p >= '0' && *p <= '9'; p++)
+            ;
+    *out_value = negative ? -(int64_t)value : (int64_t)value;
+    *out_end = p;
+    return 0;
+}
+
+const uint32_t *fm_trace_skip_brackets(const char *text, const uint32_t *entry)
+{
+    size_t depth = 0;
+    for (;; entry++) {
+        char c = text[*entry];
+        if (c == '{' || c == '[') {
+            depth++;
+        } else if (c == '}' || c == ']') {
+            if (--depth == 0)
+                return entry + 1;
+        } else if (c == 0) { // a sentinel: 0 is neither quote nor bracket
+            return NULL;
+        }
+    }
+}
+
+/*
+ * A key and the beginning of its value. The cursor's entry is the key's opening quote; afterwards it is the first entry at
+ * or behind the value. Returns the value's first byte, or NULL.
+ */
+static inline const char *take_key(struct fm_trace_cursor *cursor, const char **out_key, size_t *out_length)
+{
+    const char *text = cursor->text;
+    const uint32_t *entry = cursor->entry;
+    if (text[entry[0]] != '"' || text[entry[1]] != '"') {
+        fail(cursor, text + entry[0], "a key or '}'");
+        return NULL;
+    }
+    *out_key = text + entry[0] + 1;
+    *out_length = entry[1] - entry[0] - 1;
+    const char *p = text + entry[1] + 1;
+    if (*p != ':') {
+        p = skip_space(p);
+        if (*p != ':') {
+            fail(cursor, p, "':' behind a key");
+            return NULL;
+        }
+    }
+    cursor->entry = entry + 2;
+    p++;
+    if (*p == ' ')
+        p++;
+    return fm_trace_is_space(*p) ? skip_space(p) : p;
+}
+
+/* A value of any kind as a span; the cursor's entry moves behind it, *p too. */
+static inline int take_value(struct fm_trace_cursor *cursor, const char **p, struct fm_trace_span *out)
+{
+    const char *text = cursor->text, *begin = *p;
+    if (*begin == '"') {
+        const uint32_t *entry = cursor->entry;
+        // Inside an object a quote that is no entry would be an escaped one, which is no value.
+        if (text + entry[0] != begin || text[entry[1]] != '"')
+            return fail(cursor, begin, "a string with its closing quote");
+        *out = (struct fm_trace_span){begin + 1, entry[1] - entry[0] - 1, 1};
+        cursor->entry = entry + 2;
+        *p = text + entry[1] + 1;
+        return 0;
+    }
+    if (*begin == '{' || *begin == '[') {
+        const uint32_t *behind =
+            text + *cursor->entry == begin ? fm_trace_skip_brackets(text, cursor->entry) : NULL;
+        if (!behind)
+            return fail(cursor, begin, "a value with its closing bracket");
+        const char *end = text + behind[-1] + 1;
+        *out = (struct fm_trace_span){begin, (uint32_t)(end - begin), 0};
+        cursor->entry = behind;
+        *p = end;
+        return 0;
+    }
+    const char *q = begin;
+    while (*q && *q != ',' && *q != '}' && *q != ']' && *q != '"' && !fm_trace_is_space(*q))
+        q++;
+    if (q == begin)
+        return fail(cursor, begin, "a value");
+    *out = (struct fm_trace_span){begin, (uint32_t)(q - begin), 0};
+    *p = q;
+    return 0;
+}
+
+/*
+ * What follows a value: 1 when another key comes, 0 at the object's '}' (the cursor's entry is behind it), -1. Between a
+ * comma and the next key only space may stand.
+ */
+static inline int take_separator(struct fm_trace_cursor *cursor, const char *p)
+{
+    p = skip_space(p);
+    const char *next = cursor->text + *cursor->entry;
+    if (*p == ',') {
+        p = skip_space(p + 1);
+        if (p == next && *p == '"')
+            return 1;
+    }
+    if (p != next || *p != '}')
+        return fail(cursor, p, "',' or '}'");
+    cursor->entry++;
+    return 0;
+}
+
+static int take_time(struct fm_trace_cursor *cursor, const char **p, int64_t *out_ns)
+{
+    if (fm_trace_microseconds(*p, out_ns, p) < 0)
+        return fail(cursor, *p, "a time in microseconds");
+    return 0;
+}
+
+/* Whole numbers of the arguments: what is no number is no argument of this meaning. */
+static int take_integer(struct fm_trace_cursor *cursor, const char **p, int64_t *value)
+{
+    struct fm_trace_span ignored;
+    const char *end;
+    if (fm_trace_integer(*p, value, &end) == 0 && (*end == ',' || *end == '}' || fm_trace_is_space(*end))) {
+        *p = end;
+        return 1;
+    }
+    *value = 0;
+    return take_value(cursor, p, &ignored);
+}
+
+/* [x, y, z] as a product, saturated at 2^31 - 1; 0 when it is something else. */
+static int take_product(struct fm_trace_cursor *cursor, const char **p, int64_t *out)
+{
+    struct fm_trace_span list;
+    if (take_value(cursor, p, &list) < 0)
+        return -1;
+    int64_t product = 1, factor;
+    *out = 0;
+    if (list.bytes[0] != '[')
+        return 0;
+    for (const char *q = skip_space(list.bytes + 1); *q != ']'; q = skip_space(q)) {
+        if (fm_trace_integer(q, &factor, &q) < 0 || factor < 0)
+            return 0;
+        product = factor > INT32_MAX || product * factor > INT32_MAX ? INT32_MAX : product * factor;
+        q = skip_space(q);
+        if (*q == ',')
+            q++;
+    }
+    *out = product;
+    return 0;
+}
+
+static inline int take_argument(struct fm_trace_cursor *cursor, const char *key, size_t length,
+                                const char **p, struct fm_trace_event *event)
+{
+    struct fm_trace_span ignored;
+    int taken;
+    switch (key_of(key, length)) {
+    case K8('c', 'o', 'r', 'r', 'e', 'l', 'a', 't'):
+        return length == 11 ? take_integer(cursor, p, &event->correlation) : take_value(cursor, p, &ignored);
+    case K8('s', 't', 'r', 'e', 'a', 'm', 0, 0):
+        taken = take_integer(cursor, p, &event->stream);
+        event->has_stream = taken == 1;
+        return taken;
+    case K8('d', 'e', 'v', 'i', 'c', 'e', 0, 0):
+        taken = take_integer(cursor, p, &event->device);
+        event->has_device = taken == 1;
+        return taken;
+    case K8('b', 'y', 't', 'e', 's', 0, 0, 0):
+        return take_integer(cursor, p, &event->bytes);
+    case K4('g', 'r', 'i', 'd'):
+        return take_product(cursor, p, &event->blocks);
+    case K8('b', 'l', 'o', 'c', 'k', 0, 0, 0):
+        return take_product(cursor, p, &event->threads);
+    case K4('n', 'a', 'm', 'e'):
+    case K8('l', 'a', 'b', 'e', 'l', 's', 0, 0):
+        return take_value(cursor, p, &event->label);
+    case K8('s', 'o', 'r', 't', '_', 'i', 'n', 'd'):
+        return length == 10 ? take_integer(cursor, p, &event->sort_index) : take_value(cursor, p, &ignored);
+    default:
+        return take_value(cursor, p, &ignored);
+    }
+}
+
+/* The object that begins at *p, walked for the arguments that mean something here. */
+static int take_arguments(struct fm_trace_cursor *cursor, const char **p, struct fm_trace_event *event)
+{
+    const char *text = cursor->text, *begin = *p;
+    if (*begin != '{')
+        return take_value(cursor, p, &event->args);
+    if (text + *cursor->entry != begin)
+        return fail(cursor, begin, "an object of arguments");
+    cursor->entry++;
+    const char *q = skip_space(begin + 1);
+    int more = *q != '}';
+    if (!more)
+        cursor->entry++;
+    while (more) {
+        const char *key;
+        size_t length;
+        q = take_key(cursor, &key, &length);
+        if (!q || take_argument(cursor, key, length, &q, event) < 0 || (more = take_separator(cursor, q)) < 0)
+            return -1;
+    }
+    const char *end = text + cursor->entry[-1] + 1;
+    event->args = (struct fm_trace_span){begin, (uint32_t)(end - begin), 0};
+    *p = end;
+    return 0;
+}
+
+static int take_phase(struct fm_trace_cursor *cursor, const char **p, struct fm_trace_event *event)
+{
+    struct fm_trace_span phase;
+    if (take_value(cursor, p, &phase) < 0)
+        return -1;
+    if (!phase.quoted || phase.length != 1)
+        return fail(cursor, phase.bytes, "a phase of one letter");
+    event->phase = phase.bytes[0];
+    return 0;
+}
+
+static inline int take_field(struct fm_trace_cursor *cursor, const char *key, size_t length, const char **p,
+                             struct fm_trace_event *event)
+{
+    struct fm_trace_span ignored;
+    switch (length > 8 ? 0 : key_of(key, length)) {
+    case K2('p', 'h'):
+        return take_phase(cursor, p, event);
+    case K4('c', 'a', 't', 0):
+        return take_value(cursor, p, &event->category);
+    case K4('n', 'a', 'm', 'e'):
+        return take_value(cursor, p, &event->name);
+    case K4('p', 'i', 'd', 0):
+        return take_value(cursor, p, &event->pid);
+    case K4('t', 'i', 'd', 0):
+        return take_value(cursor, p, &event->tid);
+    case K2('t', 's'):
+        event->has_ts = 1;
+        return take_time(cursor, p, &event->ts_ns);
+    case K4('d', 'u', 'r', 0):
+        event->has_duration = 1;
+        return take_time(cursor, p, &event->duration_ns);
+    case K4('a', 'r', 'g', 's'):
+        return take_arguments(cursor, p, event);
+    case K2('i', 'd'):
+    case K4('i', 'd', '2', 0):
+        return take_value(cursor, p, &event->id);
+    case 's':
+        return take_value(cursor, p, &event->scope);
+    default:
+        return take_value(cursor, p, &ignored);
+    }
+}
+
+int fm_trace_event_decode(struct fm_trace_cursor *cursor, struct fm_trace_event *out_event)
+{
+    memset(out_event, 0, sizeof *out_event);
+    const char *p = skip_space(cursor->text + *cursor->entry + 1);
+    cursor->entry++;
+    if (*p == '}') {
+        cursor->entry++;
+        return 0;
+    }
+    if (p != cursor->text + *cursor->entry)
+        return fail(cursor, p, "a key or '}'");
+    int more = 1;
+    while (more > 0) {
+        const char *key;
+        size_t length;
+        p = take_key(cursor, &key, &length);
+        if (!p || take_field(cursor, key, length, &p, out_event) < 0)
+            return -1;
+        more = take_separator(cursor, p);
+    }
+    return more;
+}

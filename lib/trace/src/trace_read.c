@@ -1,0 +1,523 @@
+/*
+ * A file as a stream of events.
+ *
+ *     buffer:  | an event cut off at the last fill | new bytes ... |        entries: offsets of its quotes and brackets
+ *
+ * Every fill indexes the buffer and decodes the events that are whole in it. The rest moves to the front and is indexed
+ * again with what follows it, so an event never spans two buffers; one that fills the buffer makes it grow.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "fathom/doc.h"
+#include "fathom/gzip.h"
+#include "fathom/interrupt.h"
+#include "json_index.h"
+#include "store.h"
+
+// The buffer and the part of its index that is used stay in the second-level cache together.
+enum { BUFFER_BYTES = 256 << 10 };
+// No event of a real trace comes near this; a file that claims one is refused before it takes all memory.
+#define EVENT_BYTES_MAX ((size_t)64 << 20)
+
+enum place {
+    START,  // before the outermost bracket
+    TOP,    // inside the outermost object, before a key or its end
+    VALUE,  // inside a value of the outermost object that is of no interest, `depth` brackets deep
+    EVENTS, // inside the array of events
+    AFTER   // behind everything
+};
+
+struct reader {
+    struct fm_trace_store *store;
+    const char *name;
+    int salvage;
+    fm_gzip *stream;                 // NULL: from memory
+    const char *memory, *memory_end; // what is left of it
+    char *buffer;
+    uint32_t *entries;
+    size_t capacity, length;
+    uint64_t base; // offset of the buffer in the whole text
+    int ended;     // no more bytes follow the buffer
+    enum place place;
+    int is_object;                     // the events are in an object's traceEvents
+    size_t depth;                      // VALUE
+    int value_string;                  // VALUE: inside a string, by the state below
+    struct fm_trace_index_state state; // VALUE: carried from buffer to buffer
+    int64_t base_ns;                   // baseTimeNanoseconds
+    fm_trace_index_kernel index;
+};
+
+/* Results of a step over the buffer. */
+enum step { GO_ON, NEED_MORE, DONE, FAILED };
+
+/* Where a step stands. */
+struct spot {
+    const char *p;
+    const uint32_t *entry;
+};
+
+static fm_status damage(struct reader *reader, size_t at, const char *what)
+{
+    return fm_base_error_set(FM_ERR_FORMAT, "%s: byte %llu: %s", reader->name,
+                             (unsigned long long)(reader->base + at), what);
+}
+
+static fm_status grow_buffer(struct reader *reader)
+{
+    if (reader->capacity >= EVENT_BYTES_MAX)
+        return fm_base_error_set(FM_ERR_LIMIT, "%s: byte %llu: an event or value of more than 64 MiB",
+                                 reader->name, (unsigned long long)reader->base);
+    size_t capacity = reader->capacity ? 2 * reader->capacity : BUFFER_BYTES;
+    char *buffer = fm_base_mem_realloc(reader->buffer, capacity + FM_TRACE_INDEX_SLACK, 1);
+    if (!buffer)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory to read %s", reader->name);
+    reader->buffer = buffer;
+    // Nothing of the old index is needed.
+    fm_base_mem_free(reader->entries);
+    reader->entries = fm_base_mem_alloc((capacity + FM_TRACE_INDEX_SLACK) * sizeof *reader->entries);
+    if (!reader->entries)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory to read %s", reader->name);
+    reader->capacity = capacity;
+    return FM_OK;
+}
+
+/* Fills the buffer behind its first `kept` bytes. */
+static fm_status fill(struct reader *reader, size_t kept)
+{
+    reader->length = kept;
+    while (reader->length < reader->capacity && !reader->ended) {
+        size_t room = reader->capacity - reader->length, got = 0;
+        if (reader->stream) {
+            FM_TRY(fm_base_gzip_read(reader->stream, reader->buffer + reader->length, room, &got));
+        } else {
+            size_t left = (size_t)(reader->memory_end - reader->memory);
+            got = left < room ? left : room;
+            memcpy(reader->buffer + reader->length, reader->memory, got);
+            reader->memory += got;
+        }
+        reader->ended = got == 0;
+        reader->length += got;
+    }
+    memset(reader->buffer + reader->length, 0, FM_TRACE_INDEX_SLACK);
+    return FM_OK;
+}
+
+static void index_buffer(struct reader *reader)
+{
+    size_t count = reader->index(reader->buffer, reader->length, &reader->state, reader->entries);
+    for (int i = 0; i < FM_TRACE_SENTINELS; i++)
+        reader->entries[count + (size_t)i] = (uint32_t)reader->length;
+}
+
+static const char *skip_space(const char *p)
+{
+    while (fm_trace_is_space(*p))
+        p++;
+    return p;
+}
+
+static enum step fail_at(struct reader *reader, const char *p, const char *what, fm_status *out_status)
+{
+    *out_status = damage(reader, (size_t)(p - reader->buffer), what);
+    return FAILED;
+}
+
+/* At the sentinel: the text goes on in the next buffer, or it is cut short. */
+static enum step cut(struct reader *reader, const char *p, const char *what, fm_status *out_status)
+{
+    if (!reader->ended)
+        return NEED_MORE;
+    char text[160];
+    snprintf(text, sizeof text, "the file ends inside %s", what);
+    return fail_at(reader, p, text, out_status);
+}
+
+static int at_end(const struct reader *reader, const char *p)
+{
+    return p == reader->buffer + reader->length;
+}
+
+static enum step step_start(struct reader *reader, struct spot *spot, fm_status *out_status)
+{
+    const char *p = skip_space(spot->p);
+    if (reader->base == 0 && memcmp(reader->buffer, "\xEF\xBB\xBF", 3) == 0 && p == reader->buffer)
+        p = skip_space(p + 3);
+    spot->p = p;
+    if (at_end(reader, p))
+        return cut(reader, p, "the space before a trace", out_status);
+    if (*p != '{' && *p != '[')
+        return fail_at(reader, p, "expected '[' or '{', with which a trace in JSON begins", out_status);
+    reader->is_object = *p == '{';
+    reader->place = reader->is_object ? TOP : EVENTS;
+    spot->p = p + 1;
+    spot->entry++;
+    return GO_ON;
+}
+
+/* Values of the outermost object that say something about the run. They fit a document parser or are ignored. */
+static fm_status take_about(struct reader *reader, const char *key, size_t length, const char *value,
+                            size_t size)
+{
+    fm_trace_file *file = &reader->store->files.at[reader->store->files.count - 1];
+    const char *end;
+#define IS(text) (length == sizeof(text) - 1 && memcmp(key, text, sizeof(text) - 1) == 0)
+    if (IS("baseTimeNanoseconds")) {
+        if (fm_trace_integer(value + (*value == '"'), &reader->base_ns, &end) < 0)
+            reader->base_ns = 0;
+        return FM_OK;
+    }
+    if (!IS("distributedInfo") && !IS("deviceProperties"))
+        return FM_OK;
+    fm_doc *doc = NULL;
+    fm_status status = fm_base_doc_parse_json(value, size, reader->name, &doc);
+    if (status == FM_ERR_NOMEM)
+        return status;
+    int64_t number;
+    const char *text;
+    if (IS("distributedInfo")) {
+        if (fm_base_doc_int(fm_base_doc_get(doc, "rank"), "rank", 0, INT32_MAX, &number) == FM_OK)
+            file->rank = number;
+        if (fm_base_doc_int(fm_base_doc_get(doc, "world_size"), "world_size", 0, INT32_MAX, &number) == FM_OK)
+            file->world_size = number;
+    } else {
+        const fm_doc *device = fm_base_doc_at(doc, 0);
+        if (fm_base_doc_int(fm_base_doc_get(device, "numSms"), "numSms", 0, 1 << 20, &number) == FM_OK)
+            file->multiprocessors = (int)number;
+        if (fm_base_doc_string(fm_base_doc_get(device, "name"), "name", &text) == FM_OK)
+            snprintf(file->device, sizeof file->device, "%s", text);
+    }
+    fm_base_doc_free(doc);
+    return FM_OK;
+#undef IS
+}
+
+/* The byte behind a number or literal; the sentinel's when it is not whole yet. */
+static const char *scalar_end(const char *p)
+{
+    while (*p && *p != ',' && *p != '}' && *p != ']' && *p != '"' && !fm_trace_is_space(*p))
+        p++;
+    return p;
+}
+
+/* A key of the outermost object with its value. */
+static enum step step_member(struct reader *reader, struct spot *spot, fm_status *out_status)
+{
+    const char *text = reader->buffer;
+    const uint32_t *entry = spot->entry;
+    if (text[entry[0]] != '"' || text[entry[1]] != '"')
+        return cut(reader, spot->p, "a key of the outermost object", out_status);
+    const char *key = text + entry[0] + 1;
+    size_t key_length = entry[1] - entry[0] - 1;
+    const char *p = skip_space(text + entry[1] + 1);
+    if (at_end(reader, p))
+        return cut(reader, spot->p, "the outermost object", out_status);
+    if (*p != ':')
+        return fail_at(reader, p, "expected ':' behind a key of the outermost object", out_status);
+    const char *value = skip_space(p + 1), *end;
+    entry += 2;
+    if (at_end(reader, value))
+        return cut(reader, spot->p, "the outermost object", out_status);
+    if (*value == '[' && key_length == 11 && memcmp(key, "traceEvents", 11) == 0) {
+        *spot = (struct spot){value + 1, entry + 1};
+        reader->place = EVENTS;
+        return GO_ON;
+    }
+    if (*value == '"') {
+        if (text[entry[0]] != '"' || text[entry[1]] != '"')
+            return cut(reader, spot->p, "a string of the outermost object", out_status);
+        end = text + entry[1] + 1;
+        entry += 2;
+    } else if (*value == '{' || *value == '[') {
+        const uint32_t *behind = fm_trace_skip_brackets(text, entry);
+        // A value that does not fit is walked through, buffer by buffer; what would be read of it is small.
+        if (!behind && spot->p == reader->buffer && reader->length == reader->capacity) {
+            *spot = (struct spot){value, entry};
+            reader->place = VALUE;
+            reader->depth = 0;
+            return GO_ON;
+        }
+        if (!behind)
+            return cut(reader, spot->p, "a value of the outermost object", out_status);
+        entry = behind;
+        end = text + behind[-1] + 1;
+    } else {
+        end = scalar_end(value);
+        if (at_end(reader, end))
+            return cut(reader, spot->p, "a value of the outermost object", out_status);
+        if (end == value)
+            return fail_at(reader, value, "expected a value", out_status);
+    }
+    *out_status = take_about(reader, key, key_length, value, (size_t)(end - value));
+    if (*out_status < 0)
+        return FAILED;
+    *spot = (struct spot){end, entry};
+    return GO_ON;
+}
+
+static enum step step_top(struct reader *reader, struct spot *spot, fm_status *out_status)
+{
+    const char *p = skip_space(spot->p);
+    if (*p == ',')
+        p = skip_space(p + 1);
+    if (at_end(reader, p))
+        return cut(reader, p, "the outermost object", out_status);
+    if (p != reader->buffer + *spot->entry || (*p != '"' && *p != '}'))
+        return fail_at(reader, p, "expected a key or the '}' of the outermost object", out_status);
+    spot->p = p;
+    if (*p == '"')
+        return step_member(reader, spot, out_status);
+    *spot = (struct spot){p + 1, spot->entry + 1};
+    reader->place = AFTER;
+    return GO_ON;
+}
+
+static enum step step_value(struct reader *reader, struct spot *spot, fm_status *out_status)
+{
+    for (;; spot->entry++) {
+        char c = reader->buffer[*spot->entry];
+        if (c == 0) {
+            spot->p = reader->buffer + reader->length;
+            return cut(reader, spot->p, "a value of the outermost object", out_status);
+        }
+        if (c == '{' || c == '[')
+            reader->depth++;
+        else if ((c == '}' || c == ']') && --reader->depth == 0)
+            break;
+    }
+    spot->p = reader->buffer + *spot->entry + 1;
+    spot->entry++;
+    reader->place = TOP;
+    return GO_ON;
+}
+
+/* Whether the event that begins at this entry ends within the buffer. */
+static int is_whole(const struct reader *reader, const uint32_t *entry)
+{
+    return fm_trace_skip_brackets(reader->buffer, entry) != NULL;
+}
+
+static enum step step_event(struct reader *reader, struct spot *spot, fm_status *out_status)
+{
+    struct fm_trace_cursor cursor = {.text = reader->buffer, .entry = spot->entry};
+    struct fm_trace_event event;
+    if (fm_trace_event_decode(&cursor, &event) < 0) {
+        if (!is_whole(reader, spot->entry))
+            return cut(reader, spot->p, "an event", out_status);
+        char text[160];
+        snprintf(text, sizeof text, "expected %s", cursor.expected);
+        return fail_at(reader, reader->buffer + cursor.at, text, out_status);
+    }
+    *out_status = fm_trace_store_add(reader->store, &event);
+    if (*out_status == FM_ERR_FORMAT)
+        *out_status = fm_base_error_prefix(*out_status, "%s: byte %llu", reader->name,
+                                           (unsigned long long)(reader->base + *spot->entry));
+    if (*out_status < 0)
+        return FAILED;
+    *spot = (struct spot){reader->buffer + cursor.entry[-1] + 1, cursor.entry};
+    return GO_ON;
+}
+
+/* The events of the buffer, one after the other. */
+static enum step step_events(struct reader *reader, struct spot *spot, fm_status *out_status)
+{
+    for (;;) {
+        const char *p = skip_space(spot->p);
+        if (*p == ',')
+            p = skip_space(p + 1);
+        if (at_end(reader, p)) {
+            spot->p = p;
+            if (!reader->ended)
+                return NEED_MORE;
+            if (reader->is_object)
+                return fail_at(reader, p, "the file ends inside the array of events", out_status);
+            reader->place = AFTER; // a bare array may lack its closing bracket
+            return GO_ON;
+        }
+        if (p != reader->buffer + *spot->entry || (*p != '{' && *p != ']'))
+            return fail_at(reader, p, "expected an event or the ']' behind the last", out_status);
+        spot->p = p;
+        if (*p == ']') {
+            *spot = (struct spot){p + 1, spot->entry + 1};
+            reader->place = reader->is_object ? TOP : AFTER;
+            return GO_ON;
+        }
+        enum step step = step_event(reader, spot, out_status);
+        if (step != GO_ON)
+            return step;
+    }
+}
+
+static enum step step_after(struct reader *reader, struct spot *spot, fm_status *out_status)
+{
+    const char *p = skip_space(spot->p);
+    spot->p = p;
+    if (!at_end(reader, p))
+        return fail_at(reader, p, "text behind the end of the trace", out_status);
+    return reader->ended ? DONE : NEED_MORE;
+}
+
+static enum step (*const steps[])(struct reader *, struct spot *, fm_status *) = {[START] = step_start,
+                                                                                  [TOP] = step_top,
+                                                                                  [VALUE] = step_value,
+                                                                                  [EVENTS] = step_events,
+                                                                                  [AFTER] = step_after};
+
+/* The bytes in front of `spot` are done with. */
+static fm_status next_buffer(struct reader *reader, const char *from)
+{
+    size_t done = (size_t)(from - reader->buffer), kept = reader->length - done;
+    if (done == 0 && reader->length == reader->capacity)
+        FM_TRY(grow_buffer(reader));
+    memmove(reader->buffer, reader->buffer + done, kept);
+    reader->base += done;
+    if (reader->place != VALUE)
+        reader->state = (struct fm_trace_index_state){0, 0};
+    FM_TRY(fm_base_interrupt_check());
+    FM_TRY(fill(reader, kept));
+    index_buffer(reader);
+    return FM_OK;
+}
+
+/* Whether an event may begin at this '{': it follows another one or the array's bracket, and a key of events follows it. */
+static int may_begin_event(const struct reader *reader, const char *p)
+{
+    const char *before = p;
+    while (before > reader->buffer && fm_trace_is_space(before[-1]))
+        before--;
+    if (before > reader->buffer && before[-1] != ',' && before[-1] != '[' && before[-1] != '}')
+        return 0;
+    p = skip_space(p + 1);
+    static const char *const keys[] = {"\"ph\"", "\"cat\"", "\"name\"", "\"pid\"", "\"tid\"",
+                                       "\"ts\"", "\"id\"",  "\"dur\"",  "\"args\""};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (strncmp(p, keys[i], strlen(keys[i])) == 0)
+            return 1;
+    return 0;
+}
+
+/* Whether a whole event with phase and time lies at the beginning of the buffer. */
+static int is_event(struct reader *reader)
+{
+    struct fm_trace_cursor cursor = {.text = reader->buffer, .entry = reader->entries};
+    struct fm_trace_event event;
+    return reader->buffer[reader->entries[0]] == '{' && reader->entries[0] == 0 &&
+           fm_trace_event_decode(&cursor, &event) == 0 && event.phase && (event.has_ts || event.phase == 'M');
+}
+
+/* Steps over damage behind `from`: the buffer then begins with a whole event, or the text has ended. */
+static fm_status resume(struct reader *reader, const char *from)
+{
+    fm_trace_file *file = &reader->store->files.at[reader->store->files.count - 1];
+    if (file->damaged++ == 0)
+        snprintf(file->damage, sizeof file->damage, "%s", fm_error_message());
+    for (;;) {
+        const char *end = reader->buffer + reader->length, *p = from;
+        while (p < end && (p = memchr(p, '{', (size_t)(end - p))) && !may_begin_event(reader, p))
+            p++;
+        if (!p || p >= end) {
+            if (reader->ended)
+                return next_buffer(reader, end);
+            FM_TRY(next_buffer(reader, end));
+            from = reader->buffer;
+            continue;
+        }
+        FM_TRY(next_buffer(reader, p));
+        if (is_event(reader)) {
+            reader->place = EVENTS;
+            return FM_OK;
+        }
+        from = reader->buffer + 1;
+    }
+}
+
+static fm_status read_events(struct reader *reader)
+{
+    FM_TRY(grow_buffer(reader));
+    FM_TRY(fill(reader, 0));
+    index_buffer(reader);
+    struct spot spot = {reader->buffer, reader->entries};
+    for (;;) {
+        fm_status status = FM_OK;
+        enum step step = steps[reader->place](reader, &spot, &status);
+        if (step == DONE)
+            return FM_OK;
+        if (step == GO_ON)
+            continue;
+        if (step == NEED_MORE)
+            status = next_buffer(reader, spot.p);
+        if (status == FM_ERR_FORMAT && reader->salvage) {
+            // Damage of the stream itself ends it; what came before stays.
+            if (step == NEED_MORE)
+                reader->ended = 1;
+            status = resume(reader, spot.p + (spot.p < reader->buffer + reader->length));
+            if (status == FM_OK && reader->length == 0)
+                return FM_OK;
+        }
+        FM_TRY(status);
+        spot = (struct spot){reader->buffer, reader->entries};
+    }
+}
+
+static fm_status read_file(struct fm_trace_store *store, struct reader *reader)
+{
+    FM_TRY(fm_trace_store_begin_file(store, reader->name));
+    fm_status status = read_events(reader);
+    fm_base_mem_free(reader->buffer);
+    fm_base_mem_free(reader->entries);
+    FM_TRY(status);
+    store->files.at[store->files.count - 1].bytes = reader->base + reader->length;
+    return fm_trace_store_end_file(store, reader->base_ns);
+}
+
+static fm_status begin(const fm_trace_read_options *options, struct reader *reader)
+{
+    static const fm_trace_read_options defaults = {.size = sizeof defaults};
+    options = options ? options : &defaults;
+    if (options->size != sizeof *options)
+        return fm_base_error_set(FM_ERR_ARG, "read options of %zu bytes; expected size = %zu", options->size,
+                                 sizeof *options);
+    *reader = (struct reader){.salvage = options->salvage, .index = fm_trace_index_choose()};
+    return fm_trace_store_create(options->keep_args, &reader->store);
+}
+
+fm_status fm_trace_data_read(const char *const *paths, size_t path_count,
+                             const fm_trace_read_options *options, fm_trace **out_trace)
+{
+    struct reader start;
+    FM_TRY(begin(options, &start));
+    fm_status status = FM_OK;
+    for (size_t i = 0; i < path_count && status == FM_OK; i++) {
+        struct reader reader = start;
+        reader.name = paths[i];
+        status = fm_base_gzip_open(paths[i], &reader.stream);
+        if (status == FM_OK)
+            status = read_file(start.store, &reader);
+        fm_base_gzip_close(reader.stream);
+    }
+    fm_trace_store_publish(start.store);
+    if (status < 0) {
+        fm_trace_data_free(&start.store->trace);
+        return status;
+    }
+    *out_trace = &start.store->trace;
+    return FM_OK;
+}
+
+fm_status fm_trace_data_parse(const char *text, size_t length, const char *name,
+                              const fm_trace_read_options *options, fm_trace **out_trace)
+{
+    struct reader reader;
+    FM_TRY(begin(options, &reader));
+    reader.name = name;
+    reader.memory = text;
+    reader.memory_end = text + length;
+    fm_status status = read_file(reader.store, &reader);
+    fm_trace_store_publish(reader.store);
+    if (status < 0) {
+        fm_trace_data_free(&reader.store->trace);
+        return status;
+    }
+    *out_trace = &reader.store->trace;
+    return FM_OK;
+}

@@ -1,0 +1,263 @@
+#include "fm_test.h"
+#include "fm_gen.h"
+
+#include "fathom/trace.h"
+
+static const char *text(const fm_trace *trace, uint32_t index)
+{
+    return fm_trace_data_text(trace, index);
+}
+
+static fm_trace *parse(const char *json)
+{
+    fm_trace *trace = NULL;
+    assert_ok(fm_trace_data_parse(json, strlen(json), "t", NULL, &trace));
+    return trace;
+}
+
+static void empty_traces(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {"[]",
+                                        "[",
+                                        " [ ",
+                                        "{}",
+                                        "{\"traceEvents\": []}",
+                                        "\xEF\xBB\xBF{\"traceEvents\":[ ] , \"a\": [1, {\"b\": \"]\"}]}\n"};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fm_trace *trace = parse(cases[i]);
+        assert_int_equal(trace->slice_count, 0);
+        assert_int_equal(trace->file_count, 1);
+        fm_trace_data_free(trace);
+    }
+}
+
+static void every_phase(void **state)
+{
+    (void)state;
+    fm_trace *trace = parse(
+        "[{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":1,\"args\":{\"name\":\"rank\\u0020 0\"}},"
+        "{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":1,\"tid\":\"x\",\"args\":{\"name\":\"main\"}},"
+        "{\"ph\":\"B\",\"name\":\"outer\",\"pid\":1,\"tid\":2,\"ts\":10},"
+        "{\"ph\":\"B\",\"name\":\"inner\",\"pid\":1,\"tid\":2,\"ts\":12.5},"
+        "{\"ph\":\"E\",\"pid\":1,\"tid\":2,\"ts\":13},"
+        "{\"ph\":\"E\",\"pid\":1,\"tid\":2,\"ts\":20},"
+        "{\"ph\":\"E\",\"pid\":1,\"tid\":2,\"ts\":21},"
+        "{\"ph\":\"b\",\"cat\":\"net\",\"id\":\"0x7\",\"name\":\"send\",\"pid\":1,\"tid\":2,\"ts\":30},"
+        "{\"ph\":\"b\",\"cat\":\"net\",\"id\":8,\"name\":\"send\",\"pid\":1,\"tid\":2,\"ts\":31},"
+        "{\"ph\":\"e\",\"cat\":\"net\",\"id\":\"0x7\",\"name\":\"send\",\"pid\":1,\"tid\":3,\"ts\":40},"
+        "{\"ph\":\"i\",\"name\":\"mark\",\"pid\":1,\"tid\":\"x\",\"ts\":50,\"s\":\"t\"},"
+        "{\"ph\":\"C\",\"name\":\"depth\",\"pid\":1,\"ts\":51,\"args\":{\"a\":1.5,\"b\":-2}},"
+        "{\"ph\":\"s\",\"cat\":\"f\",\"name\":\"go\",\"id\":5,\"pid\":1,\"tid\":2,\"ts\":52},"
+        "{\"ph\":\"f\",\"bp\":\"e\",\"cat\":\"f\",\"name\":\"go\",\"id\":5,\"pid\":2,\"tid\":2,\"ts\":53},"
+        "{\"ph\":\"N\",\"name\":\"object\",\"id\":1,\"ts\":1},"
+        "{\"ph\":\"X\",\"name\":\"late\",\"pid\":2,\"tid\":2,\"ts\":60,\"dur\":-1},]");
+    assert_int_equal(trace->slice_count, 6);
+    const fm_trace_slice *s = trace->slices;
+    assert_string_equal(text(trace, s[0].name), "outer");
+    assert_true(s[0].begin_ns == 10000 && s[0].duration_ns == 10000);
+    assert_true(s[1].begin_ns == 12500 && s[1].duration_ns == 500 && s[1].track == s[0].track);
+    assert_int_equal(s[2].kind, FM_TRACE_ASYNC);
+    assert_true(s[2].duration_ns == 10000 &&
+                s[3].duration_ns == 29000); // unfinished: to the end of the trace
+    assert_true(trace->tracks[s[2].track].is_async);
+    assert_true(s[4].kind == FM_TRACE_INSTANT && trace->tracks[s[4].track].tid_is_text);
+    assert_string_equal(text(trace, trace->tracks[s[4].track].name), "main");
+    assert_string_equal(text(trace, trace->processes[0].name), "rank  0");
+    assert_int_equal(s[5].duration_ns, 0);
+    assert_int_equal(trace->flow_count, 2);
+    assert_true(trace->flows[0].id == trace->flows[1].id && trace->flows[1].phase == 'f');
+    assert_int_equal(trace->counter_count, 2);
+    assert_true(trace->counters[1].value == -2);
+    assert_string_equal(text(trace, trace->counters[1].series), "b");
+    assert_true(trace->files[0].unmatched == 2 && trace->files[0].skipped == 1 &&
+                trace->files[0].events == 16);
+    fm_trace_data_free(trace);
+}
+
+static void times_relative_to_a_base(void **state)
+{
+    (void)state;
+    fm_trace *trace =
+        parse("{\"traceEvents\":[{\"ph\":\"X\",\"pid\":1,\"tid\":1,\"ts\":1.001,\"dur\":2}],"
+              "\"baseTimeNanoseconds\": 1700000000000000007, \"distributedInfo\": {\"rank\": 3, "
+              "\"world_size\": 8}, \"deviceProperties\": [{\"name\": \"H800\", \"numSms\": 132}]}");
+    assert_true(trace->slices[0].begin_ns == 1700000000000001008);
+    assert_true(trace->files[0].rank == 3 && trace->files[0].world_size == 8 &&
+                trace->files[0].multiprocessors == 132);
+    assert_string_equal(trace->files[0].device, "H800");
+    fm_trace_data_free(trace);
+}
+
+static void damage_names_its_place(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json, *message;
+    } cases[] = {
+        {"", "t: byte 0: the file ends inside the space before a trace"},
+        {"hello", "t: byte 0: expected '[' or '{'"},
+        {"{\"traceEvents\": [", "t: byte 17: the file ends inside the array of events"},
+        {"{\"traceEvents\": [{\"ph\": \"X\", \"ts\": 1", "t: byte 17: the file ends inside an event"},
+        {"[{\"ph\":\"X\",\"ts\":1,\"pid\":1,\"tid\":1} x", "t: byte 35: expected an event or the ']'"},
+        {"[{\"ph\":\"X\",\"ts\":zzz,\"pid\":1,\"tid\":1}]", "t: byte 16: expected a time in microseconds"},
+        {"[{\"name\": \"x\"}]", "t: byte 1: an event lacks its phase"},
+        {"[{\"ph\": \"X\"}]", "t: byte 1: an event of phase 'X' lacks \"ts\""},
+        {"[] x", "t: byte 3: text behind the end"},
+        {"{\"a\": 1 \"b\": 2}", "t: byte"},
+        {"{\"a\" 1}", "t: byte 5: expected ':'"},
+        {"{\"a\": \"b", "t: byte 1: the file ends inside"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fm_trace *trace;
+        if (strcmp(cases[i].message, "t: byte") ==
+            0) { // missing commas between the run's own values are let pass
+            assert_ok(fm_trace_data_parse(cases[i].json, strlen(cases[i].json), "t", NULL, &trace));
+            fm_trace_data_free(trace);
+            continue;
+        }
+        assert_fails(fm_trace_data_parse(cases[i].json, strlen(cases[i].json), "t", NULL, &trace),
+                     FM_ERR_FORMAT, cases[i].message);
+    }
+}
+
+static void salvage_takes_what_is_whole(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "{\"schemaVersion\": 1, \"traceEvents\": [\n"
+        "{\"ph\":\"X\",\"name\":\"a\",\"pid\":1,\"tid\":1,\"ts\":1,\"dur\":1},\n"
+        "{\"ph\":\"X\",\"name\":\"b\",\"pid\":1,\"tid\":1,\"ts\":zz,\"dur\":1, \"args\": {\"name\": 1}},\n"
+        "{\"ph\":\"X\",\"name\":\"c\",\"pid\":1,\"tid\":1,\"ts\":3,\"dur\":1},\n"
+        "\x01\x02\"{{{ garbage \"\",\n"
+        "{\"ph\":\"X\",\"name\":\"d\",\"pid\":1,\"tid\":1,\"ts\":4,\"dur\":1},\n"
+        "{\"ph\":\"X\",\"name\":\"e\",\"pid\":1,\"ti";
+    fm_trace_read_options options = {.size = sizeof options, .salvage = 1};
+    fm_trace *trace;
+    assert_ok(fm_trace_data_parse(json, sizeof json - 1, "t", &options, &trace));
+    assert_int_equal(trace->slice_count, 3);
+    assert_string_equal(text(trace, trace->slices[2].name), "d");
+    assert_int_equal(trace->files[0].damaged, 3);
+    assert_non_null(strstr(trace->files[0].damage, "expected a time"));
+    fm_trace_data_free(trace);
+}
+
+/* A trace with `count` events, some of them longer than the reader's buffer; the caller frees it. */
+static char *make_long(int count, size_t *out_length)
+{
+    size_t room = (size_t)count * 120 + (size_t)(count / 400 + 1) * 400000 + 100, length = 0;
+    char *json = fm_base_mem_alloc(room);
+    assert_non_null(json);
+    length += (size_t)sprintf(json, "{\"pad\": [\"");
+    memset(json + length, '[', 300000); // a value of no interest, longer than the buffer
+    length += 300000;
+    length += (size_t)sprintf(json + length, "\"], \"traceEvents\": [");
+    for (int i = 0; i < count; i++) {
+        length += (size_t)sprintf(json + length,
+                                  "%s\n  {\"ph\": \"X\", \"name\": \"n%d\", \"pid\": %d, \"tid\": 1, \"ts\": "
+                                  "%d, \"dur\": %d, \"args\": {\"s\": \"",
+                                  i ? "," : "", i % 7, i % 3, i * 2, i % 5);
+        if (i % 400 == 399) {
+            memset(json + length, '\\', 350000); // an even number: escaped backslashes
+            length += 350000;
+        }
+        length += (size_t)sprintf(json + length, "\"}}");
+    }
+    length += (size_t)sprintf(json + length, "]}");
+    assert_true(length < room);
+    *out_length = length;
+    return json;
+}
+
+static void events_across_buffers(void **state)
+{
+    (void)state;
+    enum { COUNT = 20000 };
+    size_t length;
+    char *json = make_long(COUNT, &length);
+    fm_trace *trace;
+    assert_ok(fm_trace_data_parse(json, length, "long", NULL, &trace));
+    assert_int_equal(trace->slice_count, COUNT);
+    assert_int_equal(trace->process_count, 3);
+    for (int i = 0; i < COUNT; i++) {
+        assert_true(trace->slices[i].begin_ns == i * 2000 && trace->slices[i].duration_ns == i % 5 * 1000);
+        assert_int_equal(text(trace, trace->slices[i].name)[1] - '0', i % 7);
+    }
+    assert_int_equal(trace->files[0].bytes, length);
+    fm_trace_data_free(trace);
+    fm_base_mem_free(json);
+}
+
+static void arguments_are_kept(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "[{\"ph\":\"X\",\"ts\":1,\"args\":{\"k\": [1, \"}\"]}},{\"ph\":\"X\",\"ts\":1}]";
+    fm_trace_read_options options = {.size = sizeof options, .keep_args = 1};
+    fm_trace *trace;
+    assert_ok(fm_trace_data_parse(json, sizeof json - 1, "t", &options, &trace));
+    assert_int_equal(trace->args[0].length, 15);
+    assert_memory_equal(trace->args_text + trace->args[0].offset, "{\"k\": [1, \"}\"]}", 15);
+    assert_int_equal(trace->args[1].length, 0);
+    fm_trace_data_free(trace);
+    options.size = 3;
+    assert_fails(fm_trace_data_parse(json, 1, "t", &options, &trace), FM_ERR_ARG, "size =");
+}
+
+static void the_published_trace(void **state)
+{
+    (void)state;
+    const char *path = fm_test_shared("data/profile/train.json");
+    fm_trace *trace;
+    assert_ok(fm_trace_data_read(&path, 1, NULL, &trace));
+    assert_int_equal(trace->files[0].events, 14240);
+    assert_int_equal(trace->gpu_count, 983);
+    assert_int_equal(trace->slice_count, 4387 + 3853 + 963 + 42 + 40 + 20 + 2 + 1);
+    assert_int_equal(trace->flow_count, 3836 + 1040 + 16);
+    assert_int_equal(trace->files[0].bytes, 3132978);
+    assert_int_equal(trace->files[0].multiprocessors, 132);
+    assert_int_equal(trace->files[0].world_size, 64);
+    int64_t sum = 0;
+    for (size_t i = 0; i < trace->gpu_count; i++)
+        sum += trace->slices[trace->gpus[i].slice].duration_ns;
+    assert_int_equal(sum, 244069000);
+    fm_trace_data_free(trace);
+}
+
+static fm_status parse_small(void *unused)
+{
+    (void)unused;
+    static const char json[] = "[{\"ph\":\"B\",\"name\":\"a\\n\",\"pid\":\"p\",\"tid\":1,\"ts\":1,\"args\":{"
+                               "\"x\":1}},{\"ph\":\"b\",\"cat\":\"c\",\"id\":1,"
+                               "\"pid\":1,\"tid\":2,\"ts\":1},{\"ph\":\"X\",\"cat\":\"kernel\",\"ts\":1,"
+                               "\"dur\":1},{\"ph\":\"s\",\"id\":1,\"ts\":1},"
+                               "{\"ph\":\"C\",\"ts\":1,\"args\":{\"v\":1}}]";
+    fm_trace_read_options options = {.size = sizeof options, .keep_args = 1};
+    fm_trace *trace;
+    fm_status status = fm_trace_data_parse(json, sizeof json - 1, "t", &options, &trace);
+    if (status == FM_OK)
+        fm_trace_data_free(trace);
+    return status;
+}
+
+static void without_memory(void **state)
+{
+    (void)state;
+    fm_test_each_alloc_fails(parse_small, NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(empty_traces),
+        cmocka_unit_test(every_phase),
+        cmocka_unit_test(times_relative_to_a_base),
+        cmocka_unit_test(damage_names_its_place),
+        cmocka_unit_test(salvage_takes_what_is_whole),
+        cmocka_unit_test(events_across_buffers),
+        cmocka_unit_test(arguments_are_kept),
+        cmocka_unit_test(the_published_trace),
+        cmocka_unit_test(without_memory),
+    };
+    return fm_test_run("trace_read", tests);
+}
