@@ -11,6 +11,7 @@ extern const fm_command fm_cmd_info;
 extern const fm_command fm_cmd_man;
 extern const fm_command fm_cmd_pipe;
 extern const fm_command fm_cmd_run;
+extern const fm_command fm_cmd_trace;
 
 /** The whole tree, for completion and manual pages. */
 extern const fm_command fm_root_command;

@@ -5,6 +5,7 @@
 
 static const fm_command *const commands[] = {
     &fm_cmd_run, &fm_cmd_pipe, &fm_cmd_info, &fm_cmd_clean, &fm_cmd_completion, &fm_cmd_man, NULL,
+    &fm_cmd_run, &fm_cmd_trace, &fm_cmd_info, &fm_cmd_clean, &fm_cmd_completion, &fm_cmd_man, NULL,
 };
 
 const fm_command fm_root_command = {

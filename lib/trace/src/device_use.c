@@ -40,8 +40,7 @@ static fm_status measure_launches(struct fm_trace_builder *builder)
             launch->unlaunched++;
             continue;
         }
-        const fm_trace_slice *call = &report->trace->slices[work->launch];
-        delays[launch->count++] = work->begin_ns - (call->begin_ns + call->duration_ns);
+        delays[launch->count++] = work->begin_ns - report->trace->slices[work->launch].begin_ns;
     }
     if (launch->count == 0)
         return FM_OK;

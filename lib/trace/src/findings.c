@@ -157,12 +157,12 @@ static void find_exposed(struct finder *finder)
             us(worst->communication_ns), (unsigned long long)worst->occurrences);
 }
 
-/* Waits in the first and the last quarter of the run: whether ranks drift apart. */
+/* Waits in the two halves of the run: whether ranks drift apart. */
 static void find_waits(struct finder *finder)
 {
     struct fm_trace_builder *builder = finder->builder;
     const fm_trace_report *report = &builder->report;
-    int64_t sum = 0, exposed = 0, quarter[4] = {0};
+    int64_t sum = 0, exposed = 0, half[2] = {0, 0};
     for (size_t g = 0; g < report->group_count; g++)
         if (report->groups[g].kind == FM_TRACE_WAIT) {
             sum += report->groups[g].union_ns;
@@ -175,8 +175,7 @@ static void find_waits(struct finder *finder)
         const fm_trace_unit *unit = &builder->units[work->unit];
         int64_t length = unit->last_ns - unit->first_ns;
         if (work->kind == FM_TRACE_WAIT && length > 0)
-            quarter[(int)((double)(work->begin_ns - unit->first_ns) / (double)length * 3.999)] +=
-                work->end_ns - work->begin_ns;
+            half[work->begin_ns - unit->first_ns > length / 2] += work->end_ns - work->begin_ns;
     }
     fm_trace_finding *finding = find(finder, "waiting", exposed);
     if (!finding)
@@ -187,9 +186,8 @@ static void find_waits(struct finder *finder)
         "holds %.2f %% of all SM time. Balance the ranks' work before tuning the transfers.",
         percent(sum, report->by_name.communication_ns), us(sum), us(exposed),
         percent(report->sm_time.wait_ns, report->sm_time.capacity_ns));
-    say(finding->evidence, "by quarter of the run: %.0f, %.0f, %.0f, %.0f us%s", us(quarter[0]),
-        us(quarter[1]), us(quarter[2]), us(quarter[3]),
-        quarter[3] > 3 * quarter[0] / 2 ? ": the ranks drift apart" : "");
+    say(finding->evidence, "%.0f us in the first half of the run, %.0f us in the second%s", us(half[0]),
+        us(half[1]), half[1] > half[0] + half[0] / 3 ? ": the ranks drift apart" : "");
 }
 
 static void find_sm_time(struct finder *finder)

@@ -220,6 +220,11 @@ static void gaps_and_device(void **state)
     const fm_trace_launch *launch = &loaded.report->launch;
     assert_int_equal(launch->unlaunched, number(loaded.truth, "kernels_without_launch_event"));
     assert_int_equal(launch->count, number(fm_base_doc_get(loaded.truth, "launch_to_start_us"), "n"));
+    const fm_doc *delays = fm_base_doc_get(loaded.truth, "launch_to_start_us");
+    assert_us(launch->min_ns, delays, "min");
+    assert_us(launch->median_ns, delays, "p50");
+    assert_us(launch->p90_ns, delays, "p90");
+    assert_us(launch->max_ns, delays, "max");
     assert_int_equal(launch->polls,
                      number(fm_base_doc_get(loaded.truth, "cuda_runtime_names"), "cudaEventQuery"));
     const fm_doc *sync =

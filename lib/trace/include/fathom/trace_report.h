@@ -134,7 +134,7 @@ typedef struct fm_trace_in_flight {
     int64_t overlap_ns; /**< under work of the device */
 } fm_trace_in_flight;
 
-/** From the end of the call that launched it to a kernel's begin. */
+/** From the begin of the call that launched it to a kernel's begin. */
 typedef struct fm_trace_launch {
     uint64_t count, unlaunched; /**< with and without a call in the trace */
     int64_t min_ns, median_ns, p90_ns, max_ns;
