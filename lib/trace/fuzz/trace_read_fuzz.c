@@ -1,0 +1,39 @@
+// Any bytes are read as a trace, strictly and salvaging; what is taken is analysed and written again.
+#include <stdlib.h>
+
+#include "fathom/trace_report.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void read_one(const uint8_t *data, size_t size, int salvage)
+{
+    fm_trace_read_options options = {.size = sizeof options, .keep_args = !salvage, .salvage = salvage};
+    fm_trace *trace;
+    fm_trace_rules *rules;
+    fm_trace_report *report;
+    if (fm_trace_data_parse((const char *)data, size, "fuzz", &options, &trace) < 0)
+        return;
+    for (size_t i = 0; i < trace->slice_count; i++)
+        if (trace->slices[i].duration_ns < 0 || !fm_trace_data_text(trace, trace->slices[i].name))
+            abort();
+    if (fm_trace_rules_load(NULL, &rules) < 0)
+        abort();
+    if (fm_trace_report_make(trace, rules, &report) < 0)
+        abort();
+    fm_json json = {0};
+    fm_base_json_begin(&json, NULL, '{');
+    fm_trace_report_json(report, &json);
+    fm_base_json_end(&json);
+    if (fm_base_json_finish(&json, NULL) < 0)
+        abort();
+    fm_trace_report_free(report);
+    fm_trace_rules_free(rules);
+    fm_trace_data_free(trace);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    read_one(data, size, 0);
+    read_one(data, size, 1);
+    return 0;
+}
