@@ -1,17 +1,22 @@
-/* The commands of the `fathom` program. A new one: its file cmd_<name>.c, a line here and one in main.c's
- * table. */
+/* The commands of the `fathom` program. A new one: its file cmd_<name>.c and a line here. */
 #ifndef FM_COMMANDS_H
 #define FM_COMMANDS_H
 
 #include "fathom/config.h"
 
-extern const fm_command fm_cmd_clean;
-extern const fm_command fm_cmd_completion;
-extern const fm_command fm_cmd_info;
-extern const fm_command fm_cmd_man;
-extern const fm_command fm_cmd_pipe;
-extern const fm_command fm_cmd_run;
-extern const fm_command fm_cmd_trace;
+/* X(name), in the order of the help. */
+#define FM_COMMAND_LIST(X) \
+    X(run)                 \
+    X(pipe)                \
+    X(trace)               \
+    X(info)                \
+    X(clean)               \
+    X(completion)          \
+    X(man)
+
+#define FM_COMMAND_EXTERN(name) extern const fm_command fm_cmd_##name;
+FM_COMMAND_LIST(FM_COMMAND_EXTERN)
+#undef FM_COMMAND_EXTERN
 
 /** The whole tree, for completion and manual pages. */
 extern const fm_command fm_root_command;

@@ -4,8 +4,10 @@
 #include "commands.h"
 
 static const fm_command *const commands[] = {
-    &fm_cmd_run, &fm_cmd_pipe, &fm_cmd_info, &fm_cmd_clean, &fm_cmd_completion, &fm_cmd_man, NULL,
-    &fm_cmd_run, &fm_cmd_trace, &fm_cmd_info, &fm_cmd_clean, &fm_cmd_completion, &fm_cmd_man, NULL,
+#define FM_COMMAND_ROW(name) &fm_cmd_##name,
+    FM_COMMAND_LIST(FM_COMMAND_ROW)
+#undef FM_COMMAND_ROW
+        NULL,
 };
 
 const fm_command fm_root_command = {
