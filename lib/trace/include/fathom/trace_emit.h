@@ -51,7 +51,7 @@ typedef struct fm_trace_emit {
 static inline int64_t fm_trace_emit_now(void)
 {
     struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
+    timespec_get(&now, TIME_UTC); // C11's name for CLOCK_REALTIME, there in strict modes too
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
@@ -178,12 +178,13 @@ static inline int fm_trace_emit_open(fm_trace_emit *out, const char *path, const
     out->pid = (int)getpid();
     out->tid = (long)((uintptr_t)out / sizeof(void *) % 1000000007);
     // Whoever creates the file writes the bracket that begins it.
-    out->fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0666);
+    out->fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, 0666);
     int is_new = out->fd >= 0;
     if (!is_new)
-        out->fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+        out->fd = open(path, O_WRONLY | O_APPEND);
     if (out->fd < 0)
         return out->error = errno;
+    fcntl(out->fd, F_SETFD, FD_CLOEXEC); // strict C11 hides O_CLOEXEC
     if (is_new) {
         fm_trace_emit_put(out, "[\n", 2);
         out->whole = 2;
