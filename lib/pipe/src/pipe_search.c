@@ -361,6 +361,9 @@ static fm_status run_stages(const struct fm_pipe_problem *problem, struct fm_pip
     FM_TRY(offer_known(problem, best));
     FM_TRY(offer_listed(problem, best));
     *out_proven = !fm_pipe_exceeds(best->makespan, problem->bound);
+    if (!*out_proven)
+        FM_TRY(fm_pipe_search_pattern(problem, best));
+    *out_proven = !fm_pipe_exceeds(best->makespan, problem->bound);
     if (!*out_proven && problem->trials > 0)
         FM_TRY(fm_pipe_search_local(problem, best));
     *out_proven = !fm_pipe_exceeds(best->makespan, problem->bound);

@@ -1,7 +1,7 @@
 /**
  * @file pipe_search_internal.h
- * The search's inside: pipe_search.c collects candidates, pipe_search_list.c builds them, pipe_search_local.c improves the
- * best one, pipe_search_exact.c proves or beats it.
+ * The search's inside: pipe_search.c collects candidates, pipe_search_list.c and
+ * pipe_search_pattern.c build them, pipe_search_local.c improves the best one, pipe_search_exact.c proves or beats it.
  */
 #ifndef FM_PIPE_SEARCH_INTERNAL_H
 #define FM_PIPE_SEARCH_INTERNAL_H
@@ -84,10 +84,17 @@ struct fm_pipe_list_rule {
     int pairs;      /**< F and B that are ready together become FB */
     int split;      /**< backward is I and W, not B */
     double w_grace; /**< a W may delay what comes next by this share of its time */
+    /** NULL, or the order of each rank's forwards and backwards (F and, by `split`, I or B): order_stride a rank. Then
+     *  in_flight is not looked at. */
+    const fm_pipe_op *order;
+    size_t order_stride;
 };
 /** FM_OK with *out_program NULL when the rule runs into the cap. */
 fm_status fm_pipe_list_schedule(const struct fm_pipe_problem *problem, const struct fm_pipe_list_rule *rule,
                                 fm_pipe_program **out_program);
+
+/** Offers periodic programs: every micro-batch takes the same way, a period after the one before. */
+fm_status fm_pipe_search_pattern(const struct fm_pipe_problem *problem, struct fm_pipe_best *best);
 
 /** Improves *best by trials small changes. */
 fm_status fm_pipe_search_local(const struct fm_pipe_problem *problem, struct fm_pipe_best *best);

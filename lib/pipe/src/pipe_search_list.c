@@ -1,5 +1,5 @@
-// List scheduling: time runs on, and whichever rank can start something first does, backwards before forwards, weight
-// parts where they fit.
+// List scheduling: time runs on, and whichever rank can start something first does: backwards before forwards, or the next
+// of a given order; weight parts where they fit.
 #include <math.h>
 #include <string.h>
 
@@ -32,6 +32,7 @@ struct lister {
     struct choice *choice; // [ranks]; start HUGE_VAL: nothing
     fm_pipe_op *ops;       // [ranks][ops_per_rank]
     size_t *counts;        // [ranks]
+    size_t *taken;         // [ranks] ops of rule->order that have started
     size_t ops_per_rank;
 };
 
@@ -57,7 +58,7 @@ static double forward_ready(const struct lister *lister, int rank, int lane)
         return HUGE_VAL;
     if (route_of(lister, rank, lane)->prev_rank < 0) {
         int entered = mine->forwards - mine->backwards;
-        return entered < lister->rule->in_flight ? lister->rank_free[rank] : HUGE_VAL;
+        return lister->rule->order || entered < lister->rule->in_flight ? lister->rank_free[rank] : HUGE_VAL;
     }
     double arrival = lister->arrival[FM_PIPE_ACTIVATION][fm_pipe_visit(layout, rank, lane, mine->forwards)];
     return arrival < 0 ? HUGE_VAL : fmax(arrival, lister->rank_free[rank]);
@@ -102,10 +103,10 @@ static void consider_pair(const struct lister *lister, int rank, int lane, doubl
                                .back_chunk = b->backwards}};
 }
 
-static void choose(struct lister *lister, int rank)
+// Whatever can start first.
+static struct choice choose_any(const struct lister *lister, int rank)
 {
-    const struct fm_pipe_problem *problem = lister->problem;
-    int lanes = problem->layout.lanes;
+    int lanes = lister->problem->layout.lanes;
     struct choice choice = {.start = HUGE_VAL};
     double forward[FM_PIPE_LANES_MAX];
     double backward[FM_PIPE_LANES_MAX];
@@ -127,7 +128,34 @@ static void choose(struct lister *lister, int rank)
     for (int lane = 0; lane < lanes && lister->rule->pairs; lane++)
         for (int back_lane = 0; back_lane < lanes; back_lane++)
             consider_pair(lister, rank, lane, forward[lane], back_lane, backward[back_lane], &choice);
-    for (int lane = 0; lane < lanes; lane++) {
+    return choice;
+}
+
+// The next of the given order, or a pair of the next two.
+static struct choice choose_next(const struct lister *lister, int rank)
+{
+    const fm_pipe_op *order = lister->rule->order + (size_t)rank * lister->rule->order_stride;
+    size_t left = lister->rule->order_stride - lister->taken[rank];
+    if (left == 0)
+        return (struct choice){.start = HUGE_VAL};
+    const fm_pipe_op *op = &order[lister->taken[rank]];
+    struct choice choice = {.op = *op};
+    choice.start = op->kind == FM_PIPE_F ? forward_ready(lister, rank, op->lane)
+                                         : backward_ready(lister, rank, op->lane);
+    if (lister->rule->pairs && left > 1 && fm_pipe_has_forward(op) != fm_pipe_has_forward(op + 1)) {
+        const fm_pipe_op *forward = fm_pipe_has_forward(op) ? op : op + 1;
+        const fm_pipe_op *backward = fm_pipe_has_forward(op) ? op + 1 : op;
+        consider_pair(lister, rank, forward->lane, forward_ready(lister, rank, forward->lane), backward->lane,
+                      backward_ready(lister, rank, backward->lane), &choice);
+    }
+    return choice;
+}
+
+static void choose(struct lister *lister, int rank)
+{
+    const struct fm_pipe_problem *problem = lister->problem;
+    struct choice choice = lister->rule->order ? choose_next(lister, rank) : choose_any(lister, rank);
+    for (int lane = 0; lane < problem->layout.lanes; lane++) {
         const struct lane *mine = lane_of(lister, rank, lane);
         double weight = fm_pipe_lane_cost(problem, rank, lane)->w * (1 - lister->rule->w_grace);
         if (mine->weights < mine->queued && lister->rank_free[rank] + weight <= choice.start) {
@@ -161,6 +189,7 @@ static void start(struct lister *lister, int rank)
     lister->ops[(size_t)rank * lister->ops_per_rank + lister->counts[rank]++] = op;
     double end = lister->choice[rank].start + fm_pipe_problem_op_cost(problem, rank, &op);
     lister->rank_free[rank] = end;
+    lister->taken[rank] += op.kind == FM_PIPE_W ? 0 : op.kind == FM_PIPE_FB ? 2 : 1;
     if (fm_pipe_has_forward(&op)) {
         const struct fm_pipe_route *route = route_of(lister, rank, op.lane);
         lane_of(lister, rank, op.lane)->forwards++;
@@ -242,9 +271,11 @@ fm_status fm_pipe_list_schedule(const struct fm_pipe_problem *problem, const str
     lister.memory = fm_base_arena_alloc(&arena, ranks * sizeof(double));
     lister.choice = fm_base_arena_alloc(&arena, ranks * sizeof *lister.choice);
     lister.counts = fm_base_arena_alloc(&arena, ranks * sizeof *lister.counts);
+    lister.taken = fm_base_arena_alloc(&arena, ranks * sizeof *lister.taken);
     lister.ops = fm_base_arena_alloc(&arena, ranks * lister.ops_per_rank * sizeof *lister.ops);
     if (!queues || !lister.lanes || !lister.arrival[0] || !lister.arrival[1] || !lister.rank_free ||
-        !lister.link_free || !lister.memory || !lister.choice || !lister.counts || !lister.ops) {
+        !lister.link_free || !lister.memory || !lister.choice || !lister.counts || !lister.taken ||
+        !lister.ops) {
         status = fm_base_error_set(FM_ERR_NOMEM, "no memory to schedule %zu visits", visits);
     } else {
         for (size_t i = 0; i < visits; i++)
@@ -253,6 +284,7 @@ fm_status fm_pipe_list_schedule(const struct fm_pipe_problem *problem, const str
         memset(lister.link_free, 0, 2 * ranks * sizeof(double));
         memset(lister.memory, 0, ranks * sizeof(double));
         memset(lister.counts, 0, ranks * sizeof *lister.counts);
+        memset(lister.taken, 0, ranks * sizeof *lister.taken);
         for (size_t i = 0; i < lanes; i++)
             lister.lanes[i] = (struct lane){.queue = queues + i * (size_t)layout->chunks[0]};
         run(&lister);

@@ -287,6 +287,31 @@ static void caps_are_used(void **state)
     }
 }
 
+// ZB-V holds 4 of 4; V-Half and V-Min of the same authors hold 3 and 2 at bubbles of about a half and two thirds of 1F1B's 9.
+static void a_v_is_fitted_to_its_cap(void **state)
+{
+    (void)state;
+    static const struct {
+        double cap, bubble;
+    } wanted[] = {{4, 1.5}, {3, 2.5}, {2, 5.5}};
+    fm_pipe_stage_cost cost = {.f = 0.5, .i = 0.5, .w = 0.5, .memory = 0.5};
+    fm_pipe_costs costs = {.size = sizeof costs, .stages = &cost, .stage_count = 1};
+    for (int i = 0; i < 3; i++) {
+        fm_pipe_search search = {.size = sizeof search,
+                                 .placement = FM_PIPE_V,
+                                 .ranks = 4,
+                                 .micro_batches = 16,
+                                 .costs = &costs,
+                                 .memory_max = wanted[i].cap,
+                                 .trials = -1,
+                                 .exact_nodes = -1};
+        fm_pipe_found found = found_by(&search);
+        check_found(&search, &found);
+        assert_true(found.makespan <= 48 + wanted[i].bubble + 1e-9);
+        fm_pipe_program_free(found.program);
+    }
+}
+
 // A model whose last stage is heavy: the known schedules are drawn for even stages, re-planning gains.
 static void measured_costs_give_a_better_plan(void **state)
 {
@@ -428,6 +453,7 @@ int main(void)
         cmocka_unit_test(optima_are_found),
         cmocka_unit_test(bounds_hold_without_the_exact_search),
         cmocka_unit_test(caps_are_used),
+        cmocka_unit_test(a_v_is_fitted_to_its_cap),
         cmocka_unit_test(measured_costs_give_a_better_plan),
         cmocka_unit_test(a_seed_repeats),
         cmocka_unit_test(random_searches_keep_their_word),
