@@ -1,0 +1,39 @@
+// BF16 rows to FP8 with a scale for each 128 channels.
+#include "ep_private.h"
+
+/** The largest finite magnitude of a block. BF16 magnitudes order as their bits do. */
+static float block_amax(const fm_bf16 *block, int n)
+{
+    int most = 0;
+    for (int i = 0; i < n; i++) {
+        int magnitude = block[i] & 0x7FFF;
+        most = magnitude > most && magnitude < 0x7F80 ? magnitude : most;
+    }
+    return fm_bf16_to_f32((fm_bf16)most);
+}
+
+void fm_ep_cast_row(const fm_bf16 *row, int hidden, fm_ep_format format, fm_e4m3 *out_row, void *out_scales)
+{
+    for (int b = 0; b < fm_ep_scales(hidden); b++) {
+        int first = b * FM_EP_SCALE_BLOCK;
+        int n = hidden - first < FM_EP_SCALE_BLOCK ? hidden - first : FM_EP_SCALE_BLOCK;
+        float amax = block_amax(row + first, n);
+        amax = amax > 1e-4f ? amax : 1e-4f; // DeepEP's floor: a block of zeros has a scale, too
+        float factor = FM_E4M3_MAX / amax;
+        if (format == FM_EP_FP8_UE8M0) {
+            fm_ue8m0 code = fm_f32_to_ue8m0_ceil(amax / FM_E4M3_MAX);
+            ((fm_ue8m0 *)out_scales)[b] = code;
+            factor = 1.0f / fm_ue8m0_to_f32(code); // exact: both are powers of two, and normal
+        } else {
+            ((float *)out_scales)[b] = amax / FM_E4M3_MAX;
+        }
+        float scaled[FM_EP_SCALE_BLOCK];
+        fm_base_bf16_to_f32(row + first, (size_t)n, scaled);
+        for (int i = 0; i < n; i++) {
+            float value = scaled[i] * factor;
+            // An infinity would saturate, and look like an honest 448.
+            scaled[i] = (row[first + i] & 0x7FFF) == 0x7F80 ? fm_f32_from_bits(0x7FC00000) : value;
+        }
+        fm_base_f32_to_e4m3(scaled, (size_t)n, out_row + first);
+    }
+}

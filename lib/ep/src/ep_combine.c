@@ -1,0 +1,180 @@
+// Combine: experts' outputs back to the tokens' ranks, summed in top-k order.
+#include <string.h>
+
+#include "ep_private.h"
+#include "fathom/cpu.h"
+#include "fathom/span.h"
+
+static fm_status check_combine(const fm_ep_group *group, const fm_ep_combine *combine,
+                               const fm_ep_handle *handle)
+{
+    if (!combine || combine->size != sizeof *combine)
+        return fm_base_error_set(FM_ERR_ARG, "combine: size is %zu; expected sizeof(fm_ep_combine), %zu",
+                                 combine ? combine->size : 0, sizeof *combine);
+    if (!handle || handle->group != group)
+        return fm_base_error_set(FM_ERR_ARG, "handle is %s; expected one of this group",
+                                 handle ? "another group's" : "NULL");
+    if (!handle->is_received || handle->rejoins != group->rejoins)
+        return fm_base_error_set(FM_ERR_STATE, "the handle has seen no dispatch%s",
+                                 handle->is_received ? " since the group rejoined" : "");
+    size_t row = (size_t)group->options.hidden * sizeof(fm_bf16);
+    if (handle->received.items > 0 && !combine->x)
+        return fm_base_error_set(FM_ERR_ARG, "x is NULL, with %d rows to send", handle->received.rows);
+    if (combine->x_stride != 0 && combine->x_stride < row)
+        return fm_base_error_set(FM_ERR_ARG, "x_stride is %zu bytes; expected 0 or at least a row, %zu",
+                                 combine->x_stride, row);
+    if (handle->tokens > 0 && !combine->out)
+        return fm_base_error_set(FM_ERR_ARG, "out is NULL, with %d tokens to combine", handle->tokens);
+    if (combine->topk_weights && handle->arrangement == FM_EP_PLAIN)
+        return fm_base_error_set(
+            FM_ERR_ARG, "topk_weights: a PLAIN handle has one row for several choices; expected NULL");
+    return FM_OK;
+}
+
+/** What one token is made of. */
+typedef struct token_rows {
+    const fm_bf16 *rows[FM_EP_TOPK_MAX + 2];
+    float weights[FM_EP_TOPK_MAX + 2];
+    int count;
+} token_rows;
+
+/** Takes the next row of the view of choice k, if it has one of its own: in a PLAIN handle, a rank's first lane has. */
+static fm_status add_choice(fm_ep_op *op, int t, int k, token_rows *sum)
+{
+    fm_ep_group *group = op->group;
+    const fm_ep_handle *handle = op->handle;
+    const fm_ep_combine *combine = &op->as.combine;
+    const int32_t *choice = handle->topk_idx + (size_t)t * (size_t)handle->topk;
+    size_t lane = (size_t)t * (size_t)handle->topk + (size_t)k;
+    if (combine->out_weights)
+        combine->out_weights[lane] = 0.0f;
+    int owner = choice[k] < 0 ? -1 : choice[k] / group->local_experts;
+    if (owner < 0 || group->masked[owner])
+        return FM_OK;
+    const fm_ep_view *view = &group->views[owner];
+    int is_new = 1;
+    for (int before = 0; handle->arrangement == FM_EP_PLAIN && before < k; before++)
+        is_new &= choice[before] < 0 || choice[before] / group->local_experts != owner;
+    int i = is_new ? group->cursor[owner]++ : group->cursor[owner] - 1;
+    const fm_bf16 *row = fm_ep_view_row(view, FM_EP_PART_ROW, view->list[i]);
+    if (combine->out_weights) {
+        if (view->publication->parts[FM_EP_PART_WEIGHTS].bytes == 0)
+            return fm_base_error_set(FM_ERR_STATE, "out_weights is wanted, but rank %d gave no row_weights",
+                                     owner);
+        const float *weights = fm_ep_view_row(view, FM_EP_PART_WEIGHTS, view->list[i]);
+        combine->out_weights[lane] = weights[handle->arrangement == FM_EP_PLAIN ? k : 0];
+    }
+    if (!is_new)
+        return FM_OK;
+    sum->rows[sum->count] = row;
+    sum->weights[sum->count++] = combine->topk_weights ? combine->topk_weights[lane] : 1.0f;
+    group->peers[owner].combine_rows++;
+    return fm_ep_view_check(op, view, owner, i, row, NULL);
+}
+
+/** A view must hold a row for each that this rank is owed. */
+static fm_status check_views(const fm_ep_op *op)
+{
+    const fm_ep_group *group = op->group;
+    const fm_ep_handle *handle = op->handle;
+    memset(group->cursor, 0, (size_t)group->ranks * sizeof *group->cursor);
+    for (int t = 0; t < handle->tokens; t++)
+        for (int k = 0; k < handle->topk; k++) {
+            int32_t expert = handle->topk_idx[(size_t)t * (size_t)handle->topk + (size_t)k];
+            if (expert >= 0)
+                group->cursor[expert / group->local_experts]++;
+        }
+    for (int owner = 0; owner < group->ranks; owner++) {
+        int owed = handle->arrangement == FM_EP_PLAIN
+                       ? handle->send_begin[owner + 1] - handle->send_begin[owner]
+                       : group->cursor[owner];
+        if (!group->masked[owner] && group->views[owner].count != owed)
+            return fm_base_error_set(
+                FM_ERR_STATE,
+                "rank %d has %d rows of this rank, which sent it %d: it had masked this rank out", owner,
+                group->views[owner].count, owed);
+    }
+    memset(group->cursor, 0, (size_t)group->ranks * sizeof *group->cursor);
+    return FM_OK;
+}
+
+static fm_status receive_combine(fm_ep_op *op)
+{
+    FM_SPAN_ARGS(span, "combine", "ep", "epoch", "tokens");
+    fm_ep_group *group = op->group;
+    const fm_ep_handle *handle = op->handle;
+    const fm_ep_combine *combine = &op->as.combine;
+    FM_TRY(check_views(op));
+    size_t hidden = (size_t)group->options.hidden;
+    uint32_t mode = fm_base_fp_enter();
+    fm_status status = FM_OK;
+    for (int t = 0; t < handle->tokens && status == FM_OK; t++) {
+        token_rows sum = {.count = 0};
+        for (int b = 0; b < 2; b++)
+            if (combine->bias[b]) {
+                sum.rows[sum.count] = combine->bias[b] + (size_t)t * hidden;
+                sum.weights[sum.count++] = 1.0f;
+            }
+        for (int k = 0; k < handle->topk && status == FM_OK; k++)
+            status = add_choice(op, t, k, &sum);
+        group->sum(sum.rows, sum.weights, sum.count, group->options.hidden,
+                   combine->out + (size_t)t * hidden);
+    }
+    fm_base_fp_leave(mode);
+    for (int owner = 0; owner < group->ranks; owner++)
+        fm_ep_exchange_count(group, owner, (uint64_t)group->cursor[owner] * hidden * sizeof(fm_bf16));
+    span.args[0] = (int64_t)op->epoch;
+    span.args[1] = handle->tokens;
+    return status;
+}
+
+/** Each source gets its rows by token, then lane: the order in which it will add them. */
+static void publish_lists(fm_ep_op *op, const fm_ep_handle *handle)
+{
+    const fm_ep_group *group = op->group;
+    const fm_ep_received *received = &handle->received;
+    int32_t *begin = fm_ep_slot_at(op, group->plan.begin), *list = fm_ep_slot_at(op, group->plan.list);
+    if (handle->arrangement == FM_EP_PLAIN) {
+        memcpy(begin, received->source_begin, ((size_t)group->ranks + 1) * sizeof *begin);
+        for (int item = 0; item < received->items; item++)
+            list[item] = item;
+        return;
+    }
+    for (int source = 0; source <= group->ranks; source++)
+        begin[source] = received->choice_begin[received->source_begin[source]];
+    memcpy(list, received->choice_row, (size_t)begin[group->ranks] * sizeof *list);
+}
+
+fm_status fm_ep_combine_post(fm_ep_group *group, const fm_ep_combine *combine, fm_ep_handle *handle,
+                             fm_ep_op **out_op)
+{
+    FM_TRY(check_combine(group, combine, handle));
+    fm_ep_op *op;
+    fm_ep_publication *publication;
+    FM_TRY(fm_ep_exchange_begin(group, FM_EP_KIND_COMBINE, &op, &publication));
+    op->handle = handle;
+    op->as.combine = *combine;
+    op->receive = receive_combine;
+    publication->rows = handle->received.rows;
+    publication->detail = (uint64_t)handle->arrangement | handle->epoch << 16;
+    size_t bytes = (size_t)group->options.hidden * sizeof(fm_bf16);
+    publication->parts[FM_EP_PART_ROW] = (fm_ep_part){.offset = fm_ep_offset_of(group, combine->x),
+                                                      .stride = combine->x_stride ? combine->x_stride : bytes,
+                                                      .bytes = bytes};
+    if (combine->row_weights) {
+        size_t weights = sizeof(float) * (handle->arrangement == FM_EP_PLAIN ? (size_t)handle->topk : 1);
+        publication->parts[FM_EP_PART_WEIGHTS] = (fm_ep_part){
+            .offset = fm_ep_offset_of(group, combine->row_weights), .stride = weights, .bytes = weights};
+    }
+    publish_lists(op, handle);
+    fm_ep_exchange_post(op);
+    *out_op = op;
+    return FM_OK;
+}
+
+fm_status fm_ep_combine_run(fm_ep_group *group, const fm_ep_combine *combine, fm_ep_handle *handle)
+{
+    fm_ep_op *op;
+    FM_TRY(fm_ep_combine_post(group, combine, handle, &op));
+    return fm_ep_op_wait(op);
+}

@@ -1,0 +1,244 @@
+/*
+ * What the files of ep share: the memory that ranks see of each other, and the exchange that every operation is.
+ *
+ * Each rank owns a segment that all can read:
+ *
+ *     | flags | for each slot: publication, lists, choices, weights, checksums, staged rows | ring |
+ *     |       | and for each slot and mirrored source: publication, lists, rows             |      |
+ *
+ * An operation of epoch e uses slot e % inflight of every rank. To post is to fill the slot's publication (where the
+ * rows lie, and for each reader a list of the rows it needs) and then to set posted[slot] = e. A reader that has
+ * fetched its rows sets done[slot][reader] = e in the publisher's segment; the publisher's operation ends when all
+ * have. Flags hold epochs and only grow, so nothing is ever cleared and a late reader cannot take one operation for
+ * another.
+ *
+ * Between nodes a *mirror* stands in for the publication: for each source outside, one rank of the reader's node, the
+ * source's rail, copies the rows that anyone on the node needs, each once, and publishes them in its own segment with
+ * lists of the same form. Readers do not know the difference.
+ *
+ * Every place in a publication is an offset from the base of the segment that holds the publication. (Rows that stay
+ * in their owner's private memory, which only threads of one process can read, have offsets beyond the segment.)
+ */
+#ifndef FM_EP_PRIVATE_H
+#define FM_EP_PRIVATE_H
+
+#include <stdatomic.h>
+
+#include "fathom/clock.h"
+#include "fathom/ep.h"
+#include "fathom/mem.h"
+
+enum {
+    FM_EP_ALIGN = FM_CACHE_LINE,
+    FM_EP_PARTS = 4,
+};
+
+/** The arrays of which a row consists. */
+enum { FM_EP_PART_ROW, FM_EP_PART_SCALES, FM_EP_PART_IDX, FM_EP_PART_WEIGHTS };
+
+typedef enum fm_ep_kind {
+    FM_EP_KIND_BARRIER,
+    FM_EP_KIND_DISPATCH,
+    FM_EP_KIND_COMBINE,
+    FM_EP_KIND_ALL_GATHER,
+    FM_EP_KIND_REDUCE_SCATTER,
+} fm_ep_kind;
+
+typedef struct fm_ep_part {
+    int64_t offset;
+    uint64_t stride; /**< from row to row */
+    uint64_t bytes;  /**< of a row; 0: the part is absent */
+} fm_ep_part;
+
+typedef struct fm_ep_publication {
+    uint64_t epoch;
+    uint64_t detail; /**< what reader and publisher must agree on besides the kind */
+    int32_t kind;
+    int32_t rows;
+    int64_t begin_offset;  /**< int32 [ranks + 1]: the list of reader q is [begin[q], begin[q + 1]) */
+    int64_t list_offset;   /**< int32: row numbers */
+    int64_t origin_offset; /**< int32 [rows]: row numbers at the source; 0: a row's own number */
+    int64_t check_offset;  /**< uint32, one for each entry of the lists; 0: no checksums */
+    fm_ep_part parts[FM_EP_PARTS];
+} fm_ep_publication;
+
+/** A flag on its own cache line, so that polling it disturbs nobody else. */
+typedef struct fm_ep_flag {
+    _Alignas(FM_EP_ALIGN) _Atomic uint64_t value;
+} fm_ep_flag;
+
+/** Where things lie in every segment; equal on all ranks. Offsets from the base. */
+typedef struct fm_ep_plan {
+    int ranks, node_ranks, nodes, inflight, mirrors; /**< mirrors: that one rank holds, at most */
+    int64_t choices_max;                             /**< ranks * tokens_max * min(topk_max, local experts) */
+    size_t posted, done, mirrored, mirror_done, rejoin; /**< flags */
+    size_t slots, slot_bytes;
+    size_t begin, list, idx, weights, check, stage, stage_scales; /**< inside a slot */
+    size_t mirror_slots, mirror_bytes; /**< one mirror: publication, begin, list, origin, then parts */
+    size_t mirror_begin, mirror_list, mirror_origin, mirror_check, mirror_parts;
+    size_t ring, ring_queue_bytes, ring_message_bytes;
+    size_t total;
+} fm_ep_plan;
+
+/** out = bf16(((0 + weights[0] * rows[0]) + weights[1] * rows[1]) + ...), in f32, each product and each sum rounded. */
+typedef void (*fm_ep_sum_kernel)(const fm_bf16 *const *rows, const float *weights, int count, int hidden,
+                                 fm_bf16 *out);
+
+struct fm_ep_op {
+    fm_ep_group *group;
+    enum { FM_EP_FREE, FM_EP_POSTED, FM_EP_RECEIVED, FM_EP_ENDED } state;
+    fm_ep_kind kind;
+    int slot;
+    uint64_t epoch;
+    uint64_t detail;
+    fm_status status; /**< of what was received; its message is kept below */
+    char message[256];
+    fm_status (*receive)(fm_ep_op *op);
+    uint8_t *mirror_ready; /**< [ranks] sources outside that this rank, their rail, has mirrored */
+    /* What receive() works on. */
+    fm_ep_handle *handle;
+    union {
+        fm_ep_dispatch dispatch;
+        fm_ep_combine combine;
+        struct {
+            void *out;
+            size_t bytes;
+        } collective;
+    } as;
+};
+
+struct fm_ep_world {
+    int ranks;
+    char **base;             /**< [ranks] segments; NULL until their owners have joined */
+    fm_ep_options *options;  /**< [ranks] */
+    _Atomic int *status;     /**< [ranks] of each rank's own part of joining */
+    _Atomic uint32_t *phase; /**< [ranks] how far each has come */
+};
+
+struct fm_ep_group {
+    fm_ep_world *world;
+    fm_ep_options options;
+    fm_ep_plan plan;
+    int rank, ranks, node, local_experts;
+    char **base; /**< the world's */
+    uint64_t epoch;
+    uint64_t rejoins;
+    fm_ep_op *ops;   /**< [inflight] */
+    uint8_t *masked; /**< [ranks] */
+    int32_t *
+        mirror_of; /**< [ranks] number of the source's mirror at its rail on this node; -1: it is on this node */
+    int32_t *rank_count;      /**< [ranks + 1] scratch of layout */
+    int32_t *cursor;          /**< [ranks] scratch of combine */
+    struct fm_ep_view *views; /**< [ranks] scratch: what each source has for this rank */
+    int32_t *
+        mirror_row; /**< [max(tokens_max, ranks)] scratch: row of the mirror that a source row has become, or -1 */
+    fm_ep_sum_kernel sum;
+    fm_ep_stats stats;
+    fm_ep_peer_stats *peers; /**< [ranks] */
+};
+
+struct fm_ep_handle {
+    fm_ep_group *group;
+    fm_ep_arrangement arrangement;
+    int alignment;
+    int64_t rows_max;
+    uint64_t epoch;   /**< of the dispatch whose choices these are; 0: none */
+    uint64_t rejoins; /**< the group's, then */
+    int is_received;  /**< that dispatch has learnt what arrives */
+    /* The sending side. */
+    int tokens, topk;
+    int has_weights;
+    int32_t *topk_idx;   /**< [tokens][topk] */
+    float *topk_weights; /**< [tokens][topk] */
+    int32_t *send_begin; /**< [ranks + 1] */
+    int32_t *send_list;  /**< tokens for each rank, ascending */
+    int32_t *seen;       /**< [ranks] scratch */
+    /* The receiving side: the arrays of `received`, and where the next row of each expert goes. */
+    fm_ep_received received;
+    int32_t *expert_count, *expert_begin, *expert_next, *source_begin, *item_token, *recv_idx, *choice_begin;
+    int32_t *choice_row, *row_item;
+    float *recv_weights, *row_weight;
+};
+
+/* ep_plan.c */
+fm_status fm_ep_plan_make(const fm_ep_options *options, int ranks, fm_ep_plan *out_plan);
+/** Options with defaults filled in. */
+fm_ep_options fm_ep_options_complete(const fm_ep_options *options);
+static inline int fm_ep_node_of(const fm_ep_plan *plan, int rank)
+{
+    return rank / plan->node_ranks;
+}
+/** The rank of `node` that fetches what `source` sends there. */
+int fm_ep_rail(const fm_ep_plan *plan, int node, int source);
+
+/* ep_world.c */
+/** The first half of joining: all ranks learn all options, or fail alike. `status` is how far this rank has come: a
+ * failure is told to the others. */
+fm_status fm_ep_world_meet(fm_ep_world *world, int rank, const fm_ep_options *options, fm_status status,
+                           int64_t timeout_ms);
+/** The second: this rank's segment (NULL and a failure when it has none), which becomes the world's. */
+fm_status fm_ep_world_share(fm_ep_world *world, int rank, char *segment, fm_status status,
+                            int64_t timeout_ms);
+
+/* ep_exchange.c: what every operation does. */
+
+/** Takes the slot of the next epoch. The publication and the caller's part of the op are filled in before
+ * fm_ep_exchange_post(); until then nothing has happened. */
+fm_status fm_ep_exchange_begin(fm_ep_group *group, fm_ep_kind kind, fm_ep_op **out_op,
+                               fm_ep_publication **out_pub);
+void fm_ep_exchange_post(fm_ep_op *op);
+/** Address of something in this rank's slot. */
+static inline void *fm_ep_slot_at(const fm_ep_op *op, size_t offset)
+{
+    const fm_ep_group *group = op->group;
+    return group->base[group->rank] + group->plan.slots + (size_t)op->slot * group->plan.slot_bytes + offset;
+}
+/** The offset by which peers find an address of this rank. */
+static inline int64_t fm_ep_offset_of(const fm_ep_group *group, const void *address)
+{
+    return (int64_t)((uintptr_t)address - (uintptr_t)group->base[group->rank]);
+}
+
+/** What one source has for this rank. */
+typedef struct fm_ep_view {
+    const char *base;
+    const fm_ep_publication *publication;
+    const int32_t *list;
+    const int32_t *origin; /**< NULL: a row's own number */
+    const uint32_t *check; /**< like list; NULL: no checksums */
+    int count;             /**< 0 for a masked source */
+} fm_ep_view;
+
+static inline const void *fm_ep_view_row(const fm_ep_view *view, int part, int row)
+{
+    const fm_ep_part *p = &view->publication->parts[part];
+    return view->base + p->offset + (int64_t)p->stride * row;
+}
+/** Checks entry `i` of the view's list, whose row and scales were copied to `row` and `scales` (or lie there still),
+ * against the publisher's checksum, where there is one. */
+fm_status fm_ep_view_check(const fm_ep_op *op, const fm_ep_view *view, int source, int i, const void *row,
+                           const void *scales);
+/** Counts bytes that this rank has read from a source. */
+void fm_ep_exchange_count(fm_ep_group *group, int source, uint64_t bytes);
+
+/* ep_layout.c */
+
+/** FM_OK when every choice is -1 or an expert, and no token chooses one twice. */
+fm_status fm_ep_choices_check(const int32_t *topk_idx, int tokens, int topk, int experts);
+
+/* ep_handle.c */
+
+/** Takes over the choices of this rank's tokens and makes the lists for all ranks. */
+void fm_ep_handle_send(fm_ep_handle *handle, int tokens, int topk, const int32_t *topk_idx,
+                       const float *topk_weights);
+/** Learns from the group's views what arrives, and gives every row its place. */
+void fm_ep_handle_receive(fm_ep_handle *handle);
+
+/* ep_sum.c: the kernels. */
+
+fm_ep_sum_kernel fm_ep_sum_choose(void);
+void fm_ep_sum_ref(const fm_bf16 *const *rows, const float *weights, int count, int hidden, fm_bf16 *out);
+void fm_ep_sum_avx2(const fm_bf16 *const *rows, const float *weights, int count, int hidden, fm_bf16 *out);
+void fm_ep_sum_avx512(const fm_bf16 *const *rows, const float *weights, int count, int hidden, fm_bf16 *out);
+
+#endif
