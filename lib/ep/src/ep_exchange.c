@@ -233,12 +233,16 @@ static void serve_mirrors(fm_ep_op *op)
 
 /* ---- reading ---- */
 
-/** The first source that is not there yet; -1 when all are. */
+/** The first rank whose rows, or whose mirror of another's rows, are not there yet; -1 when all are. */
 static int missing_source(const fm_ep_op *op)
 {
-    for (int source = 0; source < op->group->ranks; source++)
-        if (!op->group->masked[source] && fm_ep_flag_get(ready_flag(op, source)) < op->epoch)
-            return source;
+    const fm_ep_group *group = op->group;
+    for (int source = 0; source < group->ranks; source++) {
+        if (group->masked[source] || fm_ep_flag_get(ready_flag(op, source)) >= op->epoch)
+            continue;
+        int has_posted = fm_ep_flag_get(fm_ep_flag_posted(group, source, op->slot)) >= op->epoch;
+        return has_posted ? holder_of(group, source) : source;
+    }
     return -1;
 }
 
@@ -285,12 +289,11 @@ static void close_views(fm_ep_op *op)
         if (fm_ep_flag_get(ready_flag(op, source)) != op->epoch)
             fail_op(op,
                     fm_base_error_set(FM_ERR_STATE, "rank %d has gone on without this rank; rejoin", holder));
-        if (holder == group->rank)
-            continue;
-        fm_ep_flag_set(holder == source
-                           ? fm_ep_flag_done(group, source, op->slot, group->rank)
-                           : fm_ep_flag_mirror_done(group, holder, op->slot, source, group->rank),
-                       op->epoch);
+        // The source is told even where the mirror was read: it may have masked the rail, and wait for this rank.
+        if (source != group->rank)
+            fm_ep_flag_set(fm_ep_flag_done(group, source, op->slot, group->rank), op->epoch);
+        if (holder != source)
+            fm_ep_flag_set(fm_ep_flag_mirror_done(group, holder, op->slot, source, group->rank), op->epoch);
     }
 }
 

@@ -44,13 +44,17 @@ static void run(int ranks, const fm_ep_options *options, int step, ep_member mem
     for (int r = 0; r < ranks; r++)
         pthread_join(ids[r], NULL);
     fm_ep_world_free(world);
+    int failed = 0;
     for (int r = 0; r < ranks; r++) {
         if (out_outcomes)
             out_outcomes[r] = threads[r].outcome;
         else if (threads[r].outcome.status < 0)
-            fail_msg("rank %d: %s: %s", r, fm_base_status_name(threads[r].outcome.status),
-                     threads[r].outcome.message);
+            print_message("rank %d: %s: %s\n", r, fm_base_status_name(threads[r].outcome.status),
+                          threads[r].outcome.message);
+        failed += !out_outcomes && threads[r].outcome.status < 0;
     }
+    if (failed > 0)
+        fail_msg("%d of %d ranks failed", failed, ranks);
 }
 
 fm_ep_options ep_team_options(int hidden, int experts, int topk, int tokens)
