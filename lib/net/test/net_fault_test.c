@@ -32,10 +32,7 @@ static void a_killed_service_ends_its_calls(void **state)
     int fds = net_count_fds();
     for (int round = 0; round < 12; round++) {
         char address[FM_NET_ADDRESS_BYTES];
-        snprintf(address, sizeof address, "%s", addresses[round % 2]);
-        if (round % 2 == 0)
-            snprintf(address, sizeof address, "127.0.0.1:%d", 21000 + (int)(getpid() % 20000) + round);
-        pid_t service = net_fork_service(address, &net_keyed);
+        pid_t service = net_fork_service(addresses[round % 2], &net_keyed, address);
         fm_net_loop *loop = net_test_loop(NULL);
         struct net_client client;
         static struct net_outcome outcomes[OUTSTANDING];
@@ -47,7 +44,7 @@ static void a_killed_service_ends_its_calls(void **state)
         net_kill(service, SIGKILL);
         uint64_t begin_ns = fm_base_clock_ns();
         net_until(loop, &client.down, 1);
-        assert_true(fm_base_clock_ns() - begin_ns < 2000 * (uint64_t)ms);
+        assert_true(fm_base_clock_ns() - begin_ns < 5000 * (uint64_t)ms);
         assert_int_equal(client.down_status, FM_ERR_NET_CLOSED);
         check_ended(outcomes, FM_ERR_NET_CLOSED);
         fm_net_loop_free(loop);
@@ -58,8 +55,8 @@ static void a_killed_service_ends_its_calls(void **state)
 static void a_stopped_service_is_noticed_by_deadline(void **state)
 {
     (void)state;
-    const char *address = net_unix_address("stopped");
-    pid_t service = net_fork_service(address, &net_keyed);
+    char address[FM_NET_ADDRESS_BYTES];
+    pid_t service = net_fork_service(net_unix_address("stopped"), &net_keyed, address);
     fm_net_loop *loop = net_test_loop(NULL);
     struct net_client client;
     static struct net_outcome outcomes[OUTSTANDING];
@@ -126,8 +123,8 @@ static void many_clients_are_served_alike(void **state)
 {
     (void)state;
     enum { PROCESSES = 4, CLIENTS = 64, ROUNDS = 20 };
-    const char *address = net_unix_address("many");
-    pid_t service = net_fork_service(address, &net_keyed);
+    char address[FM_NET_ADDRESS_BYTES];
+    pid_t service = net_fork_service(net_unix_address("many"), &net_keyed, address);
     pid_t others[PROCESSES];
     for (int i = 0; i < PROCESSES; i++)
         others[i] = net_fork_client(address, &net_keyed, NET_READ, 16, 4096);
@@ -173,7 +170,7 @@ static void a_restarted_service_is_found_again(void **state)
 {
     (void)state;
     char address[FM_NET_ADDRESS_BYTES];
-    snprintf(address, sizeof address, "127.0.0.1:%d", 20000 + (int)(getpid() % 20000));
+    pid_t service = net_fork_service("127.0.0.1:0", &net_keyed, address);
     fm_net_loop *loop = net_test_loop(NULL);
     struct dialling dialling = {0};
     const fm_net_connect_options options = {sizeof options, dialled, hung_up, &dialling, net_keyed};
@@ -181,13 +178,14 @@ static void a_restarted_service_is_found_again(void **state)
     fm_net_dialer *dialer;
     assert_ok(fm_net_dialer_new(loop, address, &options, &backoff, &dialer));
     for (int i = 1; i <= 3; i++) {
-        pid_t service =
-            net_fork_service(address, &net_keyed); // at once on the port of the one that was killed
         net_until(loop, &dialling.up, i);
         int down = dialling.down;
         net_kill(service, SIGKILL);
         net_until(loop, &dialling.down, down + 1);
+        service =
+            net_fork_service(address, &net_keyed, address); // at once on the port of the one that was killed
     }
+    net_kill(service, SIGKILL);
     fm_net_dialer_free(dialer);
     fm_net_loop_free(loop);
 }

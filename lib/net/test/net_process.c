@@ -21,22 +21,24 @@ static pid_t fork_child(void)
     return child;
 }
 
-pid_t net_fork_service(const char *address, const fm_net_security *security)
+pid_t net_fork_service(const char *address, const fm_net_security *security,
+                       char out_bound[FM_NET_ADDRESS_BYTES])
 {
     int ready[2];
     assert_int_equal(pipe(ready), 0);
     pid_t child = fork_child();
     if (child == 0) {
         static struct net_service service;
+        char bound[FM_NET_ADDRESS_BYTES] = "";
         fm_net_loop *loop = net_test_loop(NULL);
-        net_service_listen(&service, loop, address, security);
-        (void)!write(ready[1], "x", 1);
+        fm_net_listener *listener = net_service_listen(&service, loop, address, security);
+        snprintf(bound, sizeof bound, "%s", fm_net_listener_address(listener));
+        (void)!write(ready[1], bound, sizeof bound);
         (void)!fm_net_loop_run(loop);
         _exit(1);
     }
-    char byte;
     close(ready[1]);
-    assert_int_equal(read(ready[0], &byte, 1), 1);
+    assert_int_equal(read(ready[0], out_bound, FM_NET_ADDRESS_BYTES), FM_NET_ADDRESS_BYTES);
     close(ready[0]);
     return child;
 }

@@ -6,8 +6,9 @@
 
 #include "net_peer.h"
 
-// A child that serves on `address` until it is killed; it listens when this returns.
-pid_t net_fork_service(const char *address, const fm_net_security *security);
+// A child that serves on `address` until it is killed; it listens when this returns, at out_bound.
+pid_t net_fork_service(const char *address, const fm_net_security *security,
+                       char out_bound[FM_NET_ADDRESS_BYTES]);
 // A child with `depth` calls of `size` bytes outstanding at any time, for ever.
 pid_t net_fork_client(const char *address, const fm_net_security *security, enum net_method method, int depth,
                       uint32_t size);
