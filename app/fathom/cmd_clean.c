@@ -17,6 +17,7 @@
 #include "fathom/doc.h"
 #include "fathom/file.h"
 #include "fathom/run_id.h"
+#include "fathom/text.h"
 
 struct clean_options {
     int dry_run;
@@ -49,10 +50,17 @@ static void report(struct cleaning *cleaning, const char *kind, const char *what
     fm_base_json_string(&cleaning->json, "run", run);
     fm_base_json_bool(&cleaning->json, "removed", !error && !cleaning->options->dry_run);
     fm_base_json_end(&cleaning->json);
-    if (cleaning->text && error)
-        printf("%-8s %s (run %s): %s\n", kind, what, run, strerror(error));
-    else if (cleaning->text)
-        printf("%-8s %s (run %s)%s\n", kind, what, run, cleaning->options->dry_run ? ", left alone" : "");
+    if (!cleaning->text)
+        return;
+    // Anybody may give a file in /dev/shm a name that a terminal obeys.
+    char line[8192];
+    if (error)
+        snprintf(line, sizeof line, "%-8s %s (run %s): %s", kind, what, run, strerror(error));
+    else
+        snprintf(line, sizeof line, "%-8s %s (run %s)%s", kind, what, run,
+                 cleaning->options->dry_run ? ", left alone" : "");
+    fm_base_text_clean(line);
+    puts(line);
 }
 
 // The value of FM_RUN_ID in another process's environment; 0 when it has none or may not be read.
@@ -68,8 +76,10 @@ static int run_of_process(const char *pid, char *out_run)
     int found = 0;
     while (!found && getdelim(&entry, &capacity, 0, file) > 0) {
         if (strncmp(entry, "FM_RUN_ID=", 10) == 0 && strlen(entry + 10) < FM_RUN_ID_BYTES) {
-            strcpy(out_run, entry + 10);
-            found = 1;
+            // What is no run's name says nothing of a run that ended: such a process is left alone.
+            char name[FM_RUN_ID_BYTES + 16];
+            snprintf(name, sizeof name, "fathom.%s.", entry + 10);
+            found = fm_base_run_of_name(name, out_run) == FM_OK;
         }
     }
     free(entry);

@@ -1,14 +1,19 @@
 // `fathom run RECIPE`: its stages in order, each kept when it finished, so that a run that was stopped goes
 // on.
+#include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "commands.h"
 #include "fathom/clock.h"
+#include "fathom/crc.h"
 #include "fathom/file.h"
 #include "fathom/interrupt.h"
+#include "fathom/mem.h"
 #include "fathom/run_id.h"
 #include "fathom/table.h"
 #include "recipe.h"
@@ -32,10 +37,13 @@ static const fm_option run_schema[] = {
     {0},
 };
 
-enum { PATH_BYTES = 4096 };
+enum {
+    PATH_BYTES = 4096,
+    RESULT_BYTES_MAX = 1 << 24, // a result is a few hundred facts at most
+};
 
-// result.json of a stage: {"key": ..., "seconds": ..., "facts": [[label, value], ...]}. Written last,
-// atomically: where it is and its key matches, the stage is done.
+// result.json of a stage: {"key": ..., "seconds": ..., "facts": [...]}. Written last, atomically: where it is and its key
+// matches, the stage is done.
 static fm_status result_path(const char *out, const struct fm_recipe_stage *stage, char *out_path)
 {
     if (snprintf(out_path, PATH_BYTES, "%s/%s/result.json", out, stage->name) >= PATH_BYTES)
@@ -44,16 +52,32 @@ static fm_status result_path(const char *out, const struct fm_recipe_stage *stag
     return FM_OK;
 }
 
+// What a finished result of a stage must hold: the recipe's key and the content of the result before it, so that a stage
+// that was run again, or whose result was changed or lost, has the stages after it run again.
+static uint32_t current_key(const struct fm_recipe *recipe, int index, const char *out)
+{
+    uint32_t key = recipe->stages[index].key;
+    char path[PATH_BYTES];
+    char *text;
+    size_t length;
+    if (index > 0 && result_path(out, &recipe->stages[index - 1], path) == FM_OK &&
+        fm_base_file_read(path, RESULT_BYTES_MAX, &text, &length) == FM_OK) {
+        key = fm_base_crc32c(key, text, length);
+        fm_base_mem_free(text);
+    }
+    return key;
+}
+
 // The finished result, or NULL when there is none that fits the recipe.
-static fm_doc *load_result(const char *out, const struct fm_recipe_stage *stage)
+static fm_doc *load_result(const struct fm_recipe *recipe, int index, const char *out)
 {
     char path[PATH_BYTES];
     fm_doc *result = NULL;
     int64_t key = -1;
-    if (result_path(out, stage, path) < 0 || fm_base_doc_load(path, &result) < 0)
+    if (result_path(out, &recipe->stages[index], path) < 0 || fm_base_doc_load(path, &result) < 0)
         return NULL;
     if (fm_base_doc_int(fm_base_doc_get(result, "key"), "key", 0, UINT32_MAX, &key) < 0 ||
-        key != stage->key) {
+        key != current_key(recipe, index, out)) {
         fm_base_doc_free(result);
         return NULL;
     }
@@ -82,10 +106,14 @@ static fm_status run_stage(const struct fm_recipe *recipe, int index, const char
     if (snprintf(folder, sizeof folder, "%s/%s", out, stage->name) >= PATH_BYTES)
         return fm_base_error_set(FM_ERR_LIMIT, "the name of the run's folder is too long");
     FM_TRY(fm_base_dir_create(folder));
+    // What is changed from here on is no longer what an earlier result tells of, should this run be stopped.
+    char earlier[PATH_BYTES];
+    FM_TRY(result_path(out, stage, earlier));
+    FM_TRY(fm_base_dir_remove(earlier));
     fm_json json = {.pretty = 1};
     fm_base_json_begin(&json, NULL, '{');
     fm_base_json_string(&json, "stage", stage->kind->name);
-    fm_base_json_int(&json, "key", stage->key);
+    fm_base_json_int(&json, "key", current_key(recipe, index, out));
     fm_base_json_begin(&json, "facts", '[');
     const char *done[FM_RECIPE_STAGES_MAX];
     for (int i = 0; i < index; i++)
@@ -102,7 +130,7 @@ static fm_status run_stage(const struct fm_recipe *recipe, int index, const char
         return fm_base_error_prefix(status, "stage %s", stage->name);
     }
     FM_TRY(save_result(out, stage, seconds, &json));
-    fprintf(stderr, "%s: done in %.1f s\n", stage->name, seconds);
+    fprintf(stderr, "[%d/%d] %s: done in %.1f s\n", index + 1, recipe->stage_count, stage->name, seconds);
     return FM_OK;
 }
 
@@ -129,27 +157,94 @@ static fm_status check_needs(const struct fm_recipe *recipe, const char *out)
     return FM_OK;
 }
 
+static fm_status check_only(const struct fm_recipe *recipe, const char *only)
+{
+    const char *names[FM_RECIPE_STAGES_MAX + 1] = {0};
+    for (int i = 0; i < recipe->stage_count; i++) {
+        names[i] = recipe->stages[i].name;
+        if (strcmp(names[i], only) == 0)
+            return FM_OK;
+    }
+    const char *nearest = fm_base_nearest(only, names);
+    return fm_base_error_set(FM_ERR_ARG, "the recipe has no stage named \"%s\"%s%s%s", only,
+                             nearest ? "; did you mean \"" : "", nearest ? nearest : "",
+                             nearest ? "\"?" : "");
+}
+
 static fm_status run_stages(const struct fm_recipe *recipe, const struct run_options *options)
 {
-    int matched = 0;
     for (int i = 0; i < recipe->stage_count; i++) {
         const struct fm_recipe_stage *stage = &recipe->stages[i];
         if (options->only && strcmp(options->only, stage->name) != 0)
             continue;
-        matched++;
         FM_TRY(fm_base_interrupt_check());
-        fm_doc *done = options->fresh || options->only ? NULL : load_result(options->out, stage);
+        fm_doc *done = options->fresh || options->only ? NULL : load_result(recipe, i, options->out);
         fm_base_doc_free(done);
-        if (done) {
-            fprintf(stderr, "%s: done before\n", stage->name);
-            continue;
-        }
-        fprintf(stderr, "%s: %s\n", stage->name, stage->kind->summary);
-        FM_TRY(run_stage(recipe, i, options->out));
+        fprintf(stderr, "[%d/%d] %s: %s\n", i + 1, recipe->stage_count, stage->name,
+                done ? "done before" : stage->kind->summary);
+        if (!done)
+            FM_TRY(run_stage(recipe, i, options->out));
     }
-    if (!matched)
-        return fm_base_error_set(FM_ERR_ARG, "the recipe has no stage named %s", options->only);
     return FM_OK;
+}
+
+// Two runs in one folder would write each other's results. The lock ends with the process, however it ends; its file stays,
+// for a lock on a file that somebody removes excludes nobody.
+static fm_status lock_folder(const char *out, int *out_lock)
+{
+    char path[PATH_BYTES];
+    if (snprintf(path, sizeof path, "%s/.lock", out) >= PATH_BYTES)
+        return fm_base_error_set(FM_ERR_LIMIT, "the name of the run's folder is too long");
+    int lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (lock < 0)
+        return fm_base_file_error(errno, "%s", path);
+    if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
+        int error = errno;
+        close(lock);
+        return error == EWOULDBLOCK ? fm_base_error_set(FM_ERR_BUSY, "%s: another run uses this folder", out)
+                                    : fm_base_file_error(error, "%s", path);
+    }
+    *out_lock = lock;
+    return FM_OK;
+}
+
+// A fact as it is in result.json.
+static void copy_fact(fm_json *json, const fm_doc *fact)
+{
+    fm_base_json_begin(json, NULL, '{');
+    for (size_t i = 0; i < fm_base_doc_count(fact); i++) {
+        const char *key = fm_base_doc_key(fact, i);
+        const fm_doc *value = fm_base_doc_at(fact, i);
+        const char *text;
+        int64_t integer;
+        double real;
+        if (fm_base_doc_type(value) == FM_DOC_STRING && fm_base_doc_string(value, key, &text) == FM_OK)
+            fm_base_json_string(json, key, text);
+        else if (fm_base_doc_type(value) == FM_DOC_INT &&
+                 fm_base_doc_int(value, key, INT64_MIN, INT64_MAX, &integer) == FM_OK)
+            fm_base_json_int(json, key, integer);
+        else if (fm_base_doc_type(value) == FM_DOC_REAL && fm_base_doc_real(value, key, &real) == FM_OK)
+            fm_base_json_real(json, key, real);
+        else
+            fm_base_json_null(json, key);
+    }
+    fm_base_json_end(json);
+}
+
+static void summarise_stage(const char *name, const fm_doc *facts, fm_json *json, fm_table *table)
+{
+    fm_base_json_begin(json, name, '[');
+    for (size_t f = 0; f < fm_base_doc_count(facts); f++) {
+        const char *what;
+        char shown[PATH_BYTES];
+        if (fm_app_stage_fact_show(fm_base_doc_at(facts, f), &what, shown, sizeof shown) < 0)
+            continue;
+        copy_fact(json, fm_base_doc_at(facts, f));
+        fm_base_table_cell(table, "%s", f == 0 ? name : "");
+        fm_base_table_cell(table, "%s", what);
+        fm_base_table_cell(table, "%s", shown);
+    }
+    fm_base_json_end(json);
 }
 
 // The table, and the same facts as JSON in summary.json (and on standard output with --json).
@@ -164,22 +259,8 @@ static fm_status summarise(const struct fm_recipe *recipe, const char *out, int 
     fm_base_json_string(&json, "recipe", recipe->name);
     fm_base_json_begin(&json, "stages", '{');
     for (int i = 0; i < recipe->stage_count; i++) {
-        fm_doc *result = load_result(out, &recipe->stages[i]);
-        const fm_doc *facts = fm_base_doc_get(result, "facts");
-        fm_base_json_begin(&json, recipe->stages[i].name, '{');
-        for (size_t f = 0; f < fm_base_doc_count(facts); f++) {
-            const char *label = "";
-            const char *value = "";
-            const fm_doc *fact = fm_base_doc_at(facts, f);
-            if (fm_base_doc_string(fm_base_doc_at(fact, 0), "label", &label) < 0 ||
-                fm_base_doc_string(fm_base_doc_at(fact, 1), "value", &value) < 0)
-                continue;
-            fm_base_json_string(&json, label, value);
-            fm_base_table_cell(&table, "%s", f == 0 ? recipe->stages[i].name : "");
-            fm_base_table_cell(&table, "%s", label);
-            fm_base_table_cell(&table, "%s", value);
-        }
-        fm_base_json_end(&json);
+        fm_doc *result = load_result(recipe, i, out);
+        summarise_stage(recipe->stages[i].name, fm_base_doc_get(result, "facts"), &json, &table);
         fm_base_doc_free(result);
     }
     fm_base_json_end(&json);
@@ -209,6 +290,31 @@ static void list_stages(void)
     }
 }
 
+static fm_status check_words(const fm_invocation *invocation, const struct run_options *options)
+{
+    if (invocation->operand_count == 0)
+        return fm_base_error_set(FM_ERR_ARG, "missing operand: expected RECIPE");
+    if (!*invocation->operands[0])
+        return fm_base_error_set(FM_ERR_ARG, "RECIPE is empty; expected the name of a YAML file");
+    if (!*options->out)
+        return fm_base_error_set(FM_ERR_ARG, "--out is empty; expected the name of a folder");
+    return FM_OK;
+}
+
+static fm_status run_recipe(const struct fm_recipe *recipe, const struct run_options *options, int json)
+{
+    int lock = -1;
+    FM_TRY(fm_base_dir_create(options->out));
+    FM_TRY(lock_folder(options->out, &lock));
+    fm_status status = check_needs(recipe, options->out);
+    if (status == FM_OK)
+        status = run_stages(recipe, options);
+    if (status == FM_OK)
+        status = summarise(recipe, options->out, json);
+    close(lock);
+    return status;
+}
+
 static fm_status run_run(const fm_invocation *invocation, const void *given, int *out_exit)
 {
     const struct run_options *options = given;
@@ -217,21 +323,21 @@ static fm_status run_run(const fm_invocation *invocation, const void *given, int
         list_stages();
         return FM_OK;
     }
-    if (invocation->operand_count == 0) {
+    fm_status status = check_words(invocation, options);
+    if (status < 0) {
         *out_exit = 2;
-        return fm_base_error_set(FM_ERR_ARG, "missing operand: expected RECIPE");
+        return status;
     }
     FM_TRY(fm_app_recipe_load(invocation->operands[0], &recipe));
+    if (options->only && (status = check_only(&recipe, options->only)) < 0) {
+        *out_exit = 2;
+        fm_app_recipe_free(&recipe);
+        return status;
+    }
     fm_base_run_id(); // names what the run makes, for `fathom clean`
-    fm_status status = fm_base_interrupt_install();
+    status = fm_base_interrupt_install();
     if (status == FM_OK)
-        status = fm_base_dir_create(options->out);
-    if (status == FM_OK)
-        status = check_needs(&recipe, options->out);
-    if (status == FM_OK)
-        status = run_stages(&recipe, options);
-    if (status == FM_OK)
-        status = summarise(&recipe, options->out, invocation->json);
+        status = run_recipe(&recipe, options, invocation->json);
     fm_base_interrupt_restore();
     fm_app_recipe_free(&recipe);
     if (status == FM_ERR_CANCELLED)
@@ -247,7 +353,8 @@ const fm_command fm_cmd_run = {
                "`stage:` (its kind),\n"
                "`name:` (where it occurs twice) and `with:` (its options). A stage that finished is not run "
                "again unless its\n"
-               "options, a stage before it or the program changed. Ctrl-C stops at the next safe place.",
+               "options, a stage before it or its result, or the program changed. Ctrl-C stops at the next "
+               "safe place.",
     .options = run_schema,
     .options_size = sizeof(struct run_options),
     .operands_max = 1,

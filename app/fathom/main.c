@@ -21,9 +21,11 @@ const fm_command fm_root_command = {
 
 int main(int argc, char **argv)
 {
-    if (argc == 2 && strcmp(argv[1], "--version") == 0)
-        return printf("fathom %s\n", FM_VERSION) < 0;
-    int result = fm_base_command_main(&fm_root_command, argc - 1, argv + 1);
+    int result = 0;
+    if (argc > 1 && strcmp(argv[1], "--version") == 0)
+        printf("fathom %s\n", FM_VERSION);
+    else
+        result = fm_base_command_main(&fm_root_command, argc - 1, argv + 1);
     // A full disk or a closed pipe below standard output is a failure of the command.
     if (fflush(stdout) != 0 || ferror(stdout)) {
         perror("fathom: standard output");

@@ -62,11 +62,20 @@ static fm_status check_name(const struct fm_recipe *recipe, const fm_doc *node, 
     return FM_OK;
 }
 
+// A typed read of what is not there could not say in which file it is not.
+static fm_status expect_key(const fm_doc *object, const char *what, const char *key)
+{
+    return fm_base_doc_get(object, key)
+               ? FM_OK
+               : fm_base_doc_error(FM_ERR_FORMAT, object, "%s has no `%s`", what, key);
+}
+
 static fm_status read_stage(struct fm_recipe *recipe, const fm_doc *node, uint32_t *key)
 {
     static const char *const keys[] = {"stage", "name", "with", NULL};
     FM_TRY(fm_base_doc_known_keys(node, "a stage", keys));
     const char *kind_name;
+    FM_TRY(expect_key(node, "a stage", "stage"));
     FM_TRY(fm_base_doc_string(fm_base_doc_get(node, "stage"), "stage", &kind_name));
     struct fm_recipe_stage stage = {.name = kind_name, .kind = fm_app_stage_find(kind_name)};
     if (!stage.kind) {
@@ -98,7 +107,9 @@ static fm_status read_recipe(struct fm_recipe *recipe)
     static const char *const keys[] = {"name", "needs", "stages", NULL};
     FM_TRY(fm_base_doc_expect(recipe->doc, "a recipe", FM_DOC_OBJECT));
     FM_TRY(fm_base_doc_known_keys(recipe->doc, "a recipe", keys));
+    FM_TRY(expect_key(recipe->doc, "the recipe", "name"));
     FM_TRY(fm_base_doc_string(fm_base_doc_get(recipe->doc, "name"), "name", &recipe->name));
+    FM_TRY(expect_key(recipe->doc, "the recipe", "stages"));
     const fm_doc *section = fm_base_doc_get(recipe->doc, "needs");
     struct needs needs = {0};
     if (section)

@@ -13,8 +13,9 @@ struct fm_recipe_stage {
     const char *name; /**< unique in the recipe; also its folder's name */
     const struct fm_stage *kind;
     void *options;
-    uint32_t key; /**< of its kind, its options and the stages before it: what a finished result must match to
-                     be kept */
+    uint32_t
+        key; /**< of its kind, its options and those of the stages before it. What a finished result must match to be
+                     kept covers the result before it besides, which the recipe does not know. */
 };
 
 struct fm_recipe {

@@ -4,6 +4,7 @@
 
 #include "fathom/config.h"
 #include "fathom/doc.h"
+#include "fathom/text.h"
 
 /** What a running stage is given, and where it puts what it found. */
 struct fm_stage_run {
@@ -11,7 +12,7 @@ struct fm_stage_run {
     const char *run_folder;  /**< "run": the other stages' folders lie in it */
     const char *const *done; /**< the names of the stages before this one, whose results are there */
     int done_count;
-    fm_json *facts; /**< an open array; see fm_app_stage_fact() */
+    fm_json *facts; /**< an open array; see fm_app_stage_text() */
 };
 
 /** A kind of stage. Interrupted or failed, it is run again from what its folder holds. */
@@ -23,8 +24,15 @@ struct fm_stage {
     fm_status (*run)(struct fm_stage_run *run, const void *options);
 };
 
-/** Records a row of the table that ends the run: "max/mean load", "1.04". */
-void fm_app_stage_fact(struct fm_stage_run *run, const char *label, const char *format, ...) FM_PRINTF(3, 4);
+/** Records what a stage found: {"what": "cpu", "value": "...", "unit": null}, a row of the table that ends the run. */
+void fm_app_stage_text(struct fm_stage_run *run, const char *what, const char *format, ...) FM_PRINTF(3, 4);
+/** The same for a number: {"what": "memory read", "value": 16.71, "unit": "GB/s"}. `unit`: "B" for bytes, which people see
+ * with a binary prefix; NULL for a count or a ratio. */
+void fm_app_stage_number(struct fm_stage_run *run, const char *what, double value, const char *unit);
+
+/** A fact as people read it: what, and "16.71 GB/s". FM_ERR_FORMAT when the node is no fact. `*out_what` is borrowed. */
+FM_MUST_USE fm_status fm_app_stage_fact_show(const fm_doc *fact, const char **out_what, char *out_shown,
+                                             size_t size);
 
 /** The kind by its name; NULL when there is none. */
 const struct fm_stage *fm_app_stage_find(const char *name);

@@ -3,7 +3,6 @@
 
 #include "fathom/cpu.h"
 #include "fathom/file.h"
-#include "fathom/text.h"
 #include "memory_probe.h"
 #include "stage.h"
 
@@ -27,12 +26,12 @@ static fm_status run_machine(struct fm_stage_run *run, const void *given)
     int threads = fm_base_cpu_threads();
     FM_TRY(fm_app_memory_read_rate(1, options->probe_ms, &one));
     FM_TRY(fm_app_memory_read_rate(threads, options->probe_ms, &all));
-    fm_app_stage_fact(run, "cpu", "%s", fm_base_cpu_get()->brand);
-    fm_app_stage_fact(run, "cores", "%d", threads);
-    fm_app_stage_fact(run, "ISA level", "%s", fm_base_isa_name(fm_base_cpu_isa(FM_ISA_AMX)));
-    fm_app_stage_fact(run, "memory available", "%s", fm_base_text_bytes((double)available).text);
-    fm_app_stage_fact(run, "memory read, one thread", "%.1f GB/s", one);
-    fm_app_stage_fact(run, "memory read, all threads", "%.1f GB/s", all);
+    fm_app_stage_text(run, "cpu", "%s", fm_base_cpu_get()->brand);
+    fm_app_stage_number(run, "cores", threads, NULL);
+    fm_app_stage_text(run, "ISA level", "%s", fm_base_isa_name(fm_base_cpu_isa(FM_ISA_AMX)));
+    fm_app_stage_number(run, "memory available", (double)available, "B");
+    fm_app_stage_number(run, "memory read, one thread", one, "GB/s");
+    fm_app_stage_number(run, "memory read, all threads", all, "GB/s");
     return FM_OK;
 }
 

@@ -60,8 +60,12 @@ static fm_status plan_with(struct fm_stage_run *run, const char *label, const fm
     worst_ratio(plan, &max, &bound);
     fm_eplb_plan_free(plan);
     char text[96];
-    snprintf(text, sizeof text, "max/mean load, %s", label);
-    fm_app_stage_fact(run, text, "%.3f, no plan is below %.3f (worst layer; %.1f ms)", max, bound, ms);
+    snprintf(text, sizeof text, "max/mean load of the worst layer, %s", label);
+    fm_app_stage_number(run, text, max, NULL);
+    snprintf(text, sizeof text, "proven lower bound of it, %s", label);
+    fm_app_stage_number(run, text, bound, NULL);
+    snprintf(text, sizeof text, "time to plan, %s", label);
+    fm_app_stage_number(run, text, ms, "ms");
     return FM_OK;
 }
 

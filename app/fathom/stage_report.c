@@ -65,16 +65,14 @@ static void facts_table(FILE *page, const fm_doc *facts)
 {
     fputs("<table>\n", page);
     for (size_t i = 0; i < fm_base_doc_count(facts); i++) {
-        const fm_doc *fact = fm_base_doc_at(facts, i);
-        const char *label = "";
-        const char *value = "";
-        if (fm_base_doc_string(fm_base_doc_at(fact, 0), "label", &label) < 0 ||
-            fm_base_doc_string(fm_base_doc_at(fact, 1), "value", &value) < 0)
+        const char *what;
+        char shown[4096];
+        if (fm_app_stage_fact_show(fm_base_doc_at(facts, i), &what, shown, sizeof shown) < 0)
             continue;
         fputs("<tr><td>", page);
-        escaped(page, label);
+        escaped(page, what);
         fputs("</td><td>", page);
-        escaped(page, value);
+        escaped(page, shown);
         fputs("</td></tr>\n", page);
     }
     fputs("</table>\n", page);
@@ -148,7 +146,7 @@ static fm_status run_report(struct fm_stage_run *run, const void *given)
     fm_status status = fm_base_file_save(path, text, length);
     free(text);
     if (status == FM_OK)
-        fm_app_stage_fact(run, "page", "%s", path);
+        fm_app_stage_text(run, "page", "%s", path);
     return status;
 }
 
