@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "condition.h"
 #include "fathom/trace_report.h"
 
 static double us(int64_t ns)
@@ -47,15 +48,15 @@ fm_status fm_trace_report_figure(const fm_trace_report *report, const char *name
 }
 
 /* One comparison; *text moves behind it. */
-static fm_status compare(const fm_trace_report *report, const char **text, int *out_true)
+static fm_status compare(const char **text, fm_trace_figure_of figure_of, const void *context, int *out_true)
 {
     char name[32], sign[3];
-    double limit, value;
+    double limit, value = 0;
     int read = 0;
     if (sscanf(*text, " %31[a-z_] %2[<>=] %lf%n", name, sign, &limit, &read) != 3)
         return fm_base_error_set(FM_ERR_ARG, "the condition '%s' is not of the form 'exposed_pct > 5'",
                                  *text);
-    FM_TRY(fm_trace_report_figure(report, name, &value));
+    FM_TRY(figure_of(context, name, &value));
     if (strcmp(sign, ">") == 0)
         *out_true = value > limit;
     else if (strcmp(sign, ">=") == 0)
@@ -71,12 +72,13 @@ static fm_status compare(const fm_trace_report *report, const char **text, int *
     return FM_OK;
 }
 
-fm_status fm_trace_report_test(const fm_trace_report *report, const char *condition, int *out_true)
+fm_status fm_trace_condition_test(const char *condition, fm_trace_figure_of figure_of, const void *context,
+                                  int *out_true)
 {
     int any = 0;
     for (const char *text = condition;;) {
         int is_true = 0;
-        FM_TRY(compare(report, &text, &is_true));
+        FM_TRY(compare(&text, figure_of, context, &is_true));
         any |= is_true;
         text += strspn(text, " ");
         if (!*text)
@@ -88,4 +90,14 @@ fm_status fm_trace_report_test(const fm_trace_report *report, const char *condit
     }
     *out_true = any;
     return FM_OK;
+}
+
+static fm_status figure_of_report(const void *report, const char *name, double *out_value)
+{
+    return fm_trace_report_figure(report, name, out_value);
+}
+
+fm_status fm_trace_report_test(const fm_trace_report *report, const char *condition, int *out_true)
+{
+    return fm_trace_condition_test(condition, figure_of_report, report, out_true);
 }

@@ -1,0 +1,95 @@
+/* Findings of runs whose troubles are known because they were put there. */
+#include "fm_test.h"
+
+#include "perturbed.h"
+
+static const struct fm_test_run healthy = {.layers = 40, .compute_us = 1000, .transfer_us = 900};
+
+static void a_healthy_run_has_no_findings(void **state)
+{
+    (void)state;
+    struct fm_test_loaded run = fm_test_make_run(&healthy);
+    // The gap of 2 us between the two kernels of each layer.
+    assert_int_equal(run.report->by_name.exposed_ns, 40 * 2000);
+    assert_null(fm_test_find(&run, "exposed_gap"));
+    assert_null(fm_test_find(&run, "stall"));
+    assert_null(fm_test_find(&run, "exposed_communication"));
+    assert_null(fm_test_find(&run, "waiting"));
+    assert_null(fm_test_find(&run, "unknown_communication"));
+    assert_null(fm_test_find(&run, "host_bound"));
+    fm_test_free_run(&run);
+}
+
+static void doubled_communication_is_exposed(void **state)
+{
+    (void)state;
+    struct fm_test_run doubled = healthy;
+    doubled.transfer_us *= 2;
+    struct fm_test_loaded run = fm_test_make_run(&doubled);
+    // 1800 us of transfer beside 1000 us of compute with a gap of 2 us: 800 us and two gaps a layer.
+    int64_t exposed = 40 * (1800 - 1000) * INT64_C(1000);
+    assert_int_equal(run.report->by_name.exposed_ns, exposed);
+    const fm_trace_finding *finding = fm_test_find(&run, "exposed_communication");
+    assert_non_null(finding);
+    assert_int_equal(finding->saving_ns, exposed);
+    assert_ptr_equal(finding, &run.report->findings[0]);
+    finding = fm_test_find(&run, "exposed_gap");
+    assert_non_null(finding);
+    assert_non_null(strstr(finding->text, "comm_dispatch"));
+    fm_test_free_run(&run);
+}
+
+static void a_stalled_stream_is_found_where_it_stalls(void **state)
+{
+    (void)state;
+    struct fm_test_run stalled = healthy;
+    stalled.stall_us = 5000;
+    struct fm_test_loaded run = fm_test_make_run(&stalled);
+    const fm_trace_finding *finding = fm_test_find(&run, "stall");
+    assert_non_null(finding);
+    assert_ptr_equal(finding, &run.report->findings[0]);
+    assert_true(finding->saving_ns >= 5000000 && finding->saving_ns < 5010000);
+    // After layer 20 of 40, each of 1004 us.
+    int64_t at = finding->begin_ns - run.report->units[0].first_ns;
+    assert_true(at > 20 * 1004000 && at < 22 * 1004000);
+    fm_test_free_run(&run);
+}
+
+static void a_renamed_kernel_is_noticed(void **state)
+{
+    (void)state;
+    struct fm_test_run renamed = healthy;
+    renamed.wait_us = 950;
+    renamed.transfer_name = "house_exchange";
+    struct fm_test_loaded run = fm_test_make_run(&renamed);
+    const fm_trace_finding *finding = fm_test_find(&run, "unknown_communication");
+    assert_non_null(finding);
+    assert_non_null(strstr(finding->evidence, "house_exchange"));
+    assert_true(run.report->by_stream.communication_ns > run.report->by_name.communication_ns);
+    fm_test_free_run(&run);
+}
+
+static void waits_are_told_from_transfers(void **state)
+{
+    (void)state;
+    struct fm_test_run waiting = healthy;
+    waiting.wait_us = 300;
+    struct fm_test_loaded run = fm_test_make_run(&waiting);
+    const fm_trace_finding *finding = fm_test_find(&run, "waiting");
+    assert_non_null(finding);
+    assert_non_null(strstr(finding->text, "25.0 % of communication (12000 us)"));
+    assert_int_equal(run.report->sm_time.wait_ns, 20 * 12000000);
+    fm_test_free_run(&run);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_healthy_run_has_no_findings),
+        cmocka_unit_test(doubled_communication_is_exposed),
+        cmocka_unit_test(a_stalled_stream_is_found_where_it_stalls),
+        cmocka_unit_test(a_renamed_kernel_is_noticed),
+        cmocka_unit_test(waits_are_told_from_transfers),
+    };
+    return fm_test_run("findings", tests);
+}
