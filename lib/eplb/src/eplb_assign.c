@@ -1,8 +1,9 @@
 /*
- * Shortest augmenting paths (Kuhn 1955, Munkres 1957, in the form of Jonker and Volgenant 1987) on the pairs of positive weight
- * alone. Rows have a profit and columns a price, both >= 0, such that profit + price >= weight for every pair, with equality
- * for matched pairs, and 0 where a row or a column is unmatched. These are the conditions under which a matching weighs the
- * most. Rows enter one at a time; each search ends at a free column, or at a row that is better left without one.
+ * Shortest augmenting paths (Kuhn 1955, Munkres 1957, in the form of Jonker and Volgenant 1987) on the pairs
+ * of positive weight alone. Rows have a profit and columns a price, both >= 0, such that profit + price >=
+ * weight for every pair, with equality for matched pairs, and 0 where a row or a column is unmatched. These
+ * are the conditions under which a matching weighs the most. Rows enter one at a time; each search ends at a
+ * free column, or at a row that is better left without one.
  */
 #include "eplb_assign.h"
 

@@ -1,6 +1,7 @@
 /**
  * @file eplb_assign.h
- * The assignment problem: rows and columns matched one to one so that the weights of the matched pairs sum to the most.
+ * The assignment problem: rows and columns matched one to one so that the weights of the
+ * matched pairs sum to the most.
  */
 #ifndef FATHOM_EPLB_ASSIGN_H
 #define FATHOM_EPLB_ASSIGN_H
@@ -31,8 +32,8 @@ typedef struct fm_eplb_assigner {
 fm_status fm_eplb_assigner_init(fm_eplb_assigner *assigner, int size);
 void fm_eplb_assigner_clean_up(fm_eplb_assigner *assigner);
 
-/** column_of[rows] gets each row's column, or -1 where a row is better left without one (all its pairs weigh 0 then).
- *  Returns the sum of weights. */
+/** column_of[rows] gets each row's column, or -1 where a row is better left without one (all its pairs weigh
+ *  0 then). Returns the sum of weights. */
 int64_t fm_eplb_assign(fm_eplb_assigner *assigner, const fm_eplb_edges *edges, int32_t *column_of);
 
 #endif

@@ -10,14 +10,16 @@
 #include "eplb_pairs.h"
 
 enum {
-    // Kicks without gain after which a walk is at its end: more than there are pairs of neighbouring slots to try in layers of
-    // common size; four times as many gain less than a thousandth.
+    // Kicks without gain after which a walk is at its end: more than there are pairs of neighbouring slots to
+    // try in layers of common size; four times as many gain less than a thousandth.
     PATIENCE = 400,
-    // Changes of counts per expert without gain, in the two-slot search, whose steps cost a fiftieth of a kick.
+    // Changes of counts per expert without gain, in the two-slot search, whose steps cost a fiftieth of a
+    // kick.
     PAIRS_PATIENCE = 64,
     // Rounds of the threshold bound: its gain ends before.
     BOUND_ROUNDS = 600,
-    // Putting groups on nodes is settled in the first pass, so it gets little: the usual 8 groups need a few hundred nodes.
+    // Putting groups on nodes is settled in the first pass, so it gets little: the usual 8 groups need a few
+    // hundred nodes.
     GROUP_NODES = 1 << 14,
     GROUP_PATIENCE = 100,
 };
@@ -51,8 +53,8 @@ double fm_eplb_best_bound(fm_eplb_planner *planner)
 }
 
 /*
- * Within a hierarchy, the node that holds a group has replicas for that group left once all its other experts have one: a bound of
- * the same kind as the largest share, group by group.
+ * Within a hierarchy, the node that holds a group has replicas for that group left once all its other experts
+ * have one: a bound of the same kind as the largest share, group by group.
  */
 static double group_bound(fm_eplb_planner *planner)
 {
@@ -103,8 +105,8 @@ static void greedy_node(fm_eplb_planner *planner, int node, const fm_eplb_proble
 {
     if (planner->even)
         fm_eplb_reference_node(&planner->reference,
-                               planner->member_weight + (size_t)node * (size_t)planner->node_experts, problem->experts,
-                               problem->slots, problem->gpus, solution, NULL);
+                               planner->member_weight + (size_t)node * (size_t)planner->node_experts,
+                               problem->experts, problem->slots, problem->gpus, solution, NULL);
     else
         fm_eplb_greedy_solve(problem, planner->heap, planner->gpu_load, solution);
 }
@@ -112,8 +114,8 @@ static void greedy_node(fm_eplb_planner *planner, int node, const fm_eplb_proble
 void fm_eplb_best_greedy(fm_eplb_planner *planner, int32_t *row)
 {
     if (planner->even) {
-        fm_eplb_reference_layer(&planner->reference, planner->shape, planner->groups, planner->nodes, planner->weight, row,
-                                NULL);
+        fm_eplb_reference_layer(&planner->reference, planner->shape, planner->groups, planner->nodes,
+                                planner->weight, row, NULL);
         fm_eplb_planner_read_groups(planner, row);
         return;
     }
@@ -142,8 +144,8 @@ static void place_experts(fm_eplb_planner *planner, int32_t *row, uint64_t deadl
     }
 }
 
-void fm_eplb_best_begin(fm_eplb_planner *planner, const float *weight, int32_t *row, fm_eplb_layer_state *state,
-                        uint64_t deadline_ns)
+void fm_eplb_best_begin(fm_eplb_planner *planner, const float *weight, int32_t *row,
+                        fm_eplb_layer_state *state, uint64_t deadline_ns)
 {
     fm_eplb_planner_load(planner, weight);
     fm_eplb_best_greedy(planner, planner->row);
@@ -157,7 +159,8 @@ void fm_eplb_best_begin(fm_eplb_planner *planner, const float *weight, int32_t *
     state->time = fm_eplb_planner_time(planner, row);
 }
 
-// Improves one node down to `target`; returns its time.
+// Improves one node down to `target`; returns its time. Where nothing is better the row stays as it is: walks go
+// sideways, and another placement of the same time would only be copies moved for nothing.
 static double improve_node(fm_eplb_planner *planner, int node, int32_t *row, double target, uint64_t seed,
                            uint64_t deadline_ns)
 {
@@ -165,22 +168,23 @@ static double improve_node(fm_eplb_planner *planner, int node, int32_t *row, dou
     fm_eplb_problem problem = fm_eplb_planner_node(planner, node);
     fm_eplb_planner_from_row(planner, node, row, planner->solution);
     fm_eplb_search_load(search, &problem, planner->solution);
-    double time = search->time[fm_eplb_search_busiest(search)];
+    double before = search->time[fm_eplb_search_busiest(search)];
     if (fm_eplb_pairs_apply(&problem)) {
-        fm_eplb_pairs_search(&problem, planner->pairs, target, PAIRS_PATIENCE * problem.experts, seed, deadline_ns,
-                             planner->solution);
+        fm_eplb_pairs_search(&problem, planner->pairs, target, PAIRS_PATIENCE * problem.experts, seed,
+                             deadline_ns, planner->solution);
         fm_eplb_search_load(search, &problem, planner->solution);
         fm_eplb_search_repair(search);
-        if (fm_eplb_search_descend(search, deadline_ns) > time) {
+        if (fm_eplb_search_descend(search, deadline_ns) > before) {
             fm_eplb_planner_from_row(planner, node, row, planner->solution);
             fm_eplb_search_load(search, &problem, planner->solution);
         }
     }
-    time = fm_eplb_search_explore(search, target, PATIENCE, seed, deadline_ns);
+    double time = fm_eplb_search_explore(search, target, PATIENCE, seed, deadline_ns);
     memcpy(planner->solution, search->expert, (size_t)problem.slots * sizeof(int32_t));
     if (time > target && fm_eplb_exact_applies(&problem))
         fm_eplb_exact_solve(&problem, FM_EPLB_EXACT_NODES, deadline_ns, &time, planner->solution);
-    fm_eplb_planner_to_row(planner, node, planner->solution, row);
+    if (is_above(before, time))
+        fm_eplb_planner_to_row(planner, node, planner->solution, row);
     return time;
 }
 
@@ -230,8 +234,8 @@ static void raise_bound(fm_eplb_planner *planner, fm_eplb_layer_state *state, ui
 }
 
 // Raises the bound of a hierarchical layer, and tries the choice of groups that the bound points to.
-static void raise_hierarchy_bound(fm_eplb_planner *planner, int layer, int32_t *row, fm_eplb_layer_state *state,
-                                  uint64_t deadline_ns)
+static void raise_hierarchy_bound(fm_eplb_planner *planner, int layer, int32_t *row,
+                                  fm_eplb_layer_state *state, uint64_t deadline_ns)
 {
     if (!fm_eplb_hierarchy_applies(planner) || state->time <= state->bound * (1 + FM_EPLB_GAP_ENOUGH))
         return;

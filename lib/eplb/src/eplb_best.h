@@ -1,7 +1,7 @@
 /**
  * @file eplb_best.h
- * The policy best with free moves, one layer at a time, in two passes: a first placement of every layer, which is cheap, and
- * then as much search as time allows.
+ * The policy best with free moves, one layer at a time, in two passes: a first placement of
+ * every layer, which is cheap, and then as much search as time allows.
  */
 #ifndef FATHOM_EPLB_BEST_H
 #define FATHOM_EPLB_BEST_H
@@ -18,20 +18,22 @@ typedef struct fm_eplb_layer_state {
 /** A layer whose gap is below this is left alone under a time budget: no measured load is known that well. */
 #define FM_EPLB_GAP_ENOUGH 1e-4
 
-/** The greedy placement, which the result must not be worse than: the reference's where GPUs are even. Leaves the planner's groups
- *  as that placement has them. */
+/** The greedy placement, which the result must not be worse than: the reference's where GPUs are even. Leaves
+ *  the planner's groups as that placement has them. */
 void fm_eplb_best_greedy(fm_eplb_planner *planner, int32_t *row);
 
 /** First pass: a placement by greedy packing and descent. Fills row[slots]. */
-void fm_eplb_best_begin(fm_eplb_planner *planner, const float *weight, int32_t *row, fm_eplb_layer_state *state,
-                        uint64_t deadline_ns);
+void fm_eplb_best_begin(fm_eplb_planner *planner, const float *weight, int32_t *row,
+                        fm_eplb_layer_state *state, uint64_t deadline_ns);
 /** Second pass: improves the row and the bound. The layer's number seeds the search. */
 void fm_eplb_best_improve(fm_eplb_planner *planner, const float *weight, int layer, int32_t *row,
                           fm_eplb_layer_state *state, uint64_t deadline_ns);
 /** Last: where the row is worse than the greedy placement, starts from that one, duplicates allowed. */
-void fm_eplb_best_end(fm_eplb_planner *planner, const float *weight, int32_t *row, fm_eplb_layer_state *state);
+void fm_eplb_best_end(fm_eplb_planner *planner, const float *weight, int32_t *row,
+                      fm_eplb_layer_state *state);
 
-/** Two bounds that hold for every placement: the mean, and the largest share under the best replica counts. */
+/** Two bounds that hold for every placement: the mean, and the largest share under the best replica counts.
+ *  */
 double fm_eplb_best_bound(fm_eplb_planner *planner);
 
 #endif

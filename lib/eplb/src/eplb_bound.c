@@ -1,9 +1,9 @@
 /*
  * Threshold bounds.
  *
- * Take equal speeds, G GPUs of at most s slots each, R replicas, and a time T. Call f >= 0 *fitting* when the f of the shares
- * on one GPU sum to at most 1 whatever at most s shares of sum <= T they are. A placement whose busiest GPU has load <= T
- * and whose expert e has c_e replicas of share w_e / c_e <= T then satisfies
+ * Take equal speeds, G GPUs of at most s slots each, R replicas, and a time T. Call f >= 0 *fitting* when the
+ * f of the shares on one GPU sum to at most 1 whatever at most s shares of sum <= T they are. A placement
+ * whose busiest GPU has load <= T and whose expert e has c_e replicas of share w_e / c_e <= T then satisfies
  *
  *     sum_e c_e f(w_e / c_e) <= G   and   sum_e c_e <= R,
  *
@@ -13,18 +13,21 @@
  *
  * Where (*) fails there is no such placement: every placement's busiest GPU has more than T.
  *
- * Fitting functions. For a threshold t > 0 and j >= 1 with j t <= T / 2 let m = min(s, ceil(T / t) - 1) and, where m >= j,
+ * Fitting functions. For a threshold t > 0 and j >= 1 with j t <= T / 2 let m = min(s, ceil(T / t) - 1) and,
+ * where m >= j,
  *
  *     f(x) = 0 for x <= t,   1 / m for t < x <= T - j t,   1 - (j - 1) / m for x > T - j t.
  *
- * At most m shares of one GPU exceed t, since each takes more than t of T. When none exceeds T - j t, the sum is at most
- * m / m. When one does, the others sum to less than j t <= T - j t, so none of them exceeds T - j t and at most j - 1 of them
- * exceed t: the sum is at most 1 - (j - 1) / m + (j - 1) / m. So f fits, and so does every convex combination of such f.
+ * At most m shares of one GPU exceed t, since each takes more than t of T. When none exceeds T - j t, the sum
+ * is at most m / m. When one does, the others sum to less than j t <= T - j t, so none of them exceeds T - j
+ * t and at most j - 1 of them exceed t: the sum is at most 1 - (j - 1) / m + (j - 1) / m. So f fits, and so
+ * does every convex combination of such f.
  *
- * With t = T i / CELLS a combination is a step function over CELLS cells of [0, T], kept as a table. Its weights are found by
- * multiplicative updates: a threshold whose count the cheapest replication (the minimiser in (*)) violates gains weight. Any
- * weights give a proven bound; good ones give a high one. Shares are rounded towards 0 before they are looked up, which can
- * only lower the left side of (*), as f does not fall.
+ * With t = T i / CELLS a combination is a step function over CELLS cells of [0, T], kept as a table. Its
+ * weights are found by multiplicative updates: a threshold whose count the cheapest replication (the
+ * minimiser in (*)) violates gains weight. Any weights give a proven bound; good ones give a high one. Shares
+ * are rounded towards 0 before they are looked up, which can only lower the left side of (*), as f does not
+ * fall.
  */
 #include "eplb_bound.h"
 
@@ -34,22 +37,23 @@
 enum {
     // Finer thresholds gain less than a thousandth on layers of 256 experts and cost time in proportion.
     CELLS = 256,
-    // With four slots and more a GPU the mean is nearly reached, so that thresholds for larger j have nothing to say.
+    // With four slots and more a GPU the mean is nearly reached, so that thresholds for larger j have nothing
+    // to say.
     KINDS_MAX = 3,
-    INVERSES = 64, // few experts get more replicas
+    INVERSES = 64,         // few experts get more replicas
     FUNCTIONS_MAX = CELLS, // CELLS / 2 * (1 + 1/2 + 1/3) rounds down to less
 };
 
 /*
- * How fast weights and price follow a violation, how many updates without proof make the search aim half as high, where it
- * begins (as a share of the gap) and where it ends. Steps between 3 and 5 prove the most within the same rounds on Zipf,
- * log-normal and uniform loads; larger ones swing, smaller ones crawl.
+ * How fast weights and price follow a violation, how many updates without proof make the search aim half as
+ * high, where it begins (as a share of the gap) and where it ends. Steps between 3 and 5 prove the most
+ * within the same rounds on Zipf, log-normal and uniform loads; larger ones swing, smaller ones crawl.
  */
-#define STEP 4.0
-#define STEP_PRICE 0.2
-#define AIM_FIRST 0.5
-#define AIM_LEAST 2e-4
-#define PRICE_FIRST 0.3
+#define STEP         4.0
+#define STEP_PRICE   0.2
+#define AIM_FIRST    0.5
+#define AIM_LEAST    2e-4
+#define PRICE_FIRST  0.3
 #define WEIGHT_LEAST 1e-9
 enum { TRIES_MAX = 40 };
 
@@ -127,7 +131,8 @@ static void mixture_tabulate(struct mixture *mixture)
         mixture->table[cell] += mixture->table[cell - 1];
 }
 
-// The left side of (*) minus the right side, at `time`; leaves the cheapest replication in pieces and replicas.
+// The left side of (*) minus the right side, at `time`; leaves the cheapest replication in pieces and
+// replicas.
 static double evaluate(struct mixture *mixture, double time)
 {
     const fm_eplb_problem *p = mixture->problem;
@@ -136,10 +141,11 @@ static double evaluate(struct mixture *mixture, double time)
     double replicas = 0;
     memset(mixture->pieces, 0, sizeof mixture->pieces);
     for (int e = 0; e < p->experts; e++) {
-        // Shrunk by more than any rounding, and by less than matters: cells and least counts come out no larger than they are.
+        // Shrunk by more than any rounding, and by less than matters: cells and least counts come out no
+        // larger than they are.
         double share = p->load[e] / time * (1 - 1e-12);
         int least = (int)share + 1;
-        double best = INFINITY;
+        double best = HUGE_VAL;
         int best_count = least;
         int best_cell = 0;
         for (int c = least; c * price < best; c++) {
@@ -202,7 +208,8 @@ double fm_eplb_bound_raise(const fm_eplb_problem *problem, double bound, double 
         double goal = bound * (1 + aim);
         mixture_tabulate(&mixture);
         // The margin covers the rounding of the sums.
-        if (evaluate(&mixture, goal * problem->speed[0]) > 1e-9 * (problem->gpus + mixture.price * problem->replicas)) {
+        if (evaluate(&mixture, goal * problem->speed[0]) >
+            1e-9 * (problem->gpus + mixture.price * problem->replicas)) {
             bound = goal;
             aim = fmin(aim, AIM_FIRST * (time / bound - 1));
             tries = 0;

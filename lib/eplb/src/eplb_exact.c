@@ -1,8 +1,8 @@
 /*
- * Two nested searches: over replica counts, expert by expert, largest load first; and for each count vector over packings,
- * replica by replica, largest share first. A branch ends where a share, the room left below the best time, or the least that
- * must still come into a GPU's open slots shows that it cannot end below the best time. Depth is at most the number of experts
- * plus that of slots, both bounded by eplb_exact.h.
+ * Two nested searches: over replica counts, expert by expert, largest load first; and for each count vector
+ * over packings, replica by replica, largest share first. A branch ends where a share, the room left below
+ * the best time, or the least that must still come into a GPU's open slots shows that it cannot end below the
+ * best time. Depth is at most the number of experts plus that of slots, both bounded by eplb_exact.h.
  */
 #include "eplb_exact.h"
 
@@ -15,18 +15,18 @@ struct exact {
     const fm_eplb_problem *problem;
     uint64_t deadline_ns;
     int nodes;
-    double limit;          /* the best time found */
+    double limit; /* the best time found */
     double speed_max;
-    int open;              /* GPUs that have slots */
+    int open;               /* GPUs that have slots */
     int32_t order[EXPERTS]; /* experts, largest load first */
     int32_t count[EXPERTS]; /* replicas, in that order */
     int pieces;
-    int32_t piece[SLOTS];  /* expert of each replica, largest share first */
+    int32_t piece[SLOTS]; /* expert of each replica, largest share first */
     double share[SLOTS];
     double remaining[SLOTS + 1]; /* load of the replicas from here on */
-    double load[SLOTS];    /* of each GPU */
+    double load[SLOTS];          /* of each GPU */
     int32_t fill[SLOTS];
-    int32_t at[SLOTS];     /* GPU of each placed replica */
+    int32_t at[SLOTS]; /* GPU of each placed replica */
     uint8_t held[SLOTS][EXPERTS];
     int32_t moves[SLOTS];
     int moves_total;
@@ -111,7 +111,8 @@ static int may_place(const struct exact *exact, int k, int gpu)
     // Replicas of one expert are alike: they go to GPUs in ascending order.
     if (k > 0 && exact->piece[k - 1] == expert && gpu < exact->at[k - 1])
         return 0;
-    if (is_move(exact, gpu, expert) && (exact->moves[gpu] == p->moves_per_gpu || exact->moves_total == p->moves_total))
+    if (is_move(exact, gpu, expert) &&
+        (exact->moves[gpu] == p->moves_per_gpu || exact->moves_total == p->moves_total))
         return 0;
     return !is_repeat(exact, gpu);
 }

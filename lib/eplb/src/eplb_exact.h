@@ -19,9 +19,10 @@ enum {
 int fm_eplb_exact_applies(const fm_eplb_problem *problem);
 
 /**
- * Searches all placements that keep the problem's rules for one whose busiest GPU has less than `time` (a known solution's, or
- * INFINITY). *out_time and `solution` get the best found; both keep their value when there is none. Returns 1 when the
- * search was complete, so that *out_time is the optimum, and 0 when nodes or time ran out.
+ * Searches all placements that keep the problem's rules for one whose busiest GPU has less than `time` (a
+ * known solution's, or HUGE_VAL). *out_time and `solution` get the best found; both keep their value when
+ * there is none. Returns 1 when the search was complete, so that *out_time is the optimum, and 0 when nodes
+ * or time ran out.
  */
 int fm_eplb_exact_solve(const fm_eplb_problem *problem, int nodes, uint64_t deadline_ns, double *time,
                         int32_t *solution);

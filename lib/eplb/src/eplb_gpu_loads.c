@@ -1,13 +1,13 @@
 #include "fathom/eplb.h"
 #include "fathom/mem.h"
 
-fm_status fm_eplb_gpu_loads(int experts, int gpus, const float *weight, const int32_t *phy2log, const int32_t *slot_begin,
-                            double *out_load)
+fm_status fm_eplb_gpu_loads(int experts, int gpus, const float *weight, const int32_t *phy2log,
+                            const int32_t *slot_begin, double *out_load)
 {
     for (int slot = slot_begin[0]; slot < slot_begin[gpus]; slot++)
         if (phy2log[slot] < -1 || phy2log[slot] >= experts)
-            return fm_base_error_set(FM_ERR_ARG, "slot %d holds expert %d; expected -1 to %d", slot, (int)phy2log[slot],
-                                     experts - 1);
+            return fm_base_error_set(FM_ERR_ARG, "slot %d holds expert %d; expected -1 to %d", slot,
+                                     (int)phy2log[slot], experts - 1);
     int32_t *count = fm_base_mem_zalloc((size_t)experts, sizeof *count);
     if (!count)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to count the replicas of %d experts", experts);

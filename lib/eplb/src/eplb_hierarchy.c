@@ -19,8 +19,8 @@ struct hierarchy {
     uint16_t mask[SETS]; /* the groups of each set */
     double bound[SETS];
     uint8_t refined[SETS];
-    double least[1 << GROUPS];    /* of each union of disjoint sets: the least largest bound */
-    uint8_t choice[1 << GROUPS];  /* the set that holds its first group then */
+    double least[1 << GROUPS];   /* of each union of disjoint sets: the least largest bound */
+    uint8_t choice[1 << GROUPS]; /* the set that holds its first group then */
 };
 
 // The number of ways to choose `width` of `groups`, or SETS + 1 when it is larger than SETS.
@@ -49,7 +49,8 @@ static fm_eplb_problem problem_of(const struct hierarchy *hierarchy, int set)
     int filled = 0;
     for (int group = 0; group < planner->groups; group++)
         if (hierarchy->mask[set] >> group & 1) {
-            memcpy(planner->member_load + filled, planner->load + group * size, (size_t)size * sizeof(double));
+            memcpy(planner->member_load + filled, planner->load + group * size,
+                   (size_t)size * sizeof(double));
             filled += size;
         }
     fm_eplb_problem problem = fm_eplb_planner_node(planner, 0);
@@ -82,7 +83,7 @@ static double partition(struct hierarchy *hierarchy)
     for (int mask = 1; mask <= all; mask++) {
         if (__builtin_popcount((unsigned)mask) % hierarchy->width != 0)
             continue;
-        hierarchy->least[mask] = INFINITY;
+        hierarchy->least[mask] = HUGE_VAL;
         for (int set = 0; set < hierarchy->sets; set++) {
             int own = hierarchy->mask[set];
             // Nodes are alike, so the set of the first group may be named first.
@@ -124,7 +125,8 @@ static int choose_set(const struct hierarchy *hierarchy)
     return best;
 }
 
-double fm_eplb_hierarchy_bound(fm_eplb_planner *planner, double bound, double time, int rounds, uint64_t deadline_ns)
+double fm_eplb_hierarchy_bound(fm_eplb_planner *planner, double bound, double time, int rounds,
+                               uint64_t deadline_ns)
 {
     struct hierarchy hierarchy;
     hierarchy.planner = planner;

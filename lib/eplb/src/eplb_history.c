@@ -10,8 +10,8 @@ struct fm_eplb_history {
     int layers;
     int experts;
     int window;
-    int count;       /* samples in the window */
-    int next;        /* place of the next one */
+    int count; /* samples in the window */
+    int next;  /* place of the next one */
     double alpha;
     size_t width;    /* layers * experts */
     float *sample;   /* [window][width], a ring */
@@ -19,10 +19,12 @@ struct fm_eplb_history {
     float *column;   /* [window] one expert's samples, for the quantile */
 };
 
-fm_status fm_eplb_history_new(int layers, int experts, int window, double alpha, fm_eplb_history **out_history)
+fm_status fm_eplb_history_new(int layers, int experts, int window, double alpha,
+                              fm_eplb_history **out_history)
 {
     if (layers < 1 || experts < 1 || window < 1)
-        return fm_base_error_set(FM_ERR_ARG, "history of %d layers, %d experts, %d samples; expected at least 1 of each",
+        return fm_base_error_set(FM_ERR_ARG,
+                                 "history of %d layers, %d experts, %d samples; expected at least 1 of each",
                                  layers, experts, window);
     if (!(alpha > 0 && alpha <= 1))
         return fm_base_error_set(FM_ERR_ARG, "alpha is %g; expected above 0, at most 1", alpha);
@@ -33,14 +35,16 @@ fm_status fm_eplb_history_new(int layers, int experts, int window, double alpha,
     FM_TRY(fm_mul_size(width * sizeof(float), (size_t)window, &bytes));
     fm_eplb_history *history = fm_base_mem_zalloc(1, sizeof *history);
     if (history) {
-        *history = (fm_eplb_history){.layers = layers, .experts = experts, .window = window, .alpha = alpha, .width = width};
+        *history = (fm_eplb_history){
+            .layers = layers, .experts = experts, .window = window, .alpha = alpha, .width = width};
         history->sample = fm_base_mem_alloc(bytes);
         history->average = fm_base_mem_zalloc(width, sizeof(double));
         history->column = fm_base_mem_alloc((size_t)window * sizeof(float));
     }
     if (!history || !history->sample || !history->average || !history->column) {
         fm_eplb_history_free(history);
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %d samples of %d layers, %d experts", window, layers, experts);
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %d samples of %d layers, %d experts", window,
+                                 layers, experts);
     }
     *out_history = history;
     return FM_OK;
@@ -93,7 +97,7 @@ fm_status fm_eplb_history_sum(const fm_eplb_history *history, float *out_weight)
             for (size_t i = 0; i < width; i++)
                 sum[i] += (double)history->sample[(size_t)k * history->width + first + i];
         for (size_t i = 0; i < width; i++)
-            out_weight[first + i] = (float)fmin(sum[i], FLT_MAX);
+            out_weight[first + i] = (float)fmin(sum[i], (double)FLT_MAX);
     }
     return FM_OK;
 }
@@ -106,7 +110,8 @@ fm_status fm_eplb_history_average(const fm_eplb_history *history, float *out_wei
     return FM_OK;
 }
 
-// Partitions so that value[at] is the one that a sort would put there, none before it is larger and none after it smaller.
+// Partitions so that value[at] is the one that a sort would put there, none before it is larger and none
+// after it smaller.
 static void select_value(float *value, int count, int at)
 {
     for (int low = 0, high = count - 1; low < high;) {

@@ -6,7 +6,8 @@
 
 void fm_eplb_slot_begin(const fm_eplb_shape *shape, int slots, const int32_t *gpu_slots, int32_t *out_begin)
 {
-    int hierarchical = shape->groups % shape->nodes == 0 && slots % shape->nodes == 0 && shape->gpus % shape->nodes == 0;
+    int hierarchical =
+        shape->groups % shape->nodes == 0 && slots % shape->nodes == 0 && shape->gpus % shape->nodes == 0;
     int nodes = hierarchical ? shape->nodes : 1;
     int node_gpus = shape->gpus / nodes;
     int node_slots = slots / nodes;
@@ -17,7 +18,8 @@ void fm_eplb_slot_begin(const fm_eplb_shape *shape, int slots, const int32_t *gp
     }
 }
 
-fm_status fm_eplb_index_init(fm_eplb_index *index, const fm_eplb_shape *shape, int slots, const int32_t *gpu_slots)
+fm_status fm_eplb_index_init(fm_eplb_index *index, const fm_eplb_shape *shape, int slots,
+                             const int32_t *gpu_slots)
 {
     *index = (fm_eplb_index){
         .experts = shape->experts,

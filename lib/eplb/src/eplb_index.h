@@ -20,15 +20,18 @@ typedef struct fm_eplb_index {
     int32_t *slot;       /* [slots] */
 } fm_eplb_index;
 
-/** For a placement of this shape with `slots` slots a layer, spread as `gpu_slots` says (see fm_eplb_slot_begin()). */
-fm_status fm_eplb_index_init(fm_eplb_index *index, const fm_eplb_shape *shape, int slots, const int32_t *gpu_slots);
+/** For a placement of this shape with `slots` slots a layer, spread as `gpu_slots` says (see
+ *  fm_eplb_slot_begin()). */
+fm_status fm_eplb_index_init(fm_eplb_index *index, const fm_eplb_shape *shape, int slots,
+                             const int32_t *gpu_slots);
 void fm_eplb_index_clean_up(fm_eplb_index *index);
 /** Indexes a layer; `phy2log` is [slots] with -1 (or anything outside 0 .. experts-1) for empty. */
 void fm_eplb_index_build(fm_eplb_index *index, const int32_t *phy2log);
 
 /**
- * out_begin[gpus + 1] from slot counts. NULL: as even as possible, over the GPUs of each node when the shape is hierarchical
- * and the slots divide by nodes, else over all; the first GPUs get one more where it does not come out even.
+ * out_begin[gpus + 1] from slot counts. NULL: as even as possible, over the GPUs of each node when the shape
+ * is hierarchical and the slots divide by nodes, else over all; the first GPUs get one more where it does not
+ * come out even.
  */
 void fm_eplb_slot_begin(const fm_eplb_shape *shape, int slots, const int32_t *gpu_slots, int32_t *out_begin);
 

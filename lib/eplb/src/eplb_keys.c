@@ -25,9 +25,12 @@ void fm_eplb_keys_sort(uint64_t *keys, uint64_t *scratch, int count)
         return;
     }
     uint32_t place[DIGITS][DIGIT_VALUES] = {{0}};
-    for (int i = 0; i < count; i++)
-        for (int digit = 0; digit < DIGITS; digit++)
-            place[digit][keys[i] >> (32 + 8 * digit) & 255]++;
+    for (int i = 0; i < count; i++) {
+        place[0][keys[i] >> 32 & 255]++;
+        place[1][keys[i] >> 40 & 255]++;
+        place[2][keys[i] >> 48 & 255]++;
+        place[3][keys[i] >> 56]++;
+    }
     uint64_t *from = keys;
     uint64_t *to = scratch;
     for (int digit = 0; digit < DIGITS; digit++) {

@@ -2,8 +2,8 @@
  * @file eplb_keys.h
  * 64-bit keys that order floats and settle ties, a heap of them, and a sort.
  *
- * A key is a float's bits in the upper half and an index in the lower. Floats that are not negative order like their bits
- * read as integers, so one integer comparison settles value and tie at once.
+ * A key is a float's bits in the upper half and an index in the lower. Floats that are not negative order
+ * like their bits read as integers, so one integer comparison settles value and tie at once.
  */
 #ifndef FATHOM_EPLB_KEYS_H
 #define FATHOM_EPLB_KEYS_H

@@ -23,14 +23,16 @@ int fm_eplb_pairs_apply(const fm_eplb_problem *problem)
     if (problem->replicas != problem->slots || problem->before)
         return 0;
     for (int gpu = 0; gpu < problem->gpus; gpu++)
-        if (problem->slot_begin[gpu + 1] - problem->slot_begin[gpu] != 2 || problem->speed[gpu] != problem->speed[0])
+        if (problem->slot_begin[gpu + 1] - problem->slot_begin[gpu] != 2 ||
+            problem->speed[gpu] != problem->speed[0])
             return 0;
     return 1;
 }
 
 size_t fm_eplb_pairs_workspace(int experts, int slots)
 {
-    return (size_t)slots * (2 * sizeof(double) + 2 * sizeof(uint64_t)) + (size_t)experts * 5 * sizeof(int32_t);
+    return (size_t)slots * (2 * sizeof(double) + 2 * sizeof(uint64_t)) +
+           (size_t)experts * 5 * sizeof(int32_t);
 }
 
 static int lower_bound(const double *sorted, int count, double value)
@@ -91,7 +93,8 @@ static void set_count(struct pairs *pairs, int expert, int count)
     }
 }
 
-static void pairs_init(struct pairs *pairs, const fm_eplb_problem *problem, void *workspace, const int32_t *solution)
+static void pairs_init(struct pairs *pairs, const fm_eplb_problem *problem, void *workspace,
+                       const int32_t *solution)
 {
     size_t slots = (size_t)problem->slots;
     size_t experts = (size_t)problem->experts;
@@ -138,8 +141,9 @@ static int weigh(double share, int count, double small, double large)
 }
 
 /*
- * Let (small, large) be the largest pair. It gets smaller only if afterwards no more shares are >= large than are < small: the
- * difference is the deficit, and each change of an expert's count adds its gain to the other side.
+ * Let (small, large) be the largest pair. It gets smaller only if afterwards no more shares are >= large than
+ * are < small: the difference is the deficit, and each change of an expert's count adds its gain to the other
+ * side.
  */
 static void find_gains(struct pairs *pairs, double largest)
 {
@@ -169,7 +173,8 @@ static void place_pairs(struct pairs *pairs, int32_t *solution)
     for (int e = 0; e < p->experts; e++)
         for (int i = 0; i < pairs->count[e]; i++)
             solution[filled++] = e;
-    // Keys hold 32 bits of a value, too few for a double: the rank among the sorted shares stands for the share.
+    // Keys hold 32 bits of a value, too few for a double: the rank among the sorted shares stands for the
+    // share.
     for (int i = 0; i < p->slots; i++) {
         double share = p->load[solution[i]] / pairs->count[solution[i]];
         keys[i] = fm_eplb_key((uint32_t)lower_bound(pairs->share, p->slots, share), (uint32_t)solution[i]);
@@ -181,12 +186,13 @@ static void place_pairs(struct pairs *pairs, int32_t *solution)
     }
 }
 
-double fm_eplb_pairs_search(const fm_eplb_problem *problem, void *workspace, double target, int patience, uint64_t seed,
-                            uint64_t deadline_ns, int32_t *solution)
+double fm_eplb_pairs_search(const fm_eplb_problem *problem, void *workspace, double target, int patience,
+                            uint64_t seed, uint64_t deadline_ns, int32_t *solution)
 {
     enum {
-        CLOCK_EVERY = 64,  // a candidate costs as much as a few looks at the clock
-        SIDEWAYS_EVERY = 8 // changes that cannot lower the largest pair are tried at random, to leave plateaus
+        CLOCK_EVERY = 64, // a candidate costs as much as a few looks at the clock
+        SIDEWAYS_EVERY =
+            8 // changes that cannot lower the largest pair are tried at random, to leave plateaus
     };
     struct pairs pairs;
     pairs_init(&pairs, problem, workspace, solution);
@@ -198,8 +204,8 @@ double fm_eplb_pairs_search(const fm_eplb_problem *problem, void *workspace, dou
             break;
         int from = pairs.multiple[fm_eplb_draw(&seed, pairs.multiples)];
         int to = fm_eplb_draw(&seed, problem->experts);
-        if (from == to ||
-            (pairs.gain_more[to] + pairs.gain_less[from] < pairs.deficit && fm_eplb_draw(&seed, SIDEWAYS_EVERY) > 0))
+        if (from == to || (pairs.gain_more[to] + pairs.gain_less[from] < pairs.deficit &&
+                           fm_eplb_draw(&seed, SIDEWAYS_EVERY) > 0))
             continue;
         propose(&pairs, from, to);
         double time = largest_pair(pairs.candidate, problem->slots, best);

@@ -21,7 +21,8 @@ static void number_nodes(fm_eplb_planner *planner)
             if (own[i + 1] > own[i])
                 planner->node_speed[node] += planner->speed[node * n + i];
         planner->group_slot_begin[node + 1] = (node + 1) * (planner->groups / planner->nodes);
-        planner->node_replicas[node] = planner->slots == shape->replicas ? own[n] : shape->replicas / planner->nodes;
+        planner->node_replicas[node] =
+            planner->slots == shape->replicas ? own[n] : shape->replicas / planner->nodes;
     }
     planner->group_slot_begin[0] = 0;
 }
@@ -53,15 +54,16 @@ static fm_status allocate(fm_eplb_planner *planner)
     planner->row = fm_base_mem_alloc(slots * sizeof(int32_t));
     planner->pairs = fm_base_mem_alloc(fm_eplb_pairs_workspace(planner->node_experts, planner->slots));
     const fm_eplb_planner *p = planner;
-    if (p->speed && p->node_slot_begin && p->node_replicas && p->group_slot_begin && p->node_speed && p->weight &&
-        p->load && p->group_load && p->group_node && p->member && p->local && p->member_load && p->member_weight &&
-        p->gpu_load && p->count && p->heap && p->solution && p->row && p->pairs)
+    if (p->speed && p->node_slot_begin && p->node_replicas && p->group_slot_begin && p->node_speed &&
+        p->weight && p->load && p->group_load && p->group_node && p->member && p->local && p->member_load &&
+        p->member_weight && p->gpu_load && p->count && p->heap && p->solution && p->row && p->pairs)
         return FM_OK;
-    return fm_base_error_set(FM_ERR_NOMEM, "no memory to plan %d experts on %d GPUs", p->shape->experts, p->shape->gpus);
+    return fm_base_error_set(FM_ERR_NOMEM, "no memory to plan %d experts on %d GPUs", p->shape->experts,
+                             p->shape->gpus);
 }
 
-fm_status fm_eplb_planner_init(fm_eplb_planner *planner, const fm_eplb_shape *shape, const int32_t *slot_begin,
-                               const double *speed)
+fm_status fm_eplb_planner_init(fm_eplb_planner *planner, const fm_eplb_shape *shape,
+                               const int32_t *slot_begin, const double *speed)
 {
     int hierarchical = shape->groups % shape->nodes == 0;
     *planner = (fm_eplb_planner){
@@ -80,7 +82,8 @@ fm_status fm_eplb_planner_init(fm_eplb_planner *planner, const fm_eplb_shape *sh
     int slots = planner->slots > planner->groups ? planner->slots : planner->groups;
     fm_status status = allocate(planner);
     if (status == FM_OK)
-        status = fm_eplb_reference_init(&planner->reference, shape->experts, slots, planner->groups, shape->gpus);
+        status =
+            fm_eplb_reference_init(&planner->reference, shape->experts, slots, planner->groups, shape->gpus);
     if (status == FM_OK)
         status = fm_eplb_search_init(&planner->search, experts, gpus, slots);
     if (status < 0) {
@@ -98,11 +101,16 @@ fm_status fm_eplb_planner_init(fm_eplb_planner *planner, const fm_eplb_shape *sh
 
 void fm_eplb_planner_clean_up(fm_eplb_planner *planner)
 {
-    void *blocks[] = {planner->speed,      planner->node_slot_begin, planner->node_replicas, planner->group_slot_begin,
-                      planner->node_speed, planner->weight,          planner->load,          planner->group_load,
-                      planner->group_node, planner->member,          planner->local,         planner->member_load,
-                      planner->gpu_load,   planner->member_weight,   planner->count,         planner->heap,
-                      planner->solution,   planner->row,             planner->pairs};
+    void *blocks[] = {planner->speed,         planner->node_slot_begin,
+                      planner->node_replicas, planner->group_slot_begin,
+                      planner->node_speed,    planner->weight,
+                      planner->load,          planner->group_load,
+                      planner->group_node,    planner->member,
+                      planner->local,         planner->member_load,
+                      planner->gpu_load,      planner->member_weight,
+                      planner->count,         planner->heap,
+                      planner->solution,      planner->row,
+                      planner->pairs};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         fm_base_mem_free(blocks[i]);
     fm_eplb_reference_clean_up(&planner->reference);
@@ -159,6 +167,11 @@ void fm_eplb_planner_read_groups(fm_eplb_planner *planner, const int32_t *row)
 fm_eplb_problem fm_eplb_planner_node(const fm_eplb_planner *planner, int node)
 {
     const int32_t *begin = planner->node_slot_begin + (size_t)node * (size_t)(planner->node_gpus + 1);
+    int different = 0; // replicas that the GPUs can hold when none holds an expert twice
+    for (int gpu = 0; gpu < planner->node_gpus; gpu++) {
+        int room = begin[gpu + 1] - begin[gpu];
+        different += room < planner->node_experts ? room : planner->node_experts;
+    }
     return (fm_eplb_problem){
         .experts = planner->node_experts,
         .gpus = planner->node_gpus,
@@ -167,7 +180,7 @@ fm_eplb_problem fm_eplb_planner_node(const fm_eplb_planner *planner, int node)
         .load = planner->member_load + (size_t)node * (size_t)planner->node_experts,
         .slot_begin = begin,
         .speed = planner->speed + (size_t)node * (size_t)planner->node_gpus,
-        .distinct = 1,
+        .distinct = planner->node_replicas[node] <= different,
     };
 }
 

@@ -2,9 +2,10 @@
  * @file eplb_private.h
  * What the files of the planner share.
  *
- * A *problem* is one packing task: experts to be replicated and put into the slots of GPUs. A layer is one problem when the
- * placement is global; when it is hierarchical each node is one, and so is putting groups on nodes, one in which nothing is
- * replicated. A *solution* is a slot array: the expert in each slot, VOID (= the problem's `experts`) in an empty one.
+ * A *problem* is one packing task: experts to be replicated and put into the slots of GPUs. A layer is one
+ * problem when the placement is global; when it is hierarchical each node is one, and so is putting groups on
+ * nodes, one in which nothing is replicated. A *solution* is a slot array: the expert in each slot, VOID (=
+ * the problem's `experts`) in an empty one.
  */
 #ifndef FATHOM_EPLB_PRIVATE_H
 #define FATHOM_EPLB_PRIVATE_H
@@ -15,8 +16,8 @@
 #include "fathom/eplb.h"
 
 /**
- * Loads that differ by a smaller share are equal. Sums of up to 65536 doubles taken in different orders agree to about
- * 1e-11, and no measured load is known to ten digits.
+ * Loads that differ by a smaller share are equal. Sums of up to 65536 doubles taken in different orders agree
+ * to about 1e-11, and no measured load is known to ten digits.
  */
 #define FM_EPLB_TOLERANCE 1e-10
 
@@ -40,6 +41,15 @@ typedef struct fm_eplb_problem {
 static inline int fm_eplb_late(uint64_t deadline_ns)
 {
     return deadline_ns != FM_EPLB_NO_DEADLINE && fm_base_clock_ns() >= deadline_ns;
+}
+
+/** When the first of `parts` equal parts of the time that is left ends. */
+static inline uint64_t fm_eplb_share_of(uint64_t deadline_ns, int parts)
+{
+    if (deadline_ns == FM_EPLB_NO_DEADLINE)
+        return deadline_ns;
+    uint64_t now = fm_base_clock_ns();
+    return now < deadline_ns && parts > 0 ? now + (deadline_ns - now) / (uint64_t)parts : now;
 }
 
 /** SplitMix64: a walk needs no more than that it does not repeat itself. A number below `bound`. */

@@ -18,8 +18,8 @@ struct rebalance {
     fm_eplb_plan *plan;
     fm_eplb_planner planner;
     fm_eplb_layer_state *state; /* [layers] */
-    int32_t *copy;              /* [layers][slots] which copy of its expert a slot holds; NULL: in the order of slots */
-    fm_eplb_index old;          /* of the current placement */
+    int32_t *copy; /* [layers][slots] which copy of its expert a slot holds; NULL: in the order of slots */
+    fm_eplb_index old; /* of the current placement */
     fm_eplb_relabeler relabeler;
 };
 
@@ -40,7 +40,8 @@ static fm_status no_memory(const fm_eplb_shape *shape)
     return fm_base_error_set(FM_ERR_NOMEM, "no memory for a plan of %d layers", shape->layers);
 }
 
-static fm_status plan_new(const fm_eplb_shape *shape, const fm_eplb_options *options, int slots, fm_eplb_plan **out_plan)
+static fm_status plan_new(const fm_eplb_shape *shape, const fm_eplb_options *options, int slots,
+                          fm_eplb_plan **out_plan)
 {
     fm_eplb_plan *plan = fm_base_mem_zalloc(1, sizeof *plan);
     if (!plan)
@@ -86,13 +87,14 @@ static void certify_reference(struct rebalance *call, int layer)
     state->time = fm_eplb_planner_time(planner, row_of(call, layer));
     double load = 0;
     double largest = 0;     // share
-    double next = INFINITY; // share of an expert with one replica less
+    double next = HUGE_VAL; // share of an expert with one replica less
     for (int e = 0; e < call->shape->experts; e++) {
         int count = planner->count[e];
+        double share = planner->load[e] / count;
         load += planner->load[e];
-        largest = fmax(largest, planner->load[e] / count);
-        if (count > 1)
-            next = fmin(next, planner->load[e] / (count - 1));
+        largest = share > largest ? share : largest;
+        if (count > 1 && planner->load[e] < next * (count - 1))
+            next = planner->load[e] / (count - 1);
     }
     // Other counts than these give some expert fewer replicas, hence a share of at least `next`.
     state->bound = fmax(load / call->shape->gpus, fmin(largest, next));
@@ -109,8 +111,8 @@ static fm_status plan_reference(struct rebalance *call)
         return no_memory(call->shape);
     for (int layer = 0; layer < call->shape->layers; layer++) {
         fm_eplb_planner_load(planner, weight_of(call, layer));
-        fm_eplb_reference_layer(&planner->reference, call->shape, planner->groups, planner->nodes, planner->weight,
-                                row_of(call, layer), call->copy + (size_t)layer * slots);
+        fm_eplb_reference_layer(&planner->reference, call->shape, planner->groups, planner->nodes,
+                                planner->weight, row_of(call, layer), call->copy + (size_t)layer * slots);
         certify_reference(call, layer);
     }
     return FM_OK;
@@ -123,12 +125,62 @@ static void relabel(struct rebalance *call, int layer)
     fm_eplb_index_build(&call->old, current_of(call, layer));
     if (call->options->moves == FM_EPLB_MOVES_ANY)
         fm_eplb_relabel(&call->relabeler, current_of(call, layer), row_of(call, layer));
+    else
+        fm_eplb_seat(&call->relabeler, current_of(call, layer), row_of(call, layer));
     int most;
     call->plan->certificate[layer].moves = fm_eplb_moves_count(&call->relabeler, row_of(call, layer), &most);
 }
 
+// Whether a row is a placement that the plan could be: every expert has a slot, none has two on a GPU, groups
+// are whole on nodes.
+static int is_complete(struct rebalance *call, const int32_t *row)
+{
+    const fm_eplb_planner *planner = &call->planner;
+    const fm_eplb_shape *shape = call->shape;
+    int32_t *seen = planner->count; // the last GPU that was seen to hold an expert, or -1
+    int32_t *node_of = planner->heap;
+    int size = shape->experts / planner->groups;
+    int filled = 0;
+    memset(seen, 0xff, (size_t)shape->experts * sizeof *seen);
+    memset(node_of, 0xff, (size_t)planner->groups * sizeof *node_of);
+    for (int gpu = 0; gpu < shape->gpus; gpu++)
+        for (int slot = planner->slot_begin[gpu]; slot < planner->slot_begin[gpu + 1]; slot++) {
+            int expert = row[slot];
+            if (expert < 0)
+                continue;
+            int32_t *node = &node_of[expert / size];
+            if (seen[expert] == gpu || (*node >= 0 && *node != gpu / planner->node_gpus))
+                return 0;
+            seen[expert] = gpu;
+            *node = gpu / planner->node_gpus;
+            filled++;
+        }
+    for (int e = 0; e < shape->experts; e++)
+        if (seen[e] < 0)
+            return 0;
+    return filled == shape->replicas;
+}
+
+// Where what is running is at least as good as the first placement, the search goes on from there: what it
+// finds moves less.
+static void start_from_current(struct rebalance *call, int layer)
+{
+    const fm_eplb_plan *plan = call->plan;
+    if (!call->options->current || call->old.slots != plan->slots ||
+        memcmp(call->old.slot_begin, plan->slot_begin, ((size_t)call->shape->gpus + 1) * sizeof(int32_t)) !=
+            0 ||
+        !is_complete(call, current_of(call, layer)))
+        return;
+    double time = fm_eplb_planner_time(&call->planner, current_of(call, layer));
+    if (time > call->state[layer].time)
+        return;
+    call->state[layer].time = time;
+    memcpy(row_of(call, layer), current_of(call, layer), (size_t)plan->slots * sizeof(int32_t));
+}
+
 /*
- * What is left of the budget goes to the layers whose gap is worth it, in equal parts; what one of them leaves goes to the rest.
+ * What is left of the budget goes to the layers whose gap is worth it, in equal parts; what one of them
+ * leaves goes to the rest.
  */
 static void plan_best(struct rebalance *call)
 {
@@ -137,19 +189,18 @@ static void plan_best(struct rebalance *call)
     int left = 0;
     for (int layer = 0; layer < layers; layer++) {
         fm_eplb_layer_state *state = &call->state[layer];
-        fm_eplb_best_begin(&call->planner, weight_of(call, layer), row_of(call, layer), state, call->deadline_ns);
+        fm_eplb_best_begin(&call->planner, weight_of(call, layer), row_of(call, layer), state,
+                           call->deadline_ns);
+        start_from_current(call, layer);
         left += state->time > state->bound * (1 + FM_EPLB_GAP_ENOUGH);
     }
     for (int layer = 0; layer < layers; layer++) {
         fm_eplb_layer_state *state = &call->state[layer];
         int worth = state->time > state->bound * (1 + FM_EPLB_GAP_ENOUGH);
-        uint64_t until_ns = FM_EPLB_NO_DEADLINE;
-        if (timed) {
-            uint64_t now = fm_base_clock_ns();
-            until_ns = now < call->deadline_ns && left > 0 ? now + (call->deadline_ns - now) / (uint64_t)left : now;
-        }
+        uint64_t until_ns = fm_eplb_share_of(call->deadline_ns, left);
         if (worth || !timed)
-            fm_eplb_best_improve(&call->planner, weight_of(call, layer), layer, row_of(call, layer), state, until_ns);
+            fm_eplb_best_improve(&call->planner, weight_of(call, layer), layer, row_of(call, layer), state,
+                                 until_ns);
         left -= worth;
         fm_eplb_best_end(&call->planner, weight_of(call, layer), row_of(call, layer), state);
         relabel(call, layer);
@@ -157,8 +208,8 @@ static void plan_best(struct rebalance *call)
 }
 
 /*
- * The best placement of all may need few moves: it is taken instead of the one searched for within the limit where it keeps the
- * limit and is better.
+ * The best placement of all may need few moves: it is taken instead of the one searched for within the limit
+ * where it keeps the limit and is better.
  */
 static void try_free_plan(struct rebalance *call, int layer, int32_t *row, uint64_t deadline_ns)
 {
@@ -186,11 +237,7 @@ static fm_status plan_limited(struct rebalance *call)
     fm_status status = FM_OK;
     int layers = call->shape->layers;
     for (int layer = 0; layer < layers && status == FM_OK; layer++) {
-        uint64_t until_ns = FM_EPLB_NO_DEADLINE;
-        if (call->deadline_ns != FM_EPLB_NO_DEADLINE) {
-            uint64_t now = fm_base_clock_ns();
-            until_ns = now < call->deadline_ns ? now + (call->deadline_ns - now) / (uint64_t)(layers - layer) : now;
-        }
+        uint64_t until_ns = fm_eplb_share_of(call->deadline_ns, layers - layer);
         fm_eplb_layer_state *state = &call->state[layer];
         fm_eplb_index_build(&call->old, current_of(call, layer));
         status = fm_eplb_limited_plan(&call->planner, call->options, &call->old, current_of(call, layer),
@@ -199,7 +246,8 @@ static fm_status plan_limited(struct rebalance *call)
             fm_base_error_prefix(status, "layer %d", layer);
             break;
         }
-        if (call->options->moves == FM_EPLB_MOVES_BOUNDED && state->time > state->bound * (1 + FM_EPLB_GAP_ENOUGH))
+        if (call->options->moves == FM_EPLB_MOVES_BOUNDED &&
+            state->time > state->bound * (1 + FM_EPLB_GAP_ENOUGH))
             try_free_plan(call, layer, row, until_ns);
         relabel(call, layer);
     }
@@ -207,53 +255,52 @@ static fm_status plan_limited(struct rebalance *call)
     return status;
 }
 
-// The last word on each layer: loads and duplicates counted anew from its row.
+// The last word on each layer: replicas and duplicates counted anew from its row.
 static void certify(struct rebalance *call, int layer)
 {
-    fm_eplb_planner *planner = &call->planner;
+    fm_eplb_plan *plan = call->plan;
+    const fm_eplb_layer_state *state = &call->state[layer];
     const int32_t *row = row_of(call, layer);
-    fm_eplb_certificate *certificate = &call->plan->certificate[layer];
-    // A layer of zeros was spread as if its loads were 1; its times are 0.
-    int any = 0;
+    const float *weight = weight_of(call, layer);
+    int32_t *count = plan->logcnt + (size_t)layer * (size_t)call->shape->experts;
+    int32_t *holder = call->planner.count; // the last GPU seen to hold an expert
+    int duplicates = 0;
+    memset(holder, 0xff, (size_t)call->shape->experts * sizeof *holder);
+    for (int gpu = 0; gpu < call->shape->gpus; gpu++)
+        for (int slot = plan->slot_begin[gpu]; slot < plan->slot_begin[gpu + 1]; slot++) {
+            int expert = row[slot];
+            if (expert < 0)
+                continue;
+            count[expert]++;
+            duplicates += holder[expert] == gpu;
+            holder[expert] = gpu;
+        }
     double load = 0;
     for (int e = 0; e < call->shape->experts; e++) {
-        any |= weight_of(call, layer)[e] > 0;
-        load += (double)weight_of(call, layer)[e];
+        load += (double)weight[e];
+        plan->copies_max = count[e] > plan->copies_max ? count[e] : plan->copies_max;
     }
     double speed = 0;
     for (int gpu = 0; gpu < call->shape->gpus; gpu++)
-        speed += call->plan->slot_begin[gpu + 1] > call->plan->slot_begin[gpu] ? planner->speed[gpu] : 0;
+        speed += plan->slot_begin[gpu + 1] > plan->slot_begin[gpu] ? call->planner.speed[gpu] : 0;
+    fm_eplb_certificate *certificate = &plan->certificate[layer];
+    certificate->duplicates = duplicates;
     certificate->mean_load = load / speed;
-    if (any) {
-        const fm_eplb_layer_state *state = &call->state[layer];
+    if (load > 0) { // a layer of zeros was spread as if its loads were 1; its times are 0
         certificate->max_load = state->time;
-        // Bounds that are reached may lie above by rounding.
-        certificate->lower_bound = fmin(state->bound, state->time);
+        // A bound that is reached may lie above by rounding.
+        certificate->lower_bound = state->bound < state->time ? state->bound : state->time;
         certificate->gap = certificate->max_load / certificate->lower_bound - 1;
     }
     certificate->optimal = certificate->gap <= FM_EPLB_TOLERANCE;
-    int32_t *holder = planner->count; // the last GPU seen to hold an expert
-    memset(holder, 0xff, (size_t)call->shape->experts * sizeof *holder);
-    for (int gpu = 0; gpu < call->shape->gpus; gpu++)
-        for (int slot = call->plan->slot_begin[gpu]; slot < call->plan->slot_begin[gpu + 1]; slot++)
-            if (row[slot] >= 0) {
-                certificate->duplicates += holder[row[slot]] == gpu;
-                holder[row[slot]] = gpu;
-            }
 }
 
-static fm_status build_tables(struct rebalance *call)
+static fm_status list_slots(struct rebalance *call)
 {
     fm_eplb_plan *plan = call->plan;
     size_t layers = (size_t)call->shape->layers;
     size_t experts = (size_t)call->shape->experts;
     size_t slots = (size_t)plan->slots;
-    for (size_t layer = 0; layer < layers; layer++)
-        for (size_t slot = 0; slot < slots; slot++) {
-            int expert = plan->phy2log[layer * slots + slot];
-            if (expert >= 0 && ++plan->logcnt[layer * experts + (size_t)expert] > plan->copies_max)
-                plan->copies_max = plan->logcnt[layer * experts + (size_t)expert];
-        }
     size_t width = (size_t)plan->copies_max;
     size_t bytes = 0;
     FM_TRY(fm_mul_size(layers * experts, width * sizeof(int32_t), &bytes));
@@ -283,7 +330,8 @@ static fm_status run(struct rebalance *call, int slots)
     FM_TRY(plan_new(call->shape, options, slots, &call->plan));
     FM_TRY(fm_eplb_planner_init(&call->planner, call->shape, call->plan->slot_begin, options->gpu_speed));
     if (options->current) {
-        FM_TRY(fm_eplb_index_init(&call->old, call->shape, options->current->slots, options->current->gpu_slots));
+        FM_TRY(fm_eplb_index_init(&call->old, call->shape, options->current->slots,
+                                  options->current->gpu_slots));
         FM_TRY(fm_eplb_relabeler_init(&call->relabeler, call->planner.nodes, call->shape->gpus, slots,
                                       call->plan->slot_begin, call->planner.speed, &call->old));
     }
@@ -301,7 +349,7 @@ static fm_status run(struct rebalance *call, int slots)
     }
     for (int layer = 0; layer < call->shape->layers; layer++)
         certify(call, layer);
-    return build_tables(call);
+    return list_slots(call);
 }
 
 fm_status fm_eplb_rebalance(const fm_eplb_shape *shape, const float *weight, const fm_eplb_options *options,
@@ -310,15 +358,18 @@ fm_status fm_eplb_rebalance(const fm_eplb_shape *shape, const float *weight, con
     uint64_t begin_ns = fm_base_clock_ns();
     fm_eplb_options resolved = FM_EPLB_OPTIONS_INIT;
     if (options) {
-        if (options->size < offsetof(fm_eplb_options, policy) + sizeof options->policy || options->size > sizeof resolved)
-            return fm_base_error_set(FM_ERR_VERSION, "options.size is %zu; expected sizeof(fm_eplb_options), %zu",
+        if (options->size < offsetof(fm_eplb_options, policy) + sizeof options->policy ||
+            options->size > sizeof resolved)
+            return fm_base_error_set(FM_ERR_VERSION,
+                                     "options.size is %zu; expected sizeof(fm_eplb_options), %zu",
                                      options->size, sizeof resolved);
         memcpy(&resolved, options, options->size);
     }
     int slots = 0;
     FM_TRY(fm_eplb_check_request(shape, &resolved, &slots));
     FM_TRY(fm_eplb_check_loads(shape->layers, shape->experts, weight, "weight"));
-    struct rebalance call = {.shape = shape, .weight = weight, .options = &resolved, .deadline_ns = FM_EPLB_NO_DEADLINE};
+    struct rebalance call = {
+        .shape = shape, .weight = weight, .options = &resolved, .deadline_ns = FM_EPLB_NO_DEADLINE};
     if (resolved.budget_ms > 0 && resolved.budget_ms < 1e12)
         call.deadline_ns = begin_ns + (uint64_t)(resolved.budget_ms * 1e6);
     fm_status status = run(&call, slots);

@@ -9,7 +9,8 @@ enum {
     LINEAR_MAX = 16,
 };
 
-fm_status fm_eplb_reference_init(fm_eplb_reference *reference, int experts, int replicas, int groups, int packs)
+fm_status fm_eplb_reference_init(fm_eplb_reference *reference, int experts, int replicas, int groups,
+                                 int packs)
 {
     size_t n = (size_t)replicas;
     size_t heap = (size_t)(experts > packs ? experts : packs);
@@ -24,14 +25,16 @@ fm_status fm_eplb_reference_init(fm_eplb_reference *reference, int experts, int 
         .count = fm_base_mem_alloc((size_t)experts * sizeof(int32_t)),
         .item = fm_base_mem_alloc(n * sizeof(int32_t)),
         .copy = fm_base_mem_alloc(n * sizeof(int32_t)),
+        .order = fm_base_mem_alloc((size_t)experts * sizeof(uint64_t)),
+        .node = fm_base_mem_alloc((size_t)experts * sizeof(int32_t)),
         .member = fm_base_mem_alloc((size_t)experts * sizeof(int32_t)),
         .load = fm_base_mem_alloc((size_t)experts * sizeof(float)),
         .group = fm_base_mem_alloc((size_t)groups * sizeof(float)),
         .share = fm_base_mem_alloc(n * sizeof(float)),
     };
     const fm_eplb_reference *r = reference;
-    if (r->keys && r->scratch && r->more && r->heap && r->pack && r->rank && r->fill && r->count && r->item && r->copy &&
-        r->member && r->load && r->group && r->share)
+    if (r->keys && r->scratch && r->more && r->heap && r->pack && r->rank && r->fill && r->count && r->item &&
+        r->copy && r->order && r->node && r->member && r->load && r->group && r->share)
         return FM_OK;
     fm_eplb_reference_clean_up(reference);
     return fm_base_error_set(FM_ERR_NOMEM, "no memory to plan %d replicas", replicas);
@@ -39,9 +42,10 @@ fm_status fm_eplb_reference_init(fm_eplb_reference *reference, int experts, int 
 
 void fm_eplb_reference_clean_up(fm_eplb_reference *reference)
 {
-    void *blocks[] = {reference->keys, reference->scratch, reference->more, reference->heap,   reference->pack, reference->rank,
-                      reference->fill, reference->count,   reference->item,   reference->copy, reference->member,
-                      reference->load, reference->group,   reference->share};
+    void *blocks[] = {reference->keys,  reference->scratch, reference->more,   reference->heap,
+                      reference->pack,  reference->rank,    reference->fill,   reference->count,
+                      reference->item,  reference->copy,    reference->member, reference->load,
+                      reference->group, reference->share,   reference->order,  reference->node};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         fm_base_mem_free(blocks[i]);
     *reference = (fm_eplb_reference){0};
@@ -67,8 +71,10 @@ static void put(fm_eplb_reference *reference, uint32_t item, uint32_t pack)
     reference->rank[item] = reference->fill[pack]++;
 }
 
-static void deal_linear(fm_eplb_reference *reference, const uint64_t *sorted, const float *load, int count, int packs)
+static void deal_linear(fm_eplb_reference *reference, const uint64_t *sorted, const float *load, int count,
+                        int packs)
 {
+    int room = count / packs;
     uint64_t key[LINEAR_MAX];
     for (int p = 0; p < LINEAR_MAX; p++)
         key[p] = p < packs ? (uint64_t)p : UINT64_MAX;
@@ -84,21 +90,23 @@ static void deal_linear(fm_eplb_reference *reference, const uint64_t *sorted, co
         uint32_t item = (uint32_t)sorted[i];
         uint32_t pack = (uint32_t)least;
         put(reference, item, pack);
-        key[pack] = reference->fill[pack] == count / packs ? UINT64_MAX : loaded(least, load[item]);
+        key[pack] = reference->fill[pack] == room ? UINT64_MAX : loaded(least, load[item]);
     }
 }
 
-static void deal_heap(fm_eplb_reference *reference, const uint64_t *sorted, const float *load, int count, int packs)
+static void deal_heap(fm_eplb_reference *reference, const uint64_t *sorted, const float *load, int count,
+                      int packs)
 {
     uint64_t *heap = reference->heap;
+    int room = count / packs;
+    int open = packs;
     for (int p = 0; p < packs; p++)
         heap[p] = (uint64_t)p;
-    int open = packs;
     for (int i = 0; i < count; i++) {
         uint32_t item = (uint32_t)sorted[i];
         uint32_t pack = (uint32_t)heap[0];
         put(reference, item, pack);
-        if (reference->fill[pack] == count / packs)
+        if (reference->fill[pack] == room)
             heap[0] = heap[--open];
         else
             heap[0] = loaded(heap[0], load[item]);
@@ -108,7 +116,8 @@ static void deal_heap(fm_eplb_reference *reference, const uint64_t *sorted, cons
 }
 
 // Deals items, in descending order of load, each into the least loaded pack that has room.
-static void deal(fm_eplb_reference *reference, const uint64_t *sorted, const float *load, int count, int packs)
+static void deal(fm_eplb_reference *reference, const uint64_t *sorted, const float *load, int count,
+                 int packs)
 {
     memset(reference->fill, 0, (size_t)packs * sizeof *reference->fill);
     if (packs <= LINEAR_MAX)
@@ -134,9 +143,9 @@ static void sort_descending(fm_eplb_reference *reference, const float *load, int
 }
 
 /*
- * One replica for each expert, then every further one for the expert whose replicas are the most loaded. keys[] are the experts in
- * descending order: those with one replica still stand there in the right order, so only the others need a heap. Returns how many
- * experts, the first ones in keys[], got more than one.
+ * One replica for each expert, then every further one for the expert whose replicas are the most loaded.
+ * keys[] are the experts in descending order: those with one replica still stand there in the right order, so
+ * only the others need a heap. Returns how many experts, the first ones in keys[], got more than one.
  */
 static int replicate(fm_eplb_reference *reference, const float *load, int experts, int replicas)
 {
@@ -163,8 +172,8 @@ static int replicate(fm_eplb_reference *reference, const float *load, int expert
     return multiple;
 }
 
-// All replicas in descending order of share, in scratch[]: the experts of one replica are in order already, the others are sorted
-// and merged in.
+// All replicas in descending order of share, in scratch[]: the experts of one replica are in order already,
+// the others are sorted and merged in.
 static void sort_replicas(fm_eplb_reference *reference, int experts, int replicas, int multiple)
 {
     uint64_t *more = reference->more;
@@ -193,10 +202,10 @@ void fm_eplb_reference_pack(fm_eplb_reference *reference, const float *load, int
     deal(reference, reference->keys, load, count, packs);
 }
 
-void fm_eplb_reference_node(fm_eplb_reference *reference, const float *load, int experts, int replicas, int gpus,
-                            int32_t *out_slot, int32_t *out_copy)
+// One node, whose experts stand sorted in keys[].
+static void place_sorted(fm_eplb_reference *reference, const float *load, int experts, int replicas, int gpus,
+                         int32_t *out_slot, int32_t *out_copy)
 {
-    sort_descending(reference, load, experts);
     int multiple = replicate(reference, load, experts, replicas);
     for (int r = 0; r < replicas; r++) {
         int32_t e = reference->item[r];
@@ -214,6 +223,27 @@ void fm_eplb_reference_node(fm_eplb_reference *reference, const float *load, int
         out_slot[slot] = reference->item[r];
         if (out_copy)
             out_copy[slot] = reference->copy[r];
+    }
+}
+
+void fm_eplb_reference_node(fm_eplb_reference *reference, const float *load, int experts, int replicas,
+                            int gpus, int32_t *out_slot, int32_t *out_copy)
+{
+    sort_descending(reference, load, experts);
+    place_sorted(reference, load, experts, replicas, gpus, out_slot, out_copy);
+}
+
+// Sorts all experts of a layer at once, and deals the order out to their nodes: order[] then holds each
+// node's keys one after another. One long sort costs half of what a short one for each node does.
+static void sort_layer(fm_eplb_reference *reference, int experts, int nodes)
+{
+    sort_descending(reference, reference->load, experts);
+    int size = experts / nodes;
+    memset(reference->fill, 0, (size_t)nodes * sizeof *reference->fill);
+    for (int i = 0; i < experts; i++) {
+        uint64_t key = reference->keys[i];
+        int32_t node = reference->node[(uint32_t)key];
+        reference->order[node * size + reference->fill[node]++] = key - (uint64_t)(node * size);
     }
 }
 
@@ -235,14 +265,17 @@ void fm_eplb_reference_layer(fm_eplb_reference *reference, const fm_eplb_shape *
         for (int i = 0; i < size; i++) {
             reference->member[first + i] = group * size + i;
             reference->load[first + i] = weight[group * size + i];
+            reference->node[first + i] = reference->pack[group];
         }
     }
+    sort_layer(reference, shape->experts, nodes);
     for (int node = 0; node < nodes; node++) {
-        const int32_t *member = reference->member + (size_t)node * (size_t)experts;
+        size_t first = (size_t)node * (size_t)experts;
         int32_t *slot = out_slot + (size_t)node * (size_t)replicas;
-        fm_eplb_reference_node(reference, reference->load + (size_t)node * (size_t)experts, experts, replicas,
-                               shape->gpus / nodes, slot, out_copy ? out_copy + (size_t)node * (size_t)replicas : NULL);
+        memcpy(reference->keys, reference->order + first, (size_t)experts * sizeof *reference->keys);
+        place_sorted(reference, reference->load + first, experts, replicas, shape->gpus / nodes, slot,
+                     out_copy ? out_copy + (size_t)node * (size_t)replicas : NULL);
         for (int i = 0; i < replicas; i++)
-            slot[i] = member[slot[i]];
+            slot[i] = reference->member[first + (size_t)slot[i]];
     }
 }

@@ -6,8 +6,8 @@
 
 enum { FREE = -2 }; // -1 is an empty slot
 
-fm_status fm_eplb_relabeler_init(fm_eplb_relabeler *relabeler, int nodes, int gpus, int slots, const int32_t *slot_begin,
-                                 const double *speed, fm_eplb_index *old)
+fm_status fm_eplb_relabeler_init(fm_eplb_relabeler *relabeler, int nodes, int gpus, int slots,
+                                 const int32_t *slot_begin, const double *speed, fm_eplb_index *old)
 {
     int node_gpus = gpus / nodes;
     // A GPU has at most one edge to each GPU of a node, and a node one to each node.
@@ -34,8 +34,8 @@ fm_status fm_eplb_relabeler_init(fm_eplb_relabeler *relabeler, int nodes, int gp
     };
     const fm_eplb_relabeler *r = relabeler;
     fm_status status = fm_eplb_assigner_init(&relabeler->assigner, gpus);
-    if (status == FM_OK && r->row_begin && r->column && r->weight && r->common && r->seen && r->touched && r->target &&
-        r->node_target && r->stay && r->waiting && r->moved)
+    if (status == FM_OK && r->row_begin && r->column && r->weight && r->common && r->seen && r->touched &&
+        r->target && r->node_target && r->stay && r->waiting && r->moved)
         return FM_OK;
     fm_eplb_relabeler_clean_up(relabeler);
     return fm_base_error_set(FM_ERR_NOMEM, "no memory to compare placements on %d GPUs", gpus);
@@ -43,8 +43,9 @@ fm_status fm_eplb_relabeler_init(fm_eplb_relabeler *relabeler, int nodes, int gp
 
 void fm_eplb_relabeler_clean_up(fm_eplb_relabeler *relabeler)
 {
-    void *blocks[] = {relabeler->row_begin, relabeler->column, relabeler->weight,      relabeler->common,  relabeler->seen,
-                      relabeler->touched,   relabeler->target, relabeler->node_target, relabeler->stay, relabeler->waiting, relabeler->moved};
+    void *blocks[] = {relabeler->row_begin, relabeler->column,  relabeler->weight, relabeler->common,
+                      relabeler->seen,      relabeler->touched, relabeler->target, relabeler->node_target,
+                      relabeler->stay,      relabeler->waiting, relabeler->moved};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         fm_base_mem_free(blocks[i]);
     fm_eplb_assigner_clean_up(&relabeler->assigner);
@@ -58,8 +59,8 @@ static int alike(const fm_eplb_relabeler *relabeler, int a, int b)
 }
 
 /*
- * How many copies part `gpu` of the plan has in common with each old GPU, in common[]; returns how many old GPUs, listed in
- * touched[], have any. The caller sets common[] back to 0.
+ * How many copies part `gpu` of the plan has in common with each old GPU, in common[]; returns how many old
+ * GPUs, listed in touched[], have any. The caller sets common[] back to 0.
  */
 static int count_common(fm_eplb_relabeler *relabeler, const int32_t *phy2log, int gpu)
 {
@@ -87,9 +88,10 @@ static int count_common(fm_eplb_relabeler *relabeler, const int32_t *phy2log, in
     return touched;
 }
 
-// Matches the parts of one node with the GPUs of the node that is to play it; target[] gets indices within that node, -1
-// where a part has nothing in common with any. Returns the copies that stay.
-static int64_t match_node(fm_eplb_relabeler *relabeler, const int32_t *phy2log, int part, int node, int32_t *target)
+// Matches the parts of one node with the GPUs of the node that is to play it; target[] gets indices within
+// that node, -1 where a part has nothing in common with any. Returns the copies that stay.
+static int64_t match_node(fm_eplb_relabeler *relabeler, const int32_t *phy2log, int part, int node,
+                          int32_t *target)
 {
     int n = relabeler->node_gpus;
     int edges = 0;
@@ -126,9 +128,10 @@ static void match_nodes(fm_eplb_relabeler *relabeler, const int32_t *phy2log)
     int32_t *stay = relabeler->stay;
     for (int part = 0; part < n; part++)
         for (int node = 0; node < n; node++)
-            stay[part * n + node] = nodes_alike(relabeler, part, node)
-                                        ? (int32_t)match_node(relabeler, phy2log, part, node, relabeler->target)
-                                        : 0;
+            stay[part * n + node] =
+                nodes_alike(relabeler, part, node)
+                    ? (int32_t)match_node(relabeler, phy2log, part, node, relabeler->target)
+                    : 0;
     int edges = 0;
     relabeler->row_begin[0] = 0;
     for (int part = 0; part < n; part++) {
@@ -143,8 +146,9 @@ static void match_nodes(fm_eplb_relabeler *relabeler, const int32_t *phy2log)
     fm_eplb_assign(&relabeler->assigner, &problem, relabeler->node_target);
 }
 
-// Gives each part without a target one that is free and alike, its own index where it can. `first` and `width` say how an index
-// stands for GPUs: part i is GPUs first_part + width * i .., index k is GPUs first_target + width * k ...
+// Gives each part without a target one that is free and alike, its own index where it can. `first` and
+// `width` say how an index stands for GPUs: part i is GPUs first_part + width * i .., index k is GPUs
+// first_target + width * k ...
 static void fill_rest(fm_eplb_relabeler *relabeler, int count, int width, int first_part, int first_target,
                       int32_t *target)
 {
@@ -166,8 +170,10 @@ static void fill_rest(fm_eplb_relabeler *relabeler, int count, int width, int fi
     memset(taken, 0, (size_t)count * sizeof *taken);
 }
 
-// Puts the experts of a part into a GPU's slots: those that were there into their old slots, the others into the rest.
-static void seat(const fm_eplb_relabeler *relabeler, const int32_t *current, const int32_t *from, int gpu, int32_t *to)
+// Puts the experts of a part into a GPU's slots: those that were there into their old slots, the others into
+// the rest.
+static void seat(const fm_eplb_relabeler *relabeler, const int32_t *current, const int32_t *from, int gpu,
+                 int32_t *to)
 {
     const fm_eplb_index *old = relabeler->old;
     int first = relabeler->slot_begin[gpu];
@@ -208,9 +214,18 @@ void fm_eplb_relabel(fm_eplb_relabeler *relabeler, const int32_t *current, int32
         match_node(relabeler, phy2log, part, node, relabeler->target);
         fill_rest(relabeler, n, 1, part * n, node * n, relabeler->target);
         for (int i = 0; i < n; i++)
-            seat(relabeler, current, phy2log + begin[part * n + i], node * n + relabeler->target[i], relabeler->moved);
+            seat(relabeler, current, phy2log + begin[part * n + i], node * n + relabeler->target[i],
+                 relabeler->moved);
     }
     memcpy(phy2log, relabeler->moved, (size_t)begin[relabeler->nodes * n] * sizeof *phy2log);
+}
+
+void fm_eplb_seat(fm_eplb_relabeler *relabeler, const int32_t *current, int32_t *phy2log)
+{
+    int gpus = relabeler->nodes * relabeler->node_gpus;
+    for (int gpu = 0; gpu < gpus; gpu++)
+        seat(relabeler, current, phy2log + relabeler->slot_begin[gpu], gpu, relabeler->moved);
+    memcpy(phy2log, relabeler->moved, (size_t)relabeler->slot_begin[gpus] * sizeof *phy2log);
 }
 
 int fm_eplb_moves_count(fm_eplb_relabeler *relabeler, const int32_t *phy2log, int *out_most)

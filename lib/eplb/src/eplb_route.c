@@ -1,10 +1,11 @@
 /*
- * The least time T for which tokens fit: experts with several replicas are sources, GPUs are sinks of capacity floor(T * speed)
- * less what experts without a choice put there. Flow is pushed along shortest augmenting paths (Edmonds and Karp 1972). When an
- * expert's tokens cannot be placed, the GPUs that its search reached are full, and all tokens of the experts that it reached must
- * go to these GPUs: so no T is enough under which these GPUs take fewer, and T is raised to the least that lets them take all
- * (Newton's method on the parametric cut). T begins at the mean. It is a lower bound all the time, hence the optimum when
- * everything is placed. Capacities are whole, so flows are.
+ * The least time T for which tokens fit: experts with several replicas are sources, GPUs are sinks of
+ * capacity floor(T * speed) less what experts without a choice put there. Flow is pushed along shortest
+ * augmenting paths (Edmonds and Karp 1972). When an expert's tokens cannot be placed, the GPUs that its
+ * search reached are full, and all tokens of the experts that it reached must go to these GPUs: so no T is
+ * enough under which these GPUs take fewer, and T is raised to the least that lets them take all (Newton's
+ * method on the parametric cut). T begins at the mean. It is a lower bound all the time, hence the optimum
+ * when everything is placed. Capacities are whole, so flows are.
  */
 #include <math.h>
 #include <string.h>
@@ -71,8 +72,8 @@ static fm_status router_allocate(fm_eplb_router *router)
     router->stamp_expert = fm_base_mem_zalloc(experts, sizeof(int32_t));
     router->queue = fm_base_mem_alloc(gpus * sizeof(int32_t));
     const fm_eplb_router *r = router;
-    if (r->edge && r->begin && r->into && r->into_begin && r->expert && r->speed && r->load && r->room && r->left &&
-        r->came_by && r->returned_by && r->stamp_gpu && r->stamp_expert && r->queue)
+    if (r->edge && r->begin && r->into && r->into_begin && r->expert && r->speed && r->load && r->room &&
+        r->left && r->came_by && r->returned_by && r->stamp_gpu && r->stamp_expert && r->queue)
         return FM_OK;
     return fm_base_error_set(FM_ERR_NOMEM, "no memory to route %d experts to %d GPUs", r->experts, r->gpus);
 }
@@ -84,8 +85,9 @@ static fm_status router_check(int experts, int gpus, const int32_t *phy2log, con
     FM_TRY(fm_eplb_check_shape(&shape));
     for (int gpu = 0; gpu < gpus; gpu++)
         if (slot_begin[0] != 0 || slot_begin[gpu + 1] < slot_begin[gpu])
-            return fm_base_error_set(FM_ERR_ARG, "slot_begin goes from %d to %d at GPU %d; expected 0 first, and no step down",
-                                     (int)slot_begin[gpu], (int)slot_begin[gpu + 1], gpu);
+            return fm_base_error_set(
+                FM_ERR_ARG, "slot_begin goes from %d to %d at GPU %d; expected 0 first, and no step down",
+                (int)slot_begin[gpu], (int)slot_begin[gpu + 1], gpu);
     fm_eplb_placement placement = {phy2log, slot_begin[gpus], NULL};
     FM_TRY(fm_eplb_check_placement(&shape, &placement));
     return fm_eplb_check_speeds(gpus, gpu_speed);
@@ -154,9 +156,10 @@ void fm_eplb_router_free(fm_eplb_router *router)
 {
     if (!router)
         return;
-    void *blocks[] = {router->edge, router->begin,   router->into,        router->into_begin, router->speed,
-                      router->load, router->room,    router->left,        router->came_by,    router->returned_by,
-                      router->queue, router->expert,  router->stamp_gpu,   router->stamp_expert};
+    void *blocks[] = {router->edge,      router->begin,       router->into,  router->into_begin,
+                      router->speed,     router->load,        router->room,  router->left,
+                      router->came_by,   router->returned_by, router->queue, router->expert,
+                      router->stamp_gpu, router->stamp_expert};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         fm_base_mem_free(blocks[i]);
     fm_base_mem_free(router);
@@ -167,9 +170,11 @@ static fm_status check_tokens(const fm_eplb_router *router, const int64_t *token
     int64_t sum = 0;
     for (int e = 0; e < router->experts; e++) {
         if (tokens[e] < 0)
-            return fm_base_error_set(FM_ERR_ARG, "expert %d has %lld tokens; expected 0 or more", e, (long long)tokens[e]);
+            return fm_base_error_set(FM_ERR_ARG, "expert %d has %lld tokens; expected 0 or more", e,
+                                     (long long)tokens[e]);
         if (tokens[e] > 0 && router->begin[e] == router->begin[e + 1])
-            return fm_base_error_set(FM_ERR_ARG, "expert %d has %lld tokens and no slot", e, (long long)tokens[e]);
+            return fm_base_error_set(FM_ERR_ARG, "expert %d has %lld tokens and no slot", e,
+                                     (long long)tokens[e]);
         if (tokens[e] > TOKENS_MAX - sum)
             return fm_base_error_set(FM_ERR_LIMIT, "more than %lld tokens in a batch", (long long)TOKENS_MAX);
         sum += tokens[e];
@@ -291,7 +296,7 @@ static double raise_time(const fm_eplb_router *router)
             tokens += router->left[e];
     for (double time = (double)tokens / speed;;) {
         int64_t taken = 0;
-        double next = INFINITY; // when the next whole token fits somewhere
+        double next = HUGE_VAL; // when the next whole token fits somewhere
         for (int gpu = 0; gpu < router->gpus; gpu++)
             if (router->stamp_gpu[gpu] == router->stamp) {
                 int64_t here = capacity(router, gpu, time);
@@ -310,7 +315,8 @@ static void set_rooms(fm_eplb_router *router, double time)
         router->room[gpu] = capacity(router, gpu, time) - router->load[gpu];
 }
 
-fm_status fm_eplb_router_split(fm_eplb_router *router, const int64_t *tokens, int64_t *out_split, double *out_busiest)
+fm_status fm_eplb_router_split(fm_eplb_router *router, const int64_t *tokens, int64_t *out_split,
+                               double *out_busiest)
 {
     FM_TRY(check_tokens(router, tokens));
     double time = begin_batch(router, tokens);

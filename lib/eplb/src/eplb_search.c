@@ -29,8 +29,8 @@ fm_status fm_eplb_search_init(fm_eplb_search *search, int experts, int gpus, int
         .slots_max = slots,
     };
     const fm_eplb_search *x = search;
-    if (x->expert && x->gpu && x->next && x->previous && x->share && x->head && x->count && x->unit && x->load &&
-        x->time && x->change && x->held && x->moves)
+    if (x->expert && x->gpu && x->next && x->previous && x->share && x->head && x->count && x->unit &&
+        x->load && x->time && x->change && x->held && x->moves)
         return FM_OK;
     fm_eplb_search_clean_up(search);
     return fm_base_error_set(FM_ERR_NOMEM, "no memory to search over %d experts on %d GPUs", experts, gpus);
@@ -38,9 +38,9 @@ fm_status fm_eplb_search_init(fm_eplb_search *search, int experts, int gpus, int
 
 void fm_eplb_search_clean_up(fm_eplb_search *search)
 {
-    void *blocks[] = {search->expert, search->gpu,  search->next, search->previous, search->share,
+    void *blocks[] = {search->expert, search->gpu,   search->next, search->previous, search->share,
                       search->head,   search->count, search->unit, search->load,     search->time,
-                      search->change, search->held, search->moves};
+                      search->change, search->held,  search->moves};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         fm_base_mem_free(blocks[i]);
     *search = (fm_eplb_search){0};
@@ -227,7 +227,8 @@ static int admits_swap(const fm_eplb_search *search, int a, int b)
     int y = search->expert[b];
     int moves_a;
     int moves_b;
-    if (x == y || !admits(search, search->gpu[a], x, y, &moves_a) || !admits(search, search->gpu[b], y, x, &moves_b))
+    if (x == y || !admits(search, search->gpu[a], x, y, &moves_a) ||
+        !admits(search, search->gpu[b], y, x, &moves_b))
         return 0;
     return !search->problem->before || moves_a + moves_b <= 0 ||
            search->moves_total + moves_a + moves_b <= search->problem->moves_total;
@@ -331,14 +332,16 @@ static void choose_swap(const fm_eplb_search *search, int busiest, struct choice
                 double by = search->share[a] - search->share[b];
                 if (load - by < best->time * speed && load_other + by < best->time * speed_other && by > 0 &&
                     admits_swap(search, a, b))
-                    *best = (struct choice){larger((load - by) / speed, (load_other + by) / speed_other), a, b, -1};
+                    *best = (struct choice){larger((load - by) / speed, (load_other + by) / speed_other), a,
+                                            b, -1};
             }
     }
 }
 
 /*
- * Slots of experts with several replicas that can go without lifting another GPU to `limit`: calls for each. The test
- * overlooks what the arriving expert takes off those GPUs, so it passes over a few good steps, for a large gain in speed.
+ * Slots of experts with several replicas that can go without lifting another GPU to `limit`: calls for each.
+ * The test overlooks what the arriving expert takes off those GPUs, so it passes over a few good steps, for a
+ * large gain in speed.
  */
 static int can_leave(const fm_eplb_search *search, int slot, double limit)
 {
@@ -368,7 +371,8 @@ static void consider_relabel(fm_eplb_search *search, int slot, int expert, struc
         *best = (struct choice){time, slot, -1, expert};
 }
 
-// The best change of replica counts: a further replica for an expert of `busiest`, or another expert in one of its slots.
+// The best change of replica counts: a further replica for an expert of `busiest`, or another expert in one
+// of its slots.
 static void choose_relabel(fm_eplb_search *search, int busiest, struct choice *best)
 {
     const fm_eplb_problem *p = search->problem;
@@ -443,8 +447,9 @@ int fm_eplb_search_repair(fm_eplb_search *search)
 }
 
 /*
- * One random change near the busiest GPU: a further replica (of one of its experts, or of any) in place of one that can be
- * spared, or an exchange with any slot. Returns 0 when a few tries found nothing that is allowed.
+ * One random change near the busiest GPU: a further replica (of one of its experts, or of any) in place of
+ * one that can be spared, or an exchange with any slot. Returns 0 when a few tries found nothing that is
+ * allowed.
  */
 static int kick(fm_eplb_search *search, uint64_t *random)
 {

@@ -1,7 +1,7 @@
 /**
  * @file eplb_search.h
- * Local search on one problem: the state of a solution with its loads, moves that lower the busiest GPU, and kicks that
- * leave a local optimum.
+ * Local search on one problem: the state of a solution with its loads, moves that lower
+ * the busiest GPU, and kicks that leave a local optimum.
  */
 #ifndef FATHOM_EPLB_SEARCH_H
 #define FATHOM_EPLB_SEARCH_H
@@ -43,20 +43,23 @@ typedef struct fm_eplb_search {
 fm_status fm_eplb_search_init(fm_eplb_search *search, int experts, int gpus, int slots);
 void fm_eplb_search_clean_up(fm_eplb_search *search);
 
-/** Takes up a problem at a solution. Both are borrowed: the problem until the next load, the solution for the call. */
+/** Takes up a problem at a solution. Both are borrowed: the problem until the next load, the solution for the
+ *  call. */
 void fm_eplb_search_load(fm_eplb_search *search, const fm_eplb_problem *problem, const int32_t *solution);
 /** The busiest GPU; the first of equals. */
 int fm_eplb_search_busiest(const fm_eplb_search *search);
 /** Copies of an expert on a GPU. */
 int fm_eplb_search_held(const fm_eplb_search *search, int gpu, int expert);
-/** Slots that hold an expert which another slot of the GPU holds as well, one of each set of equals not counted. */
+/** Slots that hold an expert which another slot of the GPU holds as well, one of each set of equals not
+ *  counted. */
 int fm_eplb_search_duplicates(const fm_eplb_search *search);
 
 /** Gives a slot another expert / exchanges the experts of two slots. No check of any rule. */
 void fm_eplb_search_relabel(fm_eplb_search *search, int slot, int expert);
 void fm_eplb_search_swap(fm_eplb_search *search, int a, int b);
 
-/** Whether a slot may change its expert as far as moves and duplicates go. `expert` or what the slot holds may be VOID. */
+/** Whether a slot may change its expert as far as moves and duplicates go. `expert` or what the slot holds
+ *  may be VOID. */
 int fm_eplb_search_admits(const fm_eplb_search *search, int slot, int expert);
 /** The largest time among the GPUs that relabel(slot, expert) touches, after it. */
 double fm_eplb_search_relabel_time(fm_eplb_search *search, int slot, int expert);
@@ -66,8 +69,8 @@ int fm_eplb_search_repair(fm_eplb_search *search);
 /** Steps that lower the busiest GPU until there is none; returns its time. */
 double fm_eplb_search_descend(fm_eplb_search *search, uint64_t deadline_ns);
 /**
- * Kicks and descends until `patience` kicks in a row brought nothing, the deadline, or a time of `target` or less. The
- * state ends at the best solution seen; returns its time. The same seed gives the same walk.
+ * Kicks and descends until `patience` kicks in a row brought nothing, the deadline, or a time of `target` or
+ * less. The state ends at the best solution seen; returns its time. The same seed gives the same walk.
  */
 double fm_eplb_search_explore(fm_eplb_search *search, double target, int patience, uint64_t seed,
                               uint64_t deadline_ns);

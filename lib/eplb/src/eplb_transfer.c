@@ -1,12 +1,13 @@
 /*
  * The order of transfers.
  *
- * A slot whose expert changes is the target of one transfer, and the source of any number of others. It may be overwritten
- * when all reads of it are done, so a transfer waits for those that read its target. Draw an edge from each transfer's source
- * slot to its target slot: every slot has at most one edge in, so each connected part has at most one cycle, with trees that
- * lead away from it. Trees are done from their leaves. A cycle is opened by saving the expert of one of its slots in a spare
- * buffer of the same GPU, from which the one reader left takes it. No order of the same transfers does without a spare buffer
- * where there is a cycle.
+ * A slot whose expert changes is the target of one transfer, and the source of any number of others. It may
+ * be overwritten when all reads of it are done, so a transfer waits for those that read its target. Draw an
+ * edge from each transfer's source slot to its target slot: every slot has at most one edge in, so each
+ * connected part has at most one cycle, with trees that lead away from it. Trees are done from their leaves.
+ * A cycle is opened by saving the expert of one of its slots in a spare buffer of the same GPU, from which
+ * the one reader left takes it. No order of the same transfers does without a spare buffer where there is a
+ * cycle.
  */
 #include <string.h>
 
@@ -57,8 +58,8 @@ static int is_kept(const struct transfer_planner *planner, int old_slot)
 }
 
 /*
- * The old slot to read an expert from: on the same GPU if possible, else one that is not overwritten, else one on the same node,
- * else the GPU that sends the least so far. -1: nobody has it.
+ * The old slot to read an expert from: on the same GPU if possible, else one that is not overwritten, else
+ * one on the same node, else the GPU that sends the least so far. -1: nobody has it.
  */
 static int choose_source(const struct transfer_planner *planner, int expert, int gpu)
 {
@@ -118,7 +119,8 @@ static int target_of(const struct transfer_planner *planner, int32_t at)
     return old_slot_at(planner, t->to_gpu, t->to_slot);
 }
 
-// A read of `slot` happens in `round`: queues the transfer that overwrites the slot once no read of it is left.
+// A read of `slot` happens in `round`: queues the transfer that overwrites the slot once no read of it is
+// left.
 static int release(struct transfer_planner *planner, int slot, int round, int queued)
 {
     if (planner->ready_round[slot] <= round)
@@ -241,13 +243,15 @@ static void planner_clean_up(struct transfer_planner *planner)
     fm_base_mem_free(planner->item);
 }
 
-// Every slot has at most one transfer, and a cycle of at least two slots one save: 3/2 of the slots are enough for a layer.
+// Every slot has at most one transfer, and a cycle of at least two slots one save: 3/2 of the slots are
+// enough for a layer.
 static size_t layer_transfers_max(const fm_eplb_plan *plan)
 {
     return (size_t)plan->slots + (size_t)plan->slots / 2;
 }
 
-static fm_status planner_init(struct transfer_planner *planner, const fm_eplb_placement *from, const fm_eplb_plan *plan, int drained)
+static fm_status planner_init(struct transfer_planner *planner, const fm_eplb_placement *from,
+                              const fm_eplb_plan *plan, int drained)
 {
     const fm_eplb_shape *shape = &plan->shape;
     size_t old = (size_t)from->slots;
@@ -268,19 +272,21 @@ static fm_status planner_init(struct transfer_planner *planner, const fm_eplb_pl
     planner->round_begin = fm_base_mem_alloc((most + 2) * sizeof(int32_t));
     planner->sorted = fm_base_mem_alloc(most * sizeof(fm_eplb_transfer));
     planner->item = fm_base_mem_alloc(all);
-    if (planner->reader_count && planner->ready_round && planner->writer && planner->queue && planner->spare &&
-        planner->sent && planner->received && planner->round_begin && planner->sorted && planner->item)
+    if (planner->reader_count && planner->ready_round && planner->writer && planner->queue &&
+        planner->spare && planner->sent && planner->received && planner->round_begin && planner->sorted &&
+        planner->item)
         return FM_OK;
     planner_clean_up(planner);
     return fm_base_error_set(FM_ERR_NOMEM, "no memory to list the transfers of %d layers", shape->layers);
 }
 
-fm_status fm_eplb_transfers_new(const fm_eplb_placement *from, const fm_eplb_plan *plan, int64_t expert_bytes, int drained,
-                                fm_eplb_transfers **out_transfers)
+fm_status fm_eplb_transfers_new(const fm_eplb_placement *from, const fm_eplb_plan *plan, int64_t expert_bytes,
+                                int drained, fm_eplb_transfers **out_transfers)
 {
     FM_TRY(fm_eplb_check_placement(&plan->shape, from));
     if (expert_bytes < 0 || expert_bytes > EXPERT_BYTES_MAX)
-        return fm_base_error_set(FM_ERR_ARG, "bytes of an expert are %lld; expected 0 to 2^32", (long long)expert_bytes);
+        return fm_base_error_set(FM_ERR_ARG, "bytes of an expert are %lld; expected 0 to 2^32",
+                                 (long long)expert_bytes);
     struct transfer_planner planner;
     FM_TRY(planner_init(&planner, from, plan, drained));
     fm_eplb_transfers *transfers = fm_base_mem_zalloc(1, sizeof *transfers);
