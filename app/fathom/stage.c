@@ -8,6 +8,7 @@
 static const struct fm_stage *const stages[] = {
     &fm_stage_machine,
     &fm_stage_placement,
+    &fm_stage_schedule,
     &fm_stage_report,
 };
 

@@ -42,5 +42,6 @@ const char *const *fm_app_stage_names(void);
 extern const struct fm_stage fm_stage_machine;
 extern const struct fm_stage fm_stage_placement;
 extern const struct fm_stage fm_stage_report;
+extern const struct fm_stage fm_stage_schedule;
 
 #endif
