@@ -78,7 +78,7 @@ fm_status fm_app_stage_fact_show(const fm_doc *fact, const char **out_what, char
     const char *what;
     const char *text;
     const char *unit = NULL;
-    double number = NAN;
+    double number = (double)NAN;
     FM_TRY(fm_base_doc_string(fm_base_doc_get(fact, "what"), "what", &what));
     if (fm_base_doc_type(unit_node) != FM_DOC_NULL)
         FM_TRY(fm_base_doc_string(unit_node, "unit", &unit));
