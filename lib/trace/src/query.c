@@ -1,8 +1,12 @@
 #include "fathom/trace_query.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "fathom/file.h"
 #include "fathom/mem.h"
 #include "fathom/table.h"
 
@@ -383,19 +387,51 @@ static fm_status print_table(const struct session *session, const char *sql, cha
 }
 
 static fm_status copy_to(const struct session *session, const char *sql, fm_trace_format format,
-                         const char *path, char *wrapped, size_t size, FILE *file)
+                         const char *path, char *wrapped, size_t size)
 {
     static const char *const formats[] = {
         [FM_TRACE_CSV] = "CSV, HEADER", [FM_TRACE_JSON] = "JSON, ARRAY true", [FM_TRACE_PARQUET] = "PARQUET"};
-    if (!path && format == FM_TRACE_PARQUET)
-        return fm_base_error_set(FM_ERR_ARG, "Parquet is written to a file, not to standard output");
-    if (!path)
-        fflush(file); // DuckDB opens standard output by itself
-    if (path && strchr(path, '\''))
+    if (strchr(path, '\''))
         return fm_base_error_set(FM_ERR_ARG, "the path %s contains a quote", path);
-    snprintf(wrapped, size, "COPY (%s) TO '%s' (FORMAT %s)", sql, path ? path : "/dev/stdout",
-             formats[format]);
+    if (snprintf(wrapped, size, "COPY (%s) TO '%s' (FORMAT %s)", sql, path, formats[format]) >= (int)size)
+        return fm_base_error_set(FM_ERR_LIMIT, "the path %s is too long", path);
     return execute(session, wrapped);
+}
+
+static fm_status send(const char *path, FILE *file)
+{
+    char buffer[65536];
+    size_t got;
+    FILE *from = fopen(path, "rb");
+    if (!from)
+        return fm_base_file_error(errno, "cannot open %s", path);
+    while ((got = fread(buffer, 1, sizeof buffer, from)) > 0)
+        if (fwrite(buffer, 1, got, file) != got)
+            break;
+    int failed = ferror(from) || ferror(file);
+    fclose(from);
+    return failed ? fm_base_error_set(FM_ERR_IO, "cannot write the rows") : FM_OK;
+}
+
+/* DuckDB writes files by name alone, and would cut a standard output that is a file: the rows take a detour. */
+static fm_status copy_to_stream(const struct session *session, const char *sql, fm_trace_format format,
+                                char *wrapped, size_t size, FILE *file)
+{
+    char path[4096];
+    const char *folder = getenv("TMPDIR");
+    if (format == FM_TRACE_PARQUET)
+        return fm_base_error_set(FM_ERR_ARG, "Parquet is written to a file, not to standard output");
+    if (snprintf(path, sizeof path, "%s/fathom-query-XXXXXX", folder ? folder : "/tmp") >= (int)sizeof path)
+        return fm_base_error_set(FM_ERR_LIMIT, "TMPDIR is too long");
+    int fd = mkstemp(path);
+    if (fd < 0)
+        return fm_base_file_error(errno, "cannot create %s", path);
+    close(fd);
+    fm_status status = copy_to(session, sql, format, path, wrapped, size);
+    if (status == FM_OK)
+        status = send(path, file);
+    unlink(path);
+    return status;
 }
 
 static fm_status run(struct session *session, const char *sql, fm_trace_format format, const char *path,
@@ -419,8 +455,10 @@ static fm_status run(struct session *session, const char *sql, fm_trace_format f
     else if (status == FM_OK && format == FM_TRACE_TABLE)
         status = fm_base_error_set(FM_ERR_ARG,
                                    "a table is written to standard output; a file is CSV, JSON or Parquet");
+    else if (status == FM_OK && path)
+        status = copy_to(session, bare, format, path, wrapped, size);
     else if (status == FM_OK)
-        status = copy_to(session, bare, format, path, wrapped, size, file);
+        status = copy_to_stream(session, bare, format, wrapped, size, file);
     fm_base_mem_free(bare);
     fm_base_mem_free(wrapped);
     return status;

@@ -25,7 +25,7 @@ static fm_status run(const char *sql, fm_trace_format format, char **out)
     assert_ok(fm_trace_rules_load(NULL, &rules));
     assert_ok(fm_trace_report_make(trace, rules, &report));
     fm_status status;
-    if (format == FM_TRACE_TABLE) {
+    if (format == FM_TRACE_TABLE || format == FM_TRACE_CSV) {
         FILE *file = fopen(path, "w");
         assert_non_null(file);
         status = fm_trace_query_run(report, sql, format, NULL, file);
