@@ -157,16 +157,20 @@ fm_status fm_ep_combine_post(fm_ep_group *group, const fm_ep_combine *combine, f
     op->receive = receive_combine;
     publication->rows = handle->received.rows;
     publication->detail = (uint64_t)handle->arrangement | handle->epoch << 16;
+    publish_lists(op, handle);
+    int32_t *list = fm_ep_slot_at(op, group->plan.list);
+    const int32_t *begin = fm_ep_slot_at(op, group->plan.begin);
+    int items = begin[group->ranks];
     size_t bytes = (size_t)group->options.hidden * sizeof(fm_bf16);
-    publication->parts[FM_EP_PART_ROW] = (fm_ep_part){.offset = fm_ep_offset_of(group, combine->x),
-                                                      .stride = combine->x_stride ? combine->x_stride : bytes,
-                                                      .bytes = bytes};
+    fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW], group->plan.stage, combine->x,
+                        combine->x_stride ? combine->x_stride : bytes, bytes, items, list);
     if (combine->row_weights) {
         size_t weights = sizeof(float) * (handle->arrangement == FM_EP_PLAIN ? (size_t)handle->topk : 1);
-        publication->parts[FM_EP_PART_WEIGHTS] = (fm_ep_part){
-            .offset = fm_ep_offset_of(group, combine->row_weights), .stride = weights, .bytes = weights};
+        fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_WEIGHTS], group->plan.stage_weights,
+                            combine->row_weights, weights, weights, items, list);
     }
-    publish_lists(op, handle);
+    for (int i = 0; group->options.staged && i < items; i++)
+        list[i] = i; // staged rows lie in the order of the list
     fm_ep_exchange_post(op);
     *out_op = op;
     return FM_OK;

@@ -70,31 +70,33 @@ static fm_status check_dispatch(const fm_ep_group *group, const fm_ep_dispatch *
     return FM_OK;
 }
 
-/** Rows go out from where they lie, or cast to FP8 from the slot. */
+/** Rows go out from where they lie, or from the slot: cast to FP8, or staged. */
 static void publish_rows(fm_ep_op *op, fm_ep_publication *publication, const fm_ep_dispatch *dispatch)
 {
     const fm_ep_group *group = op->group;
     fm_ep_format to = dispatch->recv_format;
     size_t stride = dispatch->x_stride ? dispatch->x_stride : row_bytes(group, dispatch->x_format);
-    const void *rows = dispatch->x, *scales = dispatch->x_scales;
-    if (dispatch->x_format != to) {
-        FM_SPAN_ARGS(span, "cast", "ep", "tokens", NULL);
-        span.args[0] = publication->rows;
-        char *stage = fm_ep_slot_at(op, group->plan.stage),
-             *stage_scales = fm_ep_slot_at(op, group->plan.stage_scales);
-        for (int t = 0; t < publication->rows; t++)
-            fm_ep_cast_row((const fm_bf16 *)(const void *)((const char *)dispatch->x + stride * (size_t)t),
-                           group->options.hidden, to, (fm_e4m3 *)stage + row_bytes(group, to) * (size_t)t,
-                           stage_scales + scale_bytes(group, to) * (size_t)t);
-        rows = stage;
-        scales = stage_scales;
-        stride = row_bytes(group, to);
+    size_t bytes = row_bytes(group, to), scales = scale_bytes(group, to);
+    fm_ep_part *row_part = &publication->parts[FM_EP_PART_ROW],
+               *scale_part = &publication->parts[FM_EP_PART_SCALES];
+    if (dispatch->x_format == to) {
+        fm_ep_exchange_part(op, row_part, group->plan.stage, dispatch->x, stride, bytes, publication->rows,
+                            NULL);
+        fm_ep_exchange_part(op, scale_part, group->plan.stage_scales, dispatch->x_scales, scales, scales,
+                            publication->rows, NULL);
+        return;
     }
-    publication->parts[FM_EP_PART_ROW] =
-        (fm_ep_part){.offset = fm_ep_offset_of(group, rows), .stride = stride, .bytes = row_bytes(group, to)};
-    publication->parts[FM_EP_PART_SCALES] = (fm_ep_part){.offset = fm_ep_offset_of(group, scales),
-                                                         .stride = scale_bytes(group, to),
-                                                         .bytes = scale_bytes(group, to)};
+    FM_SPAN_ARGS(span, "cast", "ep", "tokens", NULL);
+    span.args[0] = publication->rows;
+    char *stage = fm_ep_slot_at(op, group->plan.stage),
+         *stage_scales = fm_ep_slot_at(op, group->plan.stage_scales);
+    for (int t = 0; t < publication->rows; t++)
+        fm_ep_cast_row((const fm_bf16 *)(const void *)((const char *)dispatch->x + stride * (size_t)t),
+                       group->options.hidden, to, (fm_e4m3 *)stage + bytes * (size_t)t,
+                       stage_scales + scales * (size_t)t);
+    *row_part = (fm_ep_part){.offset = fm_ep_offset_of(group, stage), .stride = bytes, .bytes = bytes};
+    *scale_part =
+        (fm_ep_part){.offset = fm_ep_offset_of(group, stage_scales), .stride = scales, .bytes = scales};
 }
 
 static void publish_choices(fm_ep_op *op, fm_ep_publication *publication, const fm_ep_handle *handle)

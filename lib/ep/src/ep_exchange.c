@@ -402,6 +402,20 @@ fm_status fm_ep_exchange_begin(fm_ep_group *group, fm_ep_kind kind, fm_ep_op **o
     return FM_OK;
 }
 
+void fm_ep_exchange_part(fm_ep_op *op, fm_ep_part *part, size_t stage, const void *from, size_t stride,
+                         size_t bytes, int rows, const int32_t *list)
+{
+    const char *rows_at = from;
+    if (op->group->options.staged && rows > 0) {
+        char *to = fm_ep_slot_at(op, stage);
+        for (int i = 0; i < rows; i++)
+            memcpy(to + (size_t)i * bytes, (const char *)from + (size_t)(list ? list[i] : i) * stride, bytes);
+        rows_at = to;
+        stride = bytes;
+    }
+    *part = (fm_ep_part){.offset = fm_ep_offset_of(op->group, rows_at), .stride = stride, .bytes = bytes};
+}
+
 void fm_ep_exchange_post(fm_ep_op *op)
 {
     fm_ep_group *group = op->group;

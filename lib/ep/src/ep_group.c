@@ -74,9 +74,13 @@ static void number_mirrors(fm_ep_group *group)
 }
 
 /** The segment, its flags and queue counters zero; the rest is written before it is read. */
-static fm_status make_segment(const fm_ep_plan *plan, char **out_segment)
+static fm_status make_segment(fm_ep_world *world, const fm_ep_plan *plan, char **out_segment)
 {
-    char *segment = fm_base_mem_aligned(plan->total, FM_EP_ALIGN);
+    char *segment = NULL;
+    if (world->mpi)
+        FM_TRY(fm_ep_world_mpi_share(world, plan->total, &segment));
+    else
+        segment = fm_base_mem_aligned(plan->total, FM_EP_ALIGN);
     if (!segment)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a segment of %zu bytes", plan->total);
     memset(segment, 0, plan->slots);
@@ -93,9 +97,12 @@ fm_status fm_ep_group_create(fm_ep_world *world, int rank, const fm_ep_options *
         return fm_base_error_set(FM_ERR_ARG, "world, options and out_group must not be NULL");
     if (rank < 0 || rank >= world->ranks)
         return fm_base_error_set(FM_ERR_ARG, "rank is %d; expected 0 to %d", rank, world->ranks - 1);
-    fm_ep_plan plan;
-    fm_status status = fm_ep_plan_make(options, world->ranks, &plan);
+    if (world->mpi && rank != world->rank)
+        return fm_base_error_set(FM_ERR_ARG, "rank is %d; expected %d, this process's", rank, world->rank);
+    fm_ep_plan plan = {0};
     fm_ep_options complete = fm_ep_options_complete(options);
+    complete.staged |= world->mpi != NULL; // processes cannot read each other's private memory
+    fm_status status = fm_ep_plan_make(&complete, world->ranks, &plan);
     FM_TRY(fm_ep_world_meet(world, rank, &complete, status, complete.timeout_ms));
 
     char *segment = NULL;
@@ -114,9 +121,12 @@ fm_status fm_ep_group_create(fm_ep_world *world, int rank, const fm_ep_options *
                                .sum = fm_ep_sum_choose()};
         status = allocate_private(group);
     }
-    if (status == FM_OK)
-        status = make_segment(&plan, &segment);
-    if (status == FM_OK)
+    // Making shared memory is collective, so that a rank without a group of its own takes part.
+    if (status == FM_OK || world->mpi) {
+        fm_status made = make_segment(world, &plan, &segment);
+        status = status < 0 ? status : made;
+    }
+    if (group && status == FM_OK)
         number_mirrors(group);
     status = fm_ep_world_share(world, rank, segment, status, complete.timeout_ms);
     if (status < 0) {
@@ -140,6 +150,12 @@ int fm_ep_group_ranks(const fm_ep_group *group)
 uint64_t fm_ep_group_epoch(const fm_ep_group *group)
 {
     return group->epoch;
+}
+
+void fm_ep_group_set_timeout(fm_ep_group *group, int64_t timeout_ms)
+{
+    group->options.timeout_ms = timeout_ms;
+    group->options = fm_ep_options_complete(&group->options);
 }
 
 static fm_status check_peer(const fm_ep_group *group, int peer)

@@ -104,9 +104,17 @@ static void place_slot(const fm_ep_options *options, fm_ep_plan *plan, size_t li
     plan->check = take(&slot, options->check ? list : 0, sizeof(uint32_t));
     plan->idx = take(&slot, tokens * topk, sizeof(int32_t));
     plan->weights = take(&slot, tokens * topk, sizeof(float));
-    plan->stage = take(&slot, tokens, (size_t)options->hidden);
+    // Rows cast to FP8; or, staged, whatever an operation posts.
+    size_t hidden = (size_t)options->hidden, stage = product(&slot, tokens, hidden), weights = 0;
+    if (options->staged) {
+        stage = product(&slot, max_size((size_t)plan->choices_max, tokens), 2 * hidden);
+        stage = max_size(stage, options->collective_bytes_max);
+        weights = product(&slot, (size_t)plan->ranks * tokens, topk);
+    }
+    plan->stage = take(&slot, 1, stage);
     plan->stage_scales =
         take(&slot, product(&slot, tokens, (size_t)fm_ep_scales(options->hidden)), sizeof(float));
+    plan->stage_weights = take(&slot, weights, sizeof(float));
     plan->slot_bytes = slot.at;
     total->overflowed |= slot.overflowed;
     plan->slots = take(total, (size_t)plan->inflight, slot.at);
@@ -191,7 +199,7 @@ fm_status fm_ep_plan_make(const fm_ep_options *given, int ranks, fm_ep_plan *out
 
 fm_status fm_ep_size_hint(const fm_ep_options *options, int ranks, size_t *out_bytes)
 {
-    fm_ep_plan plan;
+    fm_ep_plan plan = {0};
     FM_TRY(fm_ep_plan_make(options, ranks, &plan));
     *out_bytes = plan.total;
     return FM_OK;

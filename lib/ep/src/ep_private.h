@@ -73,7 +73,7 @@ typedef struct fm_ep_plan {
     int64_t choices_max;                             /**< ranks * tokens_max * min(topk_max, local experts) */
     size_t posted, done, mirrored, mirror_done, rejoin; /**< flags */
     size_t slots, slot_bytes;
-    size_t begin, list, idx, weights, check, stage, stage_scales; /**< inside a slot */
+    size_t begin, list, idx, weights, check, stage, stage_scales, stage_weights; /**< inside a slot */
     size_t mirror_slots, mirror_bytes; /**< one mirror: publication, begin, list, origin, then parts */
     size_t mirror_begin, mirror_list, mirror_origin, mirror_check, mirror_parts;
     size_t ring, ring_queue_bytes, ring_message_bytes;
@@ -109,10 +109,12 @@ struct fm_ep_op {
 
 struct fm_ep_world {
     int ranks;
-    char **base;             /**< [ranks] segments; NULL until their owners have joined */
-    fm_ep_options *options;  /**< [ranks] */
-    _Atomic int *status;     /**< [ranks] of each rank's own part of joining */
-    _Atomic uint32_t *phase; /**< [ranks] how far each has come */
+    const struct fm_ep_mpi *mpi; /**< NULL: ranks are threads of this process */
+    int rank;                    /**< with mpi: this process's */
+    char **base;                 /**< [ranks] segments; NULL until their owners have joined */
+    fm_ep_options *options;      /**< [ranks] */
+    _Atomic int *status;         /**< [ranks] of each rank's own part of joining */
+    _Atomic uint32_t *phase;     /**< [ranks] how far each has come */
 };
 
 struct fm_ep_group {
@@ -180,6 +182,13 @@ fm_status fm_ep_world_meet(fm_ep_world *world, int rank, const fm_ep_options *op
 fm_status fm_ep_world_share(fm_ep_world *world, int rank, char *segment, fm_status status,
                             int64_t timeout_ms);
 
+/* ep_world_mpi.c: the same over MPI. */
+
+/** Tells all ranks this one's options and status, and learns theirs. */
+fm_status fm_ep_world_mpi_tell(fm_ep_world *world, const fm_ep_options *options, fm_status status);
+/** Makes the segments of all ranks; collective. */
+fm_status fm_ep_world_mpi_share(fm_ep_world *world, size_t bytes, char **out_segment);
+
 /* ep_exchange.c: what every operation does. */
 
 /** Takes the slot of the next epoch. The publication and the caller's part of the op are filled in before
@@ -198,6 +207,11 @@ static inline int64_t fm_ep_offset_of(const fm_ep_group *group, const void *addr
 {
     return (int64_t)((uintptr_t)address - (uintptr_t)group->base[group->rank]);
 }
+
+/** Copies `rows` rows into the slot when the group stages, else leaves them where they are; fills the part. `list` (NULL:
+ * all, in order) says which rows; staged rows lie in its order. */
+void fm_ep_exchange_part(fm_ep_op *op, fm_ep_part *part, size_t stage, const void *from, size_t stride,
+                         size_t bytes, int rows, const int32_t *list);
 
 /** What one source has for this rank. */
 typedef struct fm_ep_view {

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "ep_mpi.h"
 #include "ep_private.h"
 
 enum { PHASE_CLAIMED = 1, PHASE_OPTIONS, PHASE_SEGMENT };
@@ -30,7 +31,9 @@ void fm_ep_world_free(fm_ep_world *world)
 {
     if (!world)
         return;
-    for (int rank = 0; world->base && rank < world->ranks; rank++)
+    if (world->mpi)
+        world->mpi->stop();
+    for (int rank = 0; world->base && !world->mpi && rank < world->ranks; rank++)
         fm_base_mem_free(world->base[rank]);
     fm_base_mem_free(world->base);
     fm_base_mem_free(world->options);
@@ -74,6 +77,7 @@ static fm_status compare_options(const fm_ep_world *world)
         COMPARE(tokens_max);
         COMPARE(inflight);
         COMPARE(check);
+        COMPARE(staged);
         COMPARE(collective_bytes_max);
         COMPARE(ring_bytes_max);
         COMPARE(ring_depth);
@@ -82,15 +86,8 @@ static fm_status compare_options(const fm_ep_world *world)
     return FM_OK;
 }
 
-/** Gives this rank's status for a phase and waits for all; the first failure of any rank becomes everyone's. */
-static fm_status finish_phase(fm_ep_world *world, int rank, uint32_t phase, fm_status status,
-                              int64_t timeout_ms)
+static fm_status first_failure(fm_ep_world *world)
 {
-    atomic_store_explicit(&world->status[rank], status, memory_order_relaxed); // published by the phase
-    atomic_store_explicit(&world->phase[rank], phase, memory_order_release);
-    if (status < 0)
-        return status; // its message says more than what the others are told
-    FM_TRY(await_phase(world, phase, timeout_ms));
     for (int other = 0; other < world->ranks; other++) {
         fm_status theirs = atomic_load_explicit(&world->status[other], memory_order_relaxed);
         if (theirs < 0)
@@ -98,6 +95,23 @@ static fm_status finish_phase(fm_ep_world *world, int rank, uint32_t phase, fm_s
                                      fm_base_status_text(theirs));
     }
     return FM_OK;
+}
+
+/** Gives this rank's status for a phase and waits for all; the first failure of any rank becomes everyone's. */
+static fm_status finish_phase(fm_ep_world *world, int rank, uint32_t phase, fm_status status,
+                              int64_t timeout_ms)
+{
+    if (world->mpi) {
+        fm_status told = fm_ep_world_mpi_tell(world, &world->options[rank], status);
+        FM_TRY(status < 0 ? status : told);
+        return first_failure(world);
+    }
+    atomic_store_explicit(&world->status[rank], status, memory_order_relaxed); // published by the phase
+    atomic_store_explicit(&world->phase[rank], phase, memory_order_release);
+    if (status < 0)
+        return status; // its message says more than what the others are told
+    FM_TRY(await_phase(world, phase, timeout_ms));
+    return first_failure(world);
 }
 
 fm_status fm_ep_world_meet(fm_ep_world *world, int rank, const fm_ep_options *options, fm_status status,
@@ -113,6 +127,7 @@ fm_status fm_ep_world_meet(fm_ep_world *world, int rank, const fm_ep_options *op
 
 fm_status fm_ep_world_share(fm_ep_world *world, int rank, char *segment, fm_status status, int64_t timeout_ms)
 {
-    world->base[rank] = segment;
+    if (!world->mpi)
+        world->base[rank] = segment;
     return finish_phase(world, rank, PHASE_SEGMENT, status, timeout_ms);
 }

@@ -60,6 +60,7 @@ ep_shape ep_shape_draw(fm_gen *gen, int ranks_max)
     shape.weighted = shape.arrangement != FM_EP_PLAIN && fm_gen_chance(gen, 0.6);
     shape.biases = (int)fm_gen_int(gen, 0, 2);
     shape.check = fm_gen_chance(gen, 0.5);
+    shape.staged = fm_gen_chance(gen, 0.3);
     shape.cached = fm_gen_chance(gen, 0.4);
     shape.masked = fm_gen_chance(gen, 0.3) ? 1.0 : fm_gen_real(gen, 0, 0.5);
     if (shape.masked >= 1.0 && fm_gen_chance(gen, 0.8))
@@ -235,8 +236,16 @@ static void keep_received(struct rank_result *result, const fm_ep_received *got,
     r->received.row_item = copy_of(got->row_item, rows, 4);
 }
 
+static void drop(const void *const *block)
+{
+    void *mine;
+    memcpy(&mine, block, sizeof mine);
+    fm_base_mem_free(mine);
+}
+
 static void drop_result(struct rank_result *r)
 {
+    // The copies are this file's own; the struct that holds them is made for readers.
     const void *const blocks[] = {r->received.expert_count,
                                   r->received.expert_begin,
                                   r->received.source_begin,
@@ -252,7 +261,7 @@ static void drop_result(struct rank_result *r)
                                   r->out,
                                   r->out_weights};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
-        fm_base_mem_free((void *)(uintptr_t)blocks[i]);
+        drop(&blocks[i]);
 }
 
 static fm_status play(fm_ep_group *group, void *context)
@@ -473,6 +482,23 @@ static void check_outputs(const struct round *round, int rank)
     fm_base_mem_free(scales);
 }
 
+static void check_rank(const struct round *round, int rank)
+{
+    check_items(round, rank);
+    if (round->in->shape.arrangement != FM_EP_PLAIN)
+        check_blocks(round, rank);
+    check_outputs(round, rank);
+}
+
+void ep_round_check_rank(fm_ep_group *group, const ep_inputs *in)
+{
+    struct round round = {.in = in};
+    int rank = fm_ep_group_rank(group);
+    assert_ok(play(group, &round));
+    check_rank(&round, rank);
+    drop_result(&round.result[rank]);
+}
+
 void ep_round_check(const ep_inputs *in, fm_bf16 *out_combined)
 {
     const ep_shape *shape = &in->shape;
@@ -483,12 +509,10 @@ void ep_round_check(const ep_inputs *in, fm_bf16 *out_combined)
     fm_ep_options options = ep_team_options(shape->hidden, shape->experts, shape->topk, tokens_max);
     options.ranks_per_node = shape->ranks_per_node;
     options.check = shape->check;
+    options.staged = shape->staged;
     ep_team_run(shape->ranks, &options, play, &round, NULL);
     for (int rank = 0; rank < shape->ranks; rank++) {
-        check_items(&round, rank);
-        if (shape->arrangement != FM_EP_PLAIN)
-            check_blocks(&round, rank);
-        check_outputs(&round, rank);
+        check_rank(&round, rank);
         size_t row = (size_t)shape->hidden * sizeof(fm_bf16);
         if (out_combined)
             memcpy((char *)out_combined + (size_t)in->first[rank] * row, round.result[rank].out,

@@ -14,7 +14,7 @@ typedef struct ep_shape {
     fm_ep_arrangement arrangement;
     int alignment;
     fm_ep_format x_format, recv_format;
-    int weighted, biases, check;
+    int weighted, biases, check, staged;
     int cached;        /**< repeat the dispatch from the handle, with other rows */
     double masked;     /**< share of choices that are -1 */
     int all_to_expert; /**< every token's first choice; -1: any */
@@ -42,5 +42,9 @@ ep_shape ep_shape_draw(fm_gen *gen, int ranks_max);
  * the weights. out_combined [total][hidden] (may be NULL) receives the outputs.
  */
 void ep_round_check(const ep_inputs *inputs, fm_bf16 *out_combined);
+
+/** Plays this rank's part in a group that exists, whose tokens_max is the largest of the shape, and compares what this
+ * rank got. */
+void ep_round_check_rank(fm_ep_group *group, const ep_inputs *inputs);
 
 #endif

@@ -8,10 +8,10 @@ enum { TEAM_MAX = 16 };
 
 struct rank_thread {
     fm_ep_world *world;
-    int rank;
     const fm_ep_options *options;
     ep_member member;
     void *context;
+    int rank;
     ep_outcome outcome;
 };
 
@@ -38,7 +38,7 @@ static void run(int ranks, const fm_ep_options *options, int step, ep_member mem
     assert_in_range(ranks, 1, TEAM_MAX);
     assert_ok(fm_ep_world_create(ranks, &world));
     for (int r = 0; r < ranks; r++) {
-        threads[r] = (struct rank_thread){world, r, options + (size_t)(step * r), member, context, {0}};
+        threads[r] = (struct rank_thread){world, options + (size_t)(step * r), member, context, r, {0}};
         assert_int_equal(pthread_create(&ids[r], NULL, live, &threads[r]), 0);
     }
     for (int r = 0; r < ranks; r++)

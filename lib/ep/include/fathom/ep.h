@@ -66,6 +66,16 @@ typedef struct fm_ep_world fm_ep_world;
 /** A world whose ranks are `ranks` threads of this process, which the caller starts. FM_ERR_ARG: not in
  * 1..FM_EP_RANKS_MAX; FM_ERR_NOMEM. */
 FM_API FM_MUST_USE fm_status fm_ep_world_create(int ranks, fm_ep_world **out_world);
+/**
+ * The world of an MPI program (mpirun): this process is rank *out_rank of it. MPI is started unless the program has
+ * done so. All ranks must run on one machine, and share memory that MPI gives them; rows are staged there (see
+ * fm_ep_options.staged). One such world at a time; joining and freeing it are collective and have no timeout. The
+ * plug-in that knows MPI is looked for at FM_EP_MPI_PLUGIN, beside the program in ../lib/fathom, and where it was built.
+ *
+ * FM_ERR_UNAVAILABLE: no plug-in, or no MPI library for it; FM_ERR_VERSION: a plug-in of another build;
+ * FM_ERR_UNSUPPORTED: MPI does not start, has ended already, or ranks run on several machines; FM_ERR_NOMEM.
+ */
+FM_API FM_MUST_USE fm_status fm_ep_world_open_mpi(fm_ep_world **out_world, int *out_rank);
 /** Frees the memory that ranks read from each other: call it when no rank uses its group any more and all
  * groups are freed. NULL is allowed. */
 FM_API void fm_ep_world_free(fm_ep_world *world);
@@ -81,12 +91,14 @@ typedef struct fm_ep_options {
     int topk_max;       /**< choices of a token, at most; up to FM_EP_TOPK_MAX */
     int tokens_max;     /**< tokens of one rank in one operation, at most; may be 0 */
     int inflight;       /**< operations in flight at a time; 0: 4 */
-    int check; /**< not 0: every row carries a checksum of (epoch, source, row number, bytes), which the
+    int check;  /**< not 0: every row carries a checksum of (epoch, source, row number, bytes), which the
                              reader verifies. Costs a pass over each row on both sides */
+    int staged; /**< not 0: post copies rows into shared memory, so that x may change as soon as it returns;
+                             costs a copy. Among processes always so */
+    int ring_depth;              /**< messages under way between two neighbours; 0: 4 */
     size_t collective_bytes_max; /**< largest contribution to fm_ep_all_gather(), input of
                                       fm_ep_reduce_scatter() */
     size_t ring_bytes_max;       /**< largest message of fm_ep_ring_send(), tag included; 0: no ring */
-    int ring_depth;              /**< messages under way between two neighbours; 0: 4 */
     int64_t timeout_ms;          /**< a wait fails after this long; 0: 100 s, negative: never */
 } fm_ep_options;
 
@@ -116,6 +128,9 @@ FM_API int fm_ep_group_rank(const fm_ep_group *group);
 FM_API int fm_ep_group_ranks(const fm_ep_group *group);
 /** The epoch of the operation posted last; 0 before the first. */
 FM_API uint64_t fm_ep_group_epoch(const fm_ep_group *group);
+
+/** Changes this rank's timeout (fm_ep_options.timeout_ms): 0: 100 s, negative: never. */
+FM_API void fm_ep_group_set_timeout(fm_ep_group *group, int64_t timeout_ms);
 
 /* ---- layout ---- */
 

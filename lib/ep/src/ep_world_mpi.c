@@ -1,0 +1,104 @@
+// Where processes meet: the world behind the MPI plug-in.
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ep_mpi.h"
+#include "ep_private.h"
+
+_Static_assert((int)FM_EP_MPI_ALIGN == (int)FM_EP_ALIGN, "flags lie on cache lines");
+
+#define PLUGIN_FILE "fathom_ep_mpi.so"
+
+/** What each rank tells all others while it joins. */
+typedef struct card {
+    fm_ep_options options;
+    fm_status status;
+} card;
+
+/** The folder of the running program, or "." where the system does not tell. */
+static void program_folder(char *out, size_t size)
+{
+    ssize_t length = readlink("/proc/self/exe", out, size - 1);
+    out[length > 0 ? length : 0] = 0;
+    char *slash = strrchr(out, '/');
+    if (slash)
+        *slash = 0;
+    else
+        snprintf(out, size, ".");
+}
+
+static fm_status load_plugin(const fm_ep_mpi **out_mpi)
+{
+    char folder[2048], path[4096];
+    const char *given = getenv("FM_EP_MPI_PLUGIN");
+    program_folder(folder, sizeof folder);
+    snprintf(path, sizeof path, "%s/../lib/fathom/" PLUGIN_FILE, folder);
+    if (given && given[0])
+        snprintf(path, sizeof path, "%s", given);
+    else if (access(path, R_OK) != 0)
+        snprintf(path, sizeof path, "%s", FM_EP_MPI_BUILT);
+    // Open MPI opens components that look for its symbols in the global scope.
+    void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+    if (!library)
+        return fm_base_error_set(FM_ERR_UNAVAILABLE,
+                                 "MPI: %s; expected the plug-in beside the program in ../lib/fathom, or at "
+                                 "FM_EP_MPI_PLUGIN",
+                                 dlerror());
+    const fm_ep_mpi *mpi = dlsym(library, FM_EP_MPI_SYMBOL);
+    if (!mpi || mpi->version != FM_EP_MPI_VERSION) {
+        dlclose(library);
+        return fm_base_error_set(FM_ERR_VERSION, "%s is no plug-in of this build", path);
+    }
+    *out_mpi = mpi; // stays open: MPI cannot be unloaded and loaded again
+    return FM_OK;
+}
+
+fm_status fm_ep_world_open_mpi(fm_ep_world **out_world, int *out_rank)
+{
+    const fm_ep_mpi *mpi;
+    FM_TRY(load_plugin(&mpi));
+    char why[FM_EP_MPI_WHY_BYTES] = "";
+    int rank = 0, ranks = 0;
+    if (mpi->start(&rank, &ranks, why) < 0)
+        return fm_base_error_set(FM_ERR_UNSUPPORTED, "MPI: %s", why);
+    fm_ep_world *world;
+    fm_status status = fm_ep_world_create(ranks, &world);
+    if (status < 0) {
+        mpi->stop();
+        return status;
+    }
+    world->mpi = mpi;
+    world->rank = rank;
+    *out_world = world;
+    *out_rank = rank;
+    return FM_OK;
+}
+
+fm_status fm_ep_world_mpi_tell(fm_ep_world *world, const fm_ep_options *options, fm_status status)
+{
+    char why[FM_EP_MPI_WHY_BYTES] = "";
+    card mine = {.options = *options, .status = status};
+    card *cards = fm_base_mem_zalloc((size_t)world->ranks, sizeof *cards);
+    if (!cards)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the options of %d ranks", world->ranks);
+    int failed = world->mpi->gather(&mine, sizeof mine, cards, why) < 0;
+    for (int rank = 0; rank < world->ranks; rank++) {
+        world->options[rank] = cards[rank].options;
+        world->status[rank] = cards[rank].status;
+    }
+    fm_base_mem_free(cards);
+    return failed ? fm_base_error_set(FM_ERR_INTERNAL, "MPI: %s", why) : FM_OK;
+}
+
+fm_status fm_ep_world_mpi_share(fm_ep_world *world, size_t bytes, char **out_segment)
+{
+    char why[FM_EP_MPI_WHY_BYTES] = "";
+    if (world->mpi->share(bytes, world->base, why) < 0)
+        return fm_base_error_set(FM_ERR_NOMEM, "MPI: no shared memory of %zu bytes for each of %d ranks: %s",
+                                 bytes, world->ranks, why);
+    *out_segment = world->base[world->rank];
+    return FM_OK;
+}
