@@ -1,0 +1,83 @@
+#include "gemm_private.h"
+
+fm_status fm_gemm_args_extent(const char *name, int64_t value)
+{
+    if (value < 0)
+        return fm_base_error_set(FM_ERR_ARG, "%s is %lld; expected at least 0", name, (long long)value);
+    if (value > FM_GEMM_EXTENT_MAX)
+        return fm_base_error_set(FM_ERR_LIMIT, "%s is %lld; expected at most %lld", name, (long long)value,
+                                 (long long)FM_GEMM_EXTENT_MAX);
+    return FM_OK;
+}
+
+// `outer` lines of `inner` elements that are `stride` apart.
+static fm_status check_lines(const char *name, const void *data, int64_t outer, int64_t inner, int64_t stride,
+                             int element_bytes)
+{
+    if (!outer || !inner)
+        return FM_OK;
+    if (!data)
+        return fm_base_error_set(FM_ERR_ARG, "%s is null; expected %lld x %lld elements", name,
+                                 (long long)outer, (long long)inner);
+    if (stride < inner)
+        return fm_base_error_set(FM_ERR_ARG,
+                                 "stride of %s is %lld; expected at least %lld, what it steps over", name,
+                                 (long long)stride, (long long)inner);
+    int64_t last;
+    if (__builtin_mul_overflow(outer, stride, &last) || __builtin_mul_overflow(last, element_bytes, &last) ||
+        last > PTRDIFF_MAX)
+        return fm_base_error_set(FM_ERR_LIMIT, "%s has %lld lines with a stride of %lld: larger than memory",
+                                 name, (long long)outer, (long long)stride);
+    if ((uintptr_t)data % (uintptr_t)element_bytes)
+        return fm_base_error_set(FM_ERR_ARG, "%s is at %p; expected a multiple of its element's %d bytes",
+                                 name, data, element_bytes);
+    return FM_OK;
+}
+
+static fm_status check_scales(const char *name, int64_t rows, int64_t k, const fm_gemm_operand *operand)
+{
+    if (operand->scale_rows != 1 && operand->scale_rows != FM_GEMM_SCALE_BLOCK)
+        return fm_base_error_set(FM_ERR_ARG, "scale_rows of %s is %d; expected 1 or %d", name,
+                                 operand->scale_rows, FM_GEMM_SCALE_BLOCK);
+    char text[32] = "scales of ";
+    int at = 10;
+    for (const char *from = name; *from && at < (int)sizeof text - 1; from++)
+        text[at++] = *from;
+    return check_lines(text, operand->scales, fm_gemm_ceil_div(rows, operand->scale_rows),
+                       fm_gemm_ceil_div(k, FM_GEMM_SCALE_BLOCK), operand->scale_stride,
+                       sizeof *operand->scales);
+}
+
+fm_status fm_gemm_args_operand(const char *name, int64_t rows, int64_t k, const fm_gemm_operand *operand)
+{
+    if (!operand)
+        return fm_base_error_set(FM_ERR_ARG, "%s is null; expected a matrix", name);
+    if (operand->dtype != FM_DTYPE_BF16 && operand->dtype != FM_DTYPE_F8_E4M3)
+        return fm_base_error_set(FM_ERR_UNSUPPORTED, "dtype of %s is %s; expected BF16 or F8_E4M3", name,
+                                 fm_base_dtype_name(operand->dtype));
+    int64_t outer = operand->transposed ? k : rows, inner = operand->transposed ? rows : k;
+    int bytes = fm_base_dtype_bits(operand->dtype) / 8;
+    FM_TRY(check_lines(name, operand->data, outer, inner, operand->stride, bytes));
+    if (operand->dtype == FM_DTYPE_F8_E4M3)
+        return check_scales(name, rows, k, operand);
+    return FM_OK;
+}
+
+fm_status fm_gemm_args_result(int64_t m, int64_t n, const fm_gemm_result *d)
+{
+    if (!d)
+        return fm_base_error_set(FM_ERR_ARG, "d is null; expected where to put the product");
+    if (d->dtype != FM_DTYPE_BF16 && d->dtype != FM_DTYPE_F32)
+        return fm_base_error_set(FM_ERR_UNSUPPORTED, "dtype of d is %s; expected BF16 or F32",
+                                 fm_base_dtype_name(d->dtype));
+    int bytes = fm_base_dtype_bits(d->dtype) / 8;
+    FM_TRY(check_lines("d", d->data, m, n, d->stride, bytes));
+    if (!d->c)
+        return FM_OK;
+    FM_TRY(check_lines("c", d->c, m, n, d->c_stride, bytes));
+    if (d->c == d->data && d->c_stride != d->stride && m > 1)
+        return fm_base_error_set(FM_ERR_ARG,
+                                 "c is d, with a stride of %lld instead of %lld; expected the same",
+                                 (long long)d->c_stride, (long long)d->stride);
+    return FM_OK;
+}

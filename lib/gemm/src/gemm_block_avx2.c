@@ -1,0 +1,172 @@
+/*
+ * Tiles of 6 rows x 16 columns: 12 chains, first those of e, then those of o, since 16 registers do not hold both.
+ */
+#include "gemm_private.h"
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { ROWS = 6, VECTORS = 2, LANES = 8 };
+
+// e (or, from an odd start, o) of a step.
+INLINE void chains(const float *a, size_t a_stride, const float *b, int rows, __m256 sum[ROWS][VECTORS])
+{
+    __m256 chain[ROWS][VECTORS];
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        UNROLL for (int v = 0; v < VECTORS; v++)
+        {
+            chain[r][v] = _mm256_setzero_ps();
+        }
+    }
+    for (int i = 0; i < FM_GEMM_STEP; i += 2) {
+        const float *row = b + (size_t)i * FM_GEMM_STRIP;
+        __m256 b0 = _mm256_loadu_ps(row), b1 = _mm256_loadu_ps(row + LANES);
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            __m256 value = _mm256_broadcast_ss(a + (size_t)r * a_stride + i);
+            chain[r][0] = _mm256_fmadd_ps(value, b0, chain[r][0]);
+            chain[r][1] = _mm256_fmadd_ps(value, b1, chain[r][1]);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        UNROLL for (int v = 0; v < VECTORS; v++)
+        {
+            sum[r][v] = chain[r][v];
+        }
+    }
+}
+
+INLINE void tile(const struct fm_gemm_block *block, size_t first, size_t column, int rows)
+{
+    const float *a = block->a + first * block->a_stride;
+    const float *b = block->b + column;
+    float *acc = block->acc + first * block->acc_stride + column;
+    __m256 sum[ROWS][VECTORS];
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        UNROLL for (int v = 0; v < VECTORS; v++)
+        {
+            sum[r][v] = block->a_scales ? _mm256_setzero_ps()
+                                        : _mm256_loadu_ps(acc + (size_t)r * block->acc_stride + v * LANES);
+        }
+    }
+    for (int i = 0; i < block->steps * FM_GEMM_STEP; i += FM_GEMM_STEP) {
+        const float *row = b + (size_t)i * FM_GEMM_STRIP;
+        __m256 even[ROWS][VECTORS], odd[ROWS][VECTORS];
+        chains(a + i, block->a_stride, row, rows, even);
+        chains(a + i + 1, block->a_stride, row + FM_GEMM_STRIP, rows, odd);
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            UNROLL for (int v = 0; v < VECTORS; v++)
+            {
+                sum[r][v] = _mm256_add_ps(sum[r][v], _mm256_add_ps(even[r][v], odd[r][v]));
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        UNROLL for (int v = 0; v < VECTORS; v++)
+        {
+            float *to = acc + (size_t)r * block->acc_stride + v * LANES;
+            if (block->a_scales) {
+                __m256 scale = _mm256_mul_ps(_mm256_set1_ps(block->a_scales[first + (size_t)r]),
+                                             _mm256_loadu_ps(block->b_scales + column + v * LANES));
+                sum[r][v] = _mm256_fmadd_ps(sum[r][v], scale, _mm256_loadu_ps(to));
+            }
+            _mm256_storeu_ps(to, sum[r][v]);
+        }
+    }
+}
+
+static void half_strip(const struct fm_gemm_block *block, size_t column)
+{
+    size_t row = 0, rows = (size_t)block->rows;
+    for (; row + ROWS <= rows; row += ROWS)
+        tile(block, row, column, ROWS);
+    switch (rows - row) {
+    case 1:
+        tile(block, row, column, 1);
+        break;
+    case 2:
+        tile(block, row, column, 2);
+        break;
+    case 3:
+        tile(block, row, column, 3);
+        break;
+    case 4:
+        tile(block, row, column, 4);
+        break;
+    case 5:
+        tile(block, row, column, 5);
+        break;
+    default:
+        break;
+    }
+}
+
+static void multiply(const struct fm_gemm_block *block)
+{
+    half_strip(block, 0);
+    half_strip(block, FM_GEMM_PANEL);
+}
+
+// A lane of 32 bits is a column's pair: the even k in the low half, which a shift makes f32, the odd one in the high.
+static void unpack_bf16(const uint8_t *panel, int64_t pairs, float *out)
+{
+    const __m256i high = _mm256_set1_epi32((int)0xFFFF0000);
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        float *to = out + pair * 2 * FM_GEMM_STRIP;
+        for (int v = 0; v < VECTORS; v++) {
+            __m256i codes = _mm256_loadu_si256((const __m256i *)(panel + pair * 64 + v * 32));
+            _mm256_storeu_si256((__m256i *)(to + v * LANES), _mm256_slli_epi32(codes, 16));
+            _mm256_storeu_si256((__m256i *)(to + FM_GEMM_STRIP + v * LANES), _mm256_and_si256(codes, high));
+        }
+    }
+}
+
+// The codes in the upper bytes, as halves: e4m3's exponent and mantissa, moved down by one bit, are those of an fp16 that
+// is 2^-8 of it, subnormals too. All ones, the NaN, would become a number.
+INLINE __m256i halves(__m256i codes)
+{
+    const __m256i magnitude = _mm256_set1_epi16(0x7F00);
+    __m256i bits = _mm256_and_si256(codes, magnitude);
+    __m256i half =
+        _mm256_or_si256(_mm256_andnot_si256(_mm256_set1_epi16(0x7FFF), codes), _mm256_srli_epi16(bits, 1));
+    __m256i nan = _mm256_and_si256(_mm256_cmpeq_epi16(bits, magnitude), _mm256_set1_epi16(0x7E00));
+    return _mm256_or_si256(half, nan);
+}
+
+// VCVTPH2PS takes fp16 subnormals as they are whatever DAZ says.
+INLINE void store_halves(__m256i half, float *to)
+{
+    const __m256 unscale = _mm256_set1_ps(256);
+    _mm256_storeu_ps(to, _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), unscale));
+    _mm256_storeu_ps(to + LANES, _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), unscale));
+}
+
+static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
+{
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        __m256i codes = _mm256_loadu_si256((const __m256i *)(panel + pair * 32));
+        float *to = out + pair * 2 * FM_GEMM_STRIP;
+        store_halves(halves(_mm256_slli_epi16(codes, 8)), to);
+        store_halves(halves(codes), to + FM_GEMM_STRIP);
+    }
+}
+
+void fm_gemm_install_avx2(struct fm_gemm_kernels *kernels)
+{
+    *kernels = (struct fm_gemm_kernels){.isa = FM_ISA_AVX2,
+                                        .flushes = 1,
+                                        .multiply = multiply,
+                                        .unpack_bf16 = unpack_bf16,
+                                        .unpack_e4m3 = unpack_e4m3};
+}

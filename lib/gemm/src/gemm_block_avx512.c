@@ -1,0 +1,164 @@
+/*
+ * Tiles of 6 rows x 32 columns: 12 chains for e and 12 for o, which cover the latency of two FMA units, and leave
+ * registers for two vectors of B and one broadcast of A.
+ */
+#include "gemm_private.h"
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { ROWS = 6, VECTORS = 2, LANES = 16 };
+
+INLINE void step_products(const float *a, size_t a_stride, const float *b, int rows,
+                          __m512 sum[ROWS][VECTORS])
+{
+    __m512 even[ROWS][VECTORS], odd[ROWS][VECTORS];
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        UNROLL for (int v = 0; v < VECTORS; v++)
+        {
+            even[r][v] = _mm512_setzero_ps();
+            odd[r][v] = _mm512_setzero_ps();
+        }
+    }
+    for (int i = 0; i < FM_GEMM_STEP; i += 2) {
+        const float *row = b + (size_t)i * FM_GEMM_STRIP;
+        __m512 b0 = _mm512_loadu_ps(row), b1 = _mm512_loadu_ps(row + LANES);
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            __m512 value = _mm512_set1_ps(a[(size_t)r * a_stride + (size_t)i]);
+            even[r][0] = _mm512_fmadd_ps(value, b0, even[r][0]);
+            even[r][1] = _mm512_fmadd_ps(value, b1, even[r][1]);
+        }
+        b0 = _mm512_loadu_ps(row + FM_GEMM_STRIP);
+        b1 = _mm512_loadu_ps(row + FM_GEMM_STRIP + LANES);
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            __m512 value = _mm512_set1_ps(a[(size_t)r * a_stride + (size_t)i + 1]);
+            odd[r][0] = _mm512_fmadd_ps(value, b0, odd[r][0]);
+            odd[r][1] = _mm512_fmadd_ps(value, b1, odd[r][1]);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        UNROLL for (int v = 0; v < VECTORS; v++)
+        {
+            sum[r][v] = _mm512_add_ps(sum[r][v], _mm512_add_ps(even[r][v], odd[r][v]));
+        }
+    }
+}
+
+INLINE void tile(const struct fm_gemm_block *block, size_t first, int rows)
+{
+    const float *a = block->a + first * block->a_stride;
+    float *acc = block->acc + first * block->acc_stride;
+    __m512 sum[ROWS][VECTORS];
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        UNROLL for (int v = 0; v < VECTORS; v++)
+        {
+            sum[r][v] = block->a_scales ? _mm512_setzero_ps()
+                                        : _mm512_loadu_ps(acc + (size_t)r * block->acc_stride + v * LANES);
+        }
+    }
+    for (int step = 0; step < block->steps; step++)
+        step_products(a + (size_t)step * FM_GEMM_STEP, block->a_stride,
+                      block->b + (size_t)step * FM_GEMM_STEP * FM_GEMM_STRIP, rows, sum);
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        UNROLL for (int v = 0; v < VECTORS; v++)
+        {
+            float *to = acc + (size_t)r * block->acc_stride + v * LANES;
+            if (block->a_scales) {
+                __m512 scale = _mm512_mul_ps(_mm512_set1_ps(block->a_scales[first + (size_t)r]),
+                                             _mm512_loadu_ps(block->b_scales + v * LANES));
+                sum[r][v] = _mm512_fmadd_ps(sum[r][v], scale, _mm512_loadu_ps(to));
+            }
+            _mm512_storeu_ps(to, sum[r][v]);
+        }
+    }
+}
+
+static void multiply(const struct fm_gemm_block *block)
+{
+    size_t row = 0, rows = (size_t)block->rows;
+    for (; row + ROWS <= rows; row += ROWS)
+        tile(block, row, ROWS);
+    switch (rows - row) {
+    case 1:
+        tile(block, row, 1);
+        break;
+    case 2:
+        tile(block, row, 2);
+        break;
+    case 3:
+        tile(block, row, 3);
+        break;
+    case 4:
+        tile(block, row, 4);
+        break;
+    case 5:
+        tile(block, row, 5);
+        break;
+    default:
+        break;
+    }
+}
+
+// A lane of 32 bits is a column's pair: the even k in the low half, which a shift makes f32, the odd one in the high.
+static void unpack_bf16(const uint8_t *panel, int64_t pairs, float *out)
+{
+    const __m512i high = _mm512_set1_epi32((int)0xFFFF0000);
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        __m512i codes = _mm512_loadu_si512(panel + pair * 64);
+        float *to = out + pair * 2 * FM_GEMM_STRIP;
+        _mm512_storeu_si512(to, _mm512_slli_epi32(codes, 16));
+        _mm512_storeu_si512(to + FM_GEMM_STRIP, _mm512_and_si512(codes, high));
+    }
+}
+
+// The codes in the upper bytes, as halves: e4m3's exponent and mantissa, moved down by one bit, are those of an fp16 that
+// is 2^-8 of it, subnormals too. All ones, the NaN, would become a number.
+INLINE __m512i halves(__m512i codes)
+{
+    const __m512i magnitude = _mm512_set1_epi16(0x7F00);
+    __m512i bits = _mm512_and_si512(codes, magnitude);
+    __m512i half =
+        _mm512_or_si512(_mm512_andnot_si512(_mm512_set1_epi16(0x7FFF), codes), _mm512_srli_epi16(bits, 1));
+    __mmask32 nan = _mm512_cmpeq_epi16_mask(bits, magnitude);
+    return _mm512_mask_mov_epi16(half, nan, _mm512_set1_epi16(0x7E00));
+}
+
+// VCVTPH2PS takes fp16 subnormals as they are whatever DAZ says.
+INLINE void store_halves(__m512i half, float *pair_0, float *pair_1)
+{
+    const __m512 unscale = _mm512_set1_ps(256);
+    _mm512_storeu_ps(pair_0, _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(half)), unscale));
+    _mm512_storeu_ps(pair_1, _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)), unscale));
+}
+
+// 64 bytes are two pairs of 16 columns.
+static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
+{
+    for (int64_t pair = 0; pair < pairs; pair += 2) {
+        __m512i codes = _mm512_loadu_si512(panel + pair * 32);
+        float *to = out + pair * 2 * FM_GEMM_STRIP;
+        store_halves(halves(_mm512_slli_epi16(codes, 8)), to, to + (size_t)2 * FM_GEMM_STRIP);
+        store_halves(halves(codes), to + FM_GEMM_STRIP, to + (size_t)3 * FM_GEMM_STRIP);
+    }
+}
+
+void fm_gemm_install_avx512(struct fm_gemm_kernels *kernels)
+{
+    *kernels = (struct fm_gemm_kernels){.isa = FM_ISA_AVX512,
+                                        .flushes = 1,
+                                        .multiply = multiply,
+                                        .unpack_bf16 = unpack_bf16,
+                                        .unpack_e4m3 = unpack_e4m3};
+}

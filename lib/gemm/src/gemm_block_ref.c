@@ -1,0 +1,57 @@
+/* The reference: the summation order as fathom/gemm.h states it, one operation after the other. */
+#include "gemm_flush.h"
+#include "gemm_private.h"
+
+#include "fathom/mem.h"
+#include "fathom/numfmt.h"
+
+// e + o of one step; b's rows are a strip apart.
+static float step_sum(const float *a, const float *b)
+{
+    float sum[2] = {0, 0};
+    for (int i = 0; i < FM_GEMM_STEP; i++)
+        sum[i % 2] = fm_gemm_flush_fma(a[i], b[(size_t)i * FM_GEMM_STRIP], sum[i % 2]);
+    return fm_gemm_flush_add(sum[0], sum[1]);
+}
+
+static void multiply(const struct fm_gemm_block *block)
+{
+    for (int row = 0; row < block->rows; row++) {
+        const float *a = block->a + (size_t)row * block->a_stride;
+        for (int column = 0; column < FM_GEMM_STRIP; column++) {
+            const float *b = block->b + column;
+            float *acc = block->acc + (size_t)row * block->acc_stride + column;
+            float sum = block->a_scales ? 0 : *acc;
+            for (size_t i = 0; i < (size_t)block->steps * FM_GEMM_STEP; i += FM_GEMM_STEP)
+                sum = fm_gemm_flush_add(sum, step_sum(a + i, b + i * FM_GEMM_STRIP));
+            if (block->a_scales) {
+                float scale = fm_gemm_flush_mul(block->a_scales[row], block->b_scales[column]);
+                sum = fm_gemm_flush_fma(sum, scale, *acc);
+            }
+            *acc = sum;
+        }
+    }
+}
+
+// Element (pair, column, half) of a panel becomes row 2 * pair + half of the strip.
+static void unpack_bf16(const uint8_t *panel, int64_t pairs, float *out)
+{
+    for (int64_t i = 0; i < 2 * pairs; i++)
+        for (int64_t column = 0; column < FM_GEMM_PANEL; column++)
+            out[i * FM_GEMM_STRIP + column] =
+                fm_bf16_to_f32(fm_get_le16(panel + 2 * (i / 2 * 2 * FM_GEMM_PANEL + 2 * column + i % 2)));
+}
+
+static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
+{
+    for (int64_t i = 0; i < 2 * pairs; i++)
+        for (int64_t column = 0; column < FM_GEMM_PANEL; column++)
+            out[i * FM_GEMM_STRIP + column] =
+                fm_e4m3_to_f32(panel[i / 2 * 2 * FM_GEMM_PANEL + 2 * column + i % 2]);
+}
+
+void fm_gemm_install_ref(struct fm_gemm_kernels *kernels)
+{
+    *kernels = (struct fm_gemm_kernels){
+        .isa = FM_ISA_REF, .multiply = multiply, .unpack_bf16 = unpack_bf16, .unpack_e4m3 = unpack_e4m3};
+}

@@ -1,0 +1,74 @@
+#include "gemm_private.h"
+
+#include "fathom/mem.h"
+
+static void install(fm_isa isa, struct fm_gemm_kernels *kernels)
+{
+    fm_gemm_install_ref(kernels);
+#if defined(__x86_64__)
+    if (isa >= FM_ISA_AVX2)
+        fm_gemm_install_avx2(kernels);
+    if (isa >= FM_ISA_AVX512)
+        fm_gemm_install_avx512(kernels);
+#else
+    (void)isa;
+#endif
+}
+
+static fm_status check_options(const fm_gemm_options *options)
+{
+    if (options->size != sizeof *options)
+        return fm_base_error_set(FM_ERR_ARG, "fm_gemm_options.size is %zu; expected %zu", options->size,
+                                 sizeof *options);
+    if (options->threads < 0 || options->threads > FM_GEMM_THREADS_MAX)
+        return fm_base_error_set(FM_ERR_ARG, "threads is %d; expected 1 to %d, or 0 for all",
+                                 options->threads, FM_GEMM_THREADS_MAX);
+    if (options->device != FM_GEMM_CPU)
+        return fm_base_error_set(FM_ERR_ARG, "device is %d; expected FM_GEMM_CPU", (int)options->device);
+    if (options->capped && (int)options->isa_max < 0)
+        return fm_base_error_set(FM_ERR_ARG, "isa_max is %d; expected a level of fm_isa",
+                                 (int)options->isa_max);
+    if (options->capped && options->isa_max >= FM_ISA_COUNT)
+        return fm_base_error_set(FM_ERR_ARG, "isa_max is %d; expected a level of fm_isa",
+                                 (int)options->isa_max);
+    return FM_OK;
+}
+
+fm_status fm_gemm_context_open(const fm_gemm_options *options, fm_gemm_context **out_context)
+{
+    const fm_gemm_options defaults = {.size = sizeof defaults};
+    if (!out_context)
+        return fm_base_error_set(FM_ERR_ARG, "out_context is null; expected where to put the context");
+    if (!options)
+        options = &defaults;
+    FM_TRY(check_options(options));
+
+    fm_gemm_context *context = fm_base_mem_zalloc(1, sizeof *context);
+    if (!context)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a gemm context");
+    int threads = options->threads ? options->threads : fm_base_cpu_threads();
+    context->threads = threads < FM_GEMM_THREADS_MAX ? threads : FM_GEMM_THREADS_MAX;
+    // Not touched here: a page belongs to the NUMA node of the thread that writes it first.
+    context->spaces = fm_base_mem_aligned((size_t)context->threads * sizeof *context->spaces, 64);
+    if (!context->spaces) {
+        fm_base_mem_free(context);
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the workspace of %d threads", threads);
+    }
+    fm_isa limit = options->capped && options->isa_max < FM_ISA_AVX512 ? options->isa_max : FM_ISA_AVX512;
+    install(fm_base_cpu_isa(limit), &context->kernels);
+    *out_context = context;
+    return FM_OK;
+}
+
+void fm_gemm_context_close(fm_gemm_context *context)
+{
+    if (!context)
+        return;
+    fm_base_mem_free(context->spaces);
+    fm_base_mem_free(context);
+}
+
+fm_isa fm_gemm_context_isa(const fm_gemm_context *context)
+{
+    return context->kernels.isa;
+}

@@ -1,0 +1,109 @@
+/**
+ * @file gemm_private.h
+ * How a product is cut up.
+ *
+ *     call -> segments (a matrix B and the rows of A that meet it)
+ *          -> tasks (up to ROWS rows x up to COLUMNS columns of D: one thread's, in one go)
+ *          -> chunks of k (as many blocks of 128 as leave the task's rows of A, as f32, in the second-level cache)
+ *          -> strips (32 columns) -> blocks (128 k): B's codes become f32 in the first-level cache, and multiply() adds
+ *             the block's products to all rows of the task.
+ *
+ * What a task computes does not depend on how tasks are cut, so neither does the result.
+ */
+#ifndef GEMM_PRIVATE_H
+#define GEMM_PRIVATE_H
+
+#include "fathom/gemm.h"
+
+enum {
+    FM_GEMM_STEP = 32,   // k of a step of the summation order: what TDPBF16PS adds at once
+    FM_GEMM_BLOCK = 128, // k of a block: what shares a scale
+    FM_GEMM_PANEL = 16,  // columns of a panel of a blob: one zmm register of f32, one AMX tile
+    FM_GEMM_STRIP = 32,  // columns of a strip: two panels
+    FM_GEMM_ROWS = 480,  // of a task: a multiple of all kernels' tile heights
+    FM_GEMM_COLUMNS =
+        512,            // of a task: with ROWS, 960 KiB of accumulators, half of a 2 MiB second-level cache
+    FM_GEMM_A_PAD = 16, // floats between rows of A, so that rows do not share cache sets
+    FM_GEMM_A_FLOATS = FM_GEMM_ROWS * (FM_GEMM_BLOCK + FM_GEMM_A_PAD),
+    FM_GEMM_A_BLOCKS = FM_GEMM_A_FLOATS / FM_GEMM_BLOCK // rows x blocks that a chunk has at most
+};
+
+/** A block of k: rows of A against a strip of B, both in f32 and padded with zeros to whole steps. */
+struct fm_gemm_block {
+    const float *a; // rows x steps * 32
+    size_t a_stride;
+    const float *b; // steps * 32 rows of FM_GEMM_STRIP
+    int rows, steps;
+    float *acc; // rows x FM_GEMM_STRIP
+    size_t acc_stride;
+    const float *a_scales; // `rows`; NULL for BF16
+    const float *b_scales; // FM_GEMM_STRIP
+};
+
+/** What an ISA level provides. unpack_*() turn `pairs` (a multiple of 16) pairs of k of a panel of a blob into f32:
+ *  rows of 16 with a stride of FM_GEMM_STRIP. */
+struct fm_gemm_kernels {
+    fm_isa isa;
+    int flushes; // the kernels want FTZ and DAZ set; otherwise they flush subnormals themselves
+    void (*multiply)(const struct fm_gemm_block *block);
+    void (*unpack_bf16)(const uint8_t *panel, int64_t pairs, float *out);
+    void (*unpack_e4m3)(const uint8_t *panel, int64_t pairs, float *out);
+};
+
+void fm_gemm_install_ref(struct fm_gemm_kernels *kernels);
+void fm_gemm_install_avx2(struct fm_gemm_kernels *kernels);
+void fm_gemm_install_avx512(struct fm_gemm_kernels *kernels);
+
+/** A thread's workspace. */
+struct fm_gemm_space {
+    _Alignas(64) float acc[FM_GEMM_ROWS * FM_GEMM_COLUMNS];
+    _Alignas(64) float a[FM_GEMM_A_FLOATS];
+    _Alignas(64) float b[FM_GEMM_BLOCK * FM_GEMM_STRIP];
+    _Alignas(64) float line[FM_GEMM_COLUMNS]; // a row of C, or of B on its way to being transposed
+    float a_scales[FM_GEMM_A_BLOCKS];
+    float b_scales[FM_GEMM_STRIP];
+};
+
+struct fm_gemm_context {
+    struct fm_gemm_kernels kernels;
+    int threads;
+    struct fm_gemm_space *spaces; // one for each thread
+};
+
+/** Rows of A, by number, that meet one B. */
+struct fm_gemm_segment {
+    const fm_gemm_weights *b;
+    const int64_t *rows; // NULL: first, first + 1, ...
+    int64_t first, count;
+    int64_t tasks_before; // in the segments before this one; set by fm_gemm_run()
+};
+
+/** Computes all segments. Arguments have been checked. Cannot fail. */
+void fm_gemm_run(fm_gemm_context *context, int64_t n, int64_t k, const fm_gemm_operand *a,
+                 const fm_gemm_result *d, struct fm_gemm_segment *segments, int count);
+
+/** The rows `rows[0]` ... (NULL: `first` ...) of A, k from `k_from` on, `length` of them, as f32; zeros up to a whole
+ *  step. */
+void fm_gemm_source_a(const fm_gemm_operand *a, const int64_t *rows, int64_t first, int count, int64_t k_from,
+                      int64_t length, float *out, size_t out_stride);
+/** Columns `from` ... of a plain B (rows of its operand; none beyond n) as a strip of f32. */
+void fm_gemm_source_b(const fm_gemm_weights *b, int64_t from, int64_t k_from, int64_t length, float *line,
+                      float *out);
+
+/* Checks; each names what is wrong. */
+FM_MUST_USE fm_status fm_gemm_args_extent(const char *name, int64_t value);
+FM_MUST_USE fm_status fm_gemm_args_operand(const char *name, int64_t rows, int64_t k,
+                                           const fm_gemm_operand *operand);
+FM_MUST_USE fm_status fm_gemm_args_result(int64_t m, int64_t n, const fm_gemm_result *d);
+
+static inline int64_t fm_gemm_ceil_div(int64_t a, int64_t b)
+{
+    return a / b + (a % b != 0);
+}
+
+static inline int64_t fm_gemm_min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+#endif
