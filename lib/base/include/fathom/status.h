@@ -57,7 +57,9 @@ typedef int fm_status;
     X(FM_ERR_NET_CREDIT, -103, "no credit left on the connection") \
     X(FM_ERR_FS_NOT_DIR, -800, "not a directory")                  \
     X(FM_ERR_FS_IS_DIR, -801, "is a directory")                    \
-    X(FM_ERR_FS_NOT_EMPTY, -802, "directory not empty")
+    X(FM_ERR_FS_NOT_EMPTY, -802, "directory not empty")            \
+    X(FM_ERR_FS_CONFLICT, -803, "transactions conflict")           \
+    X(FM_ERR_FS_MAYBE, -804, "outcome unknown")
 
 enum {
 #define FM_STATUS_ENUM(name, code, text) name = code,
