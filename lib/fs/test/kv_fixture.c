@@ -127,6 +127,37 @@ size_t kv_count(fm_fs_kv *kv, fm_fs_kv_bytes lo, fm_fs_kv_bytes hi)
     return counting.count;
 }
 
+static fm_status count_once(fm_fs_kv_tx *tx, void *context)
+{
+    const uint32_t *request = context;
+    fm_fs_kv_item items[2] = {{.key = {request, 8}}, {.key = BYTES("counter")}};
+    uint32_t value = 0;
+    FM_TRY(fm_fs_kv_get(tx, items, 2, FM_FS_KV_LOCK_NONE));
+    if (items[0].found)
+        return FM_OK;
+    if (items[1].found)
+        memcpy(&value, items[1].value.data, sizeof value);
+    value++;
+    FM_TRY(fm_fs_kv_put(tx, items[0].key, BYTES("")));
+    return fm_fs_kv_put(tx, items[1].key, (fm_fs_kv_bytes){&value, sizeof value});
+}
+
+fm_status kv_count_once(fm_fs_kv *kv, uint32_t client, uint32_t seq, int *out_maybes)
+{
+    uint32_t request[2] = {client, seq};
+    fm_status status;
+    while ((status = fm_fs_kv_run(kv, 0, count_once, request)) == FM_ERR_FS_MAYBE)
+        ++*out_maybes;
+    return status;
+}
+
+uint32_t kv_counter(fm_fs_kv *kv)
+{
+    uint32_t value = 0;
+    kv_get(kv, BYTES("counter"), &value, sizeof value);
+    return value;
+}
+
 struct thread {
     pthread_t id;
     int index;

@@ -25,6 +25,15 @@ long kv_get(fm_fs_kv *kv, fm_fs_kv_bytes key, void *buffer, size_t size);
 /** How many keys lie in [lo, hi). */
 size_t kv_count(fm_fs_kv *kv, fm_fs_kv_bytes lo, fm_fs_kv_bytes hi);
 
+/**
+ * Adds one to the 32-bit value of "counter" exactly once for (client, seq), however often it is called: the
+ * record under that key, made in the same transaction, tells. Goes on while the outcome is unknown, and adds
+ * these times to *out_maybes.
+ */
+fm_status kv_count_once(fm_fs_kv *kv, uint32_t client, uint32_t seq, int *out_maybes);
+/** The counter's value. */
+uint32_t kv_counter(fm_fs_kv *kv);
+
 /** Runs body(index, context) in `count` threads at once. */
 void kv_threads(int count, void (*body)(int index, void *context), void *context);
 

@@ -80,10 +80,34 @@ static pid_t start(const struct passwd *user, const char *const arguments[])
     _exit(127);
 }
 
-static void stop_server(void)
+void kv_server_stop(void)
 {
+    if (server <= 0)
+        return;
     kill(server, SIGQUIT);
     waitpid(server, NULL, 0);
+    server = -1;
+}
+
+int kv_server_cut(void)
+{
+    char program[2100];
+    int status = 0;
+    snprintf(program, sizeof program, "%s/psql", bin);
+    const char *arguments[] = {program,
+                               "-h",
+                               folder,
+                               "-U",
+                               "fathom",
+                               "-q",
+                               "-t",
+                               "-c",
+                               "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                               "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+                               "postgres",
+                               NULL};
+    pid_t child = start(other_user(), arguments);
+    return child > 0 && waitpid(child, &status, 0) == child && status == 0;
 }
 
 static void make_cluster(const struct passwd *user)
@@ -124,7 +148,7 @@ static void start_server(const struct passwd *user)
     server = start(user, arguments);
     if (server < 0)
         give_up("fork");
-    atexit(stop_server);
+    atexit(kv_server_stop);
 }
 
 const char *kv_server_start(const char **out_reason)

@@ -10,4 +10,9 @@
  *  here and do not work. */
 const char *kv_server_start(const char **out_reason);
 
+/** Ends all connections to it, in the middle of whatever they do; 0 when that cannot be done (no psql). */
+int kv_server_cut(void);
+/** Stops it for good. */
+void kv_server_stop(void);
+
 #endif
