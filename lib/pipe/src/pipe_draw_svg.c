@@ -113,14 +113,14 @@ static void write_half_title(struct chart *chart, int rank, const char *what, in
 
 static void write_op(struct chart *chart, int rank, size_t i, double y)
 {
-    static const char *const whats[FM_PIPE_KIND_COUNT] = {"forward", "backward", "input gradient",
+    static const char *const names[FM_PIPE_KIND_COUNT] = {"forward", "backward", "input gradient",
                                                           "weight gradient", "forward"};
     const fm_pipe_program *program = chart->program;
     const fm_pipe_op *op = &program->ops[i];
     double x = x_of(chart, chart->simulation->start[i]);
     double width = x_of(chart, chart->simulation->finish[i]) - x;
     fm_pipe_writer_print(&chart->writer, "<g><title>rank %d, op %zu: ", rank, i - program->first[rank]);
-    write_half_title(chart, rank, whats[op->kind], op->lane, op->chunk);
+    write_half_title(chart, rank, names[op->kind], op->lane, op->chunk);
     if (op->kind == FM_PIPE_FB) {
         fm_pipe_writer_print(&chart->writer, "\noverlapped with ");
         write_half_title(chart, rank, "backward", op->back_lane, op->back_chunk);

@@ -17,8 +17,8 @@ struct fm_pipe_stream {
 
 /** State of a buffer. */
 struct fm_pipe_slot {
-    uint8_t
-        filled; /**< holds what its next reader needs: from arrival or production until the next receive is posted */
+    /** Holds what its next reader needs: from arrival or production until the next receive is posted. */
+    uint8_t filled;
     uint8_t leaving; /**< a send from it is under way */
 };
 

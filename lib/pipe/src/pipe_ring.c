@@ -8,7 +8,7 @@
 
 /*
  * Memory:   | fm_pipe_ring | ends [ranks] | queue [ranks][2] |
- * A queue:  | written | taken | message [depth] |, a message: | tag | bytes_max bytes |, each part on its own cache lines.
+ * A queue:  | written | taken | message [depth] |, a message: | tag | bytes_max bytes |, all on cache lines of their own.
  * Queue (r, 0) carries what rank r sends to the next rank, (r, 1) to the one before; with two ranks only side 0 is used.
  */
 struct end {
@@ -33,6 +33,9 @@ struct queue {
     _Alignas(FM_CACHE_LINE) _Atomic uint64_t taken;
     _Alignas(FM_CACHE_LINE) char messages[];
 };
+
+_Static_assert(sizeof(fm_pipe_tag) == 32,
+               "the tag has no padding: ranks of different builds may share a ring");
 
 static const uint64_t ring_magic = 0x676E697265706970; // "pipering"
 

@@ -13,8 +13,8 @@ struct fm_pipe_problem {
     const fm_pipe_search *search;
     fm_pipe_program layout; /**< no ops */
     struct fm_pipe_route *routes;
-    fm_pipe_stage_cost
-        *costs; /**< [ranks * lanes] with the rank's factor; fb stays 0 where it is not given */
+    /** [ranks * lanes] with the rank's factor; fb stays 0 where it is not given. */
+    fm_pipe_stage_cost *costs;
     double cap; /**< HUGE_VAL: none */
     double latency;
     double transfer;

@@ -1,5 +1,5 @@
-// List scheduling: time runs on, and whichever rank can start something first does: backwards before forwards, or the next
-// of a given order; weight parts where they fit.
+// List scheduling: time runs on, and whichever rank can start something first does: backwards before forwards, or what
+// a given order has next; weight parts where they fit.
 #include <math.h>
 #include <string.h>
 

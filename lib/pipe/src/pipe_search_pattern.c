@@ -1,7 +1,7 @@
 // Periodic programs, after the building blocks of Qi et al. 2024 ("Pipeline Parallelism with Controllable Memory"): one
 // micro-batch's way through the stages is drawn, and every other takes it a period later. How long a rank holds a visit,
-// and so the memory of the whole, follows from how steep the way is; so the steepness of each lane, forwards and backwards,
-// is what is tried.
+// and so the memory of the whole, follows from how steep the way is; so what is tried is the steepness of each lane,
+// forwards and backwards.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

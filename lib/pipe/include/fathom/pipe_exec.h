@@ -3,11 +3,12 @@
  * Running a pipeline program: an interpreter over callbacks.
  *
  * Each rank, be it a thread or a process, makes an executor from the shared plan and calls fm_pipe_executor_run() once a
- * step. The executor calls back to compute, and to move messages over a *link*; it starts no thread and does no I/O of its
- * own. All buffers that travel are its own, planned once (fathom/pipe.h) and reused; a step allocates nothing.
+ * step. The executor calls back to compute, and to move messages over a *link*; it starts no thread and does no I/O of
+ * its own. All buffers that travel are its own, planned once (fathom/pipe.h) and reused; a step allocates nothing.
  *
  *     fm_pipe_executor_options options = {
- *         .size = sizeof options, .plan = plan, .rank = rank, .compute = {.context = model, .forward = ..., .backward = ..., .weight = ...},
+ *         .size = sizeof options, .plan = plan, .rank = rank,
+ *         .compute = {.context = model, .forward = ..., .backward = ..., .weight = ...},
  *         .link = fm_pipe_ring_link(ring, rank), .activations = &type, .gradients = &type, .message_count = 1};
  *     FM_TRY(fm_pipe_executor_create(&options, &executor));
  *     for (uint64_t step = 0; step < steps; step++)
@@ -35,8 +36,8 @@ typedef struct fm_pipe_tag {
     uint64_t step;
     uint64_t bytes; /**< of the payload */
     uint32_t type;  /**< fm_pipe_message_type.type */
-    uint32_t
-        program; /**< checksum of the program: two ranks that run different ones find out at the first message */
+    /** Checksum of the program: ranks that run different ones find out at the first message. */
+    uint32_t program;
     int32_t chunk;
     uint16_t stage; /**< that the payload enters */
     uint8_t kind;   /**< fm_pipe_message_kind */
@@ -61,8 +62,8 @@ typedef struct fm_pipe_link {
     void *context;
     /** FM_OK: the payload is on its way and `payload` may be overwritten. tag->bytes bytes. */
     fm_status (*send)(void *context, int peer, const fm_pipe_tag *tag, const void *payload);
-    /** FM_OK: the next message from `peer` is in out_tag and out_payload. FM_ERR_LIMIT: it has more than `capacity` bytes;
-     *  *out_tag is filled. */
+    /** FM_OK: the next message from `peer` is in out_tag and out_payload. FM_ERR_LIMIT: it has more than `capacity`
+     *  bytes; *out_tag is filled. */
     fm_status (*receive)(void *context, int peer, size_t capacity, fm_pipe_tag *out_tag, void *out_payload);
 } fm_pipe_link;
 
@@ -75,13 +76,13 @@ typedef struct fm_pipe_task {
     int direction;
     int chunk;
     int micro_batch; /**< fm_pipe_micro_batch() */
-    int saved; /**< where to keep what backward needs: from 0, below fm_pipe_needs.saved_slots; the same in all ops
-                          of the visit, and no other visit's in between */
-    const void *input; /**< the stage's input; NULL at stage 0. Valid until the visit's last op (B or W) */
-    void *output;      /**< forward: to be written; NULL at the last stage */
-    const void *
-        output_gradient; /**< B, I, W: gradient of the output; NULL at the last stage. Valid until the last op */
-    void *input_gradient; /**< B, I: to be written; NULL at stage 0 */
+    /** Where to keep what backward needs: from 0, below fm_pipe_needs.saved_slots. The same in all ops of the visit, and
+     *  no other visit's in between. */
+    int saved;
+    const void *input;           /**< NULL at stage 0. Valid until the visit's last op (B or W) */
+    void *output;                /**< forward: to be written; NULL at the last stage */
+    const void *output_gradient; /**< B, I, W: NULL at the last stage. Valid until the visit's last op */
+    void *input_gradient;        /**< B, I: to be written; NULL at stage 0 */
 } fm_pipe_task;
 
 /** The computations. A failure ends the step with that code. */
@@ -126,9 +127,10 @@ FM_API void fm_pipe_executor_free(fm_pipe_executor *executor);
 /**
  * Runs one step of the rank's program. All ranks call it with the same `step`.
  *
- * Every op is a span (category "pipe", named by its kind), every wait for a peer another.
+ * Every op is a span of category "pipe" named F, B, I, W or FB, with its stage and micro-batch (FB: its two
+ * micro-batches); so are every wait, and every send and receive, which a flow "message" connects.
  *
- * FM_ERR_TIMEOUT: a peer did not send, or did not take, a message in time: the message names the op, the peer, the message
+ * FM_ERR_TIMEOUT: a peer did not send, or did not take, a message in time: the error names the op, the peer, the message
  * and the time waited. FM_ERR_FORMAT: a message came that is not the one the program says. Or what a callback or the link
  * returned. After a failure messages may be under way, so every further run is FM_ERR_STATE: free the executor, and renew
  * the link.
