@@ -244,17 +244,20 @@ static void *record_rank(void *context)
     return status == FM_OK ? NULL : stepped;
 }
 
-// Runs one step on threads; ranks[0] is the one that is recorded for good, the others are helpers.
+// Runs one step with a thread for each rank; what `kept` receives stays recorded.
 static fm_status record(struct stepped *kept)
 {
     int count = kept->program->ranks;
-    struct stepped *ranks = fm_base_mem_zalloc(RANKS_MAX, sizeof *ranks);
     size_t bytes = 0;
     FM_TRY(fm_pipe_ring_bytes(count, 4, PAYLOAD, &bytes));
+    struct stepped *ranks = fm_base_mem_zalloc(RANKS_MAX, sizeof *ranks);
     void *memory = fm_base_mem_aligned(bytes, FM_CACHE_LINE);
     fm_pipe_ring *ring = NULL;
-    fm_status status = ranks && memory ? fm_pipe_ring_init(memory, count, 4, PAYLOAD, &ring)
-                                       : fm_base_error_set(FM_ERR_NOMEM, "no memory to record a step");
+    fm_status status = FM_ERR_NOMEM;
+    if (ranks && memory)
+        status = fm_pipe_ring_init(memory, count, 4, PAYLOAD, &ring);
+    else
+        fm_base_error_set(status, "no memory to record a step");
     pthread_t threads[RANKS_MAX];
     int started = 0;
     for (; started < count && status == FM_OK; started++) {

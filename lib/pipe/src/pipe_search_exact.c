@@ -104,8 +104,8 @@ static int startable(const struct exact *exact, int rank, double now, fm_pipe_op
     const struct fm_pipe_problem *problem = exact->problem;
     int lanes = problem->layout.lanes;
     int count = 0;
-    int forward[LANES_MAX];
-    int backward[LANES_MAX];
+    int forward[LANES_MAX] = {0};
+    int backward[LANES_MAX] = {0};
     for (int lane = 0; lane < lanes; lane++) {
         forward[lane] = forward_ready(exact, rank, lane, now);
         backward[lane] = backward_ready(exact, rank, lane, now);

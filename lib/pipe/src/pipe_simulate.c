@@ -35,8 +35,10 @@ static fm_status alloc_result(const fm_pipe_program *program, struct simulated *
     size_t per_op = 3 * sizeof(double) + sizeof(size_t);
     char *block =
         fm_base_mem_zalloc(sizeof(struct simulated) + ranks * sizeof(fm_pipe_rank_result) + ops * per_op, 1);
-    if (!block)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the simulation of %zu ops", ops);
+    if (!block) {
+        fm_base_error_set(FM_ERR_NOMEM, "no memory for the simulation of %zu ops", ops);
+        return FM_ERR_NOMEM;
+    }
     struct simulated *result = (struct simulated *)block;
     result->ranks = (fm_pipe_rank_result *)(result + 1);
     result->start = (double *)(result->ranks + ranks);
@@ -195,8 +197,10 @@ fm_status fm_pipe_simulation_run(const fm_pipe_program *program, const fm_pipe_c
     size_t visits = fm_pipe_visit_total(program);
     size_t *producers = fm_base_mem_alloc(2 * visits * sizeof(size_t));
     double *op_time = fm_base_mem_alloc(fm_pipe_op_total(program) * sizeof(double));
-    if (status == FM_OK && (!producers || !op_time))
-        status = fm_base_error_set(FM_ERR_NOMEM, "no memory to simulate %zu visits", visits);
+    if (status == FM_OK && (!producers || !op_time)) {
+        fm_base_error_set(FM_ERR_NOMEM, "no memory to simulate %zu visits", visits);
+        status = FM_ERR_NOMEM;
+    }
     if (status == FM_OK) {
         size_t *producer[2] = {producers, producers + visits};
         fill_producers(program, timing.routes, producer);

@@ -389,6 +389,10 @@ static void bad_options_are_refused(void **state)
     bad.rank = 1; // holds two micro-batches
     type.bytes = SIZE_MAX / 2 + 1;
     assert_fails(fm_pipe_executor_create(&bad, &executor), FM_ERR_LIMIT, "overflows");
+    bad = good;
+    bad.size++;
+    assert_fails(fm_pipe_executor_create(&bad, &executor), FM_ERR_VERSION,
+                 "size of fm_pipe_executor_options");
     assert_fails(fm_pipe_executor_create(NULL, &executor), FM_ERR_ARG, "NULL");
     assert_fails(fm_pipe_executor_create(&good, NULL), FM_ERR_ARG, "NULL");
     assert_fails(fm_pipe_executor_run(NULL, 0), FM_ERR_ARG, "NULL");

@@ -93,6 +93,8 @@ static void impossible_sizes_are_refused(void **state)
     assert_fails(fm_pipe_program_generate(&shape, &program), FM_ERR_ARG, "as gpipe has");
     shape.schedule = FM_PIPE_CUSTOM;
     assert_fails(fm_pipe_program_generate(&shape, &program), FM_ERR_ARG, "can be generated");
+    shape.size = 0;
+    assert_fails(fm_pipe_program_generate(&shape, &program), FM_ERR_VERSION, "size of fm_pipe_shape is 0");
     assert_fails(fm_pipe_program_generate(NULL, &program), FM_ERR_ARG, "NULL");
     assert_null(program);
 }

@@ -420,6 +420,8 @@ static void impossible_wishes_are_refused(void **state)
                  "fb of stage 0 is 1.5; expected at least 2");
     search.ranks = 0;
     assert_fails(fm_pipe_search_run(&search, &found), FM_ERR_ARG, "ranks is 0");
+    search.size = 1;
+    assert_fails(fm_pipe_search_run(&search, &found), FM_ERR_VERSION, "size of fm_pipe_search is 1");
     assert_fails(fm_pipe_search_run(NULL, &found), FM_ERR_ARG, "NULL");
     assert_null(found.program);
 }

@@ -150,6 +150,33 @@ static void formulas_hold_where_they_are_said_to(void **state)
     fm_gen_property(400, a_formula_holds);
 }
 
+// Where the input gradient takes longer than the forward, DualPipe does at least as well as its formula.
+static void dualpipe_beats_its_formula(fm_gen *gen)
+{
+    int ranks = 2 * (int)fm_gen_int(gen, 1, 5);
+    fm_pipe_stage_cost cost = {.i = fm_gen_real(gen, 0.2, 2)};
+    cost.f = cost.i * fm_gen_real(gen, 0.2, 1);
+    cost.w = fmin(cost.f, cost.i * fm_gen_real(gen, 0.1, 1));
+    cost.fb = fmax(cost.i + cost.w, (cost.f + cost.i + cost.w) * fm_gen_real(gen, 0.7, 1));
+    fm_pipe_program *program =
+        pipe_case(FM_PIPE_DUALPIPE, ranks, 2 * (ranks + (int)fm_gen_int(gen, 0, ranks)), 0);
+    fm_pipe_simulation *simulation =
+        simulate(program, &(fm_pipe_costs){.size = sizeof(fm_pipe_costs), .stages = &cost, .stage_count = 1});
+    double formula = bubble_dualpipe(ranks, cost.f, cost.i, cost.w, cost.fb);
+    double found = worst_bubble(program, simulation, 0);
+    if (found > formula + 1e-9)
+        fail_msg("%d ranks, f %g i %g w %g fb %g: bubble %g above %g", ranks, cost.f, cost.i, cost.w, cost.fb,
+                 found, formula);
+    fm_pipe_simulation_free(simulation);
+    fm_pipe_program_free(program);
+}
+
+static void dualpipe_beats_its_formula_where_i_is_long(void **state)
+{
+    (void)state;
+    fm_gen_property(200, dualpipe_beats_its_formula);
+}
+
 // DualPipe's formula is the worst rank's; with F&B = F + B it is every rank's, and every rank holds PP + 1.
 static void dualpipe_is_even_over_ranks(void **state)
 {
@@ -402,6 +429,9 @@ static void bad_costs_are_refused(void **state)
     assert_fails(fm_pipe_simulation_run(program, &costs, &simulation), FM_ERR_ARG,
                  "rank_time of rank 1 is -1");
     costs.rank_time = NULL;
+    costs.size--;
+    assert_fails(fm_pipe_simulation_run(program, &costs, &simulation), FM_ERR_VERSION,
+                 "expected sizeof(fm_pipe_costs)");
     costs.stages = NULL;
     assert_fails(fm_pipe_simulation_run(program, &costs, &simulation), FM_ERR_ARG, "NULL");
     assert_fails(fm_pipe_simulation_run(program, NULL, &simulation), FM_ERR_ARG, "NULL");
@@ -432,6 +462,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(formulas_hold_where_they_are_said_to),
+        cmocka_unit_test(dualpipe_beats_its_formula_where_i_is_long),
         cmocka_unit_test(dualpipe_is_even_over_ranks),
         cmocka_unit_test(known_makespans),
         cmocka_unit_test(times_are_right),
