@@ -6,6 +6,7 @@
 #include "commands.h"
 #include "fathom/table.h"
 #include "fathom/trace_compare.h"
+#include "fathom/trace_page.h"
 #include "fathom/trace_query.h"
 #include "fathom/trace_write.h"
 #include "trace_text.h"
@@ -367,6 +368,35 @@ static const fm_command whatif_command = {
     .run = run_whatif,
 };
 
+static const fm_option html_schema[] = {
+    READING,
+    {"out", FM_OPTION_STRING, offsetof(struct trace_options, out), .letter = 'o', .metavar = "FILE",
+     .value = "report.html", .help = "the page to write"},
+    {0},
+};
+
+static fm_status run_html(const fm_invocation *invocation, const void *opaque, int *out_exit)
+{
+    (void)out_exit;
+    const struct trace_options *options = opaque;
+    struct loaded loaded;
+    FM_TRY(load(options, invocation->operands, invocation->operand_count, 0, &loaded));
+    fm_status status = fm_trace_page_save(loaded.report, options->out);
+    unload(&loaded);
+    return status;
+}
+
+static const fm_command html_command = {
+    .name = "html",
+    .summary = "write one self-contained page: timeline, overlap, findings, phases, kernels",
+    .operands = "FILE...",
+    .options = html_schema,
+    .options_size = sizeof(struct trace_options),
+    .operands_min = 1,
+    .operands_max = -1,
+    .run = run_html,
+};
+
 static const fm_option merge_schema[] = {
     READING,
     {"out", FM_OPTION_STRING, offsetof(struct trace_options, out), .letter = 'o', .metavar = "FILE",
@@ -398,8 +428,8 @@ static const fm_command merge_command = {
     .run = run_merge,
 };
 
-static const fm_command *const children[] = {&report_command, &query_command, &diff_command, &whatif_command,
-                                             &merge_command,  &rules_command, NULL};
+static const fm_command *const children[] = {&report_command, &html_command,  &query_command, &diff_command,
+                                             &whatif_command, &merge_command, &rules_command, NULL};
 
 const fm_command fm_cmd_trace = {
     .name = "trace",
