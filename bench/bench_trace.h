@@ -1,0 +1,30 @@
+/* What the trace benchmark and its peers share. */
+#ifndef BENCH_TRACE_H
+#define BENCH_TRACE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a reader is to take from each X event: the same figures must come out of all of them. */
+struct trace_totals {
+    uint64_t slices;
+    uint64_t name_bytes, category_bytes;
+    uint64_t begin_us, duration_us; /* sums, modulo 2^64 */
+    uint64_t correlation, stream, blocks;
+};
+
+/* Readers of other projects over `length` bytes of text, readable for 64 bytes behind it. 0, or -1 when they fail, or 1 when
+ * the CPU lacks what they were built for. They take the fields and drop them: unlike ours they intern no names and keep no
+ * columns. */
+int bench_trace_simdjson_ondemand(const char *text, size_t length, struct trace_totals *out);
+int bench_trace_simdjson_dom(const char *text, size_t length, struct trace_totals *out);
+int bench_trace_yajl(const char *text, size_t length, struct trace_totals *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
