@@ -127,6 +127,7 @@ static fm_status receive_rows(fm_ep_op *op, int source)
     size_t bytes = row_bytes(group, dispatch->recv_format),
            scales = scale_bytes(group, dispatch->recv_format);
     int plain = handle->arrangement == FM_EP_PLAIN;
+    int stream = fm_ep_copy_streams((size_t)handle->received.rows * bytes);
     for (int i = 0; i < view->count; i++) {
         int item = handle->source_begin[source] + i;
         const char *row = fm_ep_view_row(view, FM_EP_PART_ROW, view->list[i]);
@@ -136,7 +137,7 @@ static fm_status receive_rows(fm_ep_op *op, int source)
         for (int c = first; c < last; c++) {
             size_t to = (size_t)(plain ? item : handle->choice_row[c]);
             char *out = (char *)dispatch->recv_x + to * bytes;
-            memcpy(out, row, bytes);
+            fm_ep_copy_row(out, row, bytes, stream);
             if (scales > 0)
                 memcpy((char *)dispatch->recv_scales + to * scales, row_scales, scales);
             if (c == first)
@@ -184,6 +185,7 @@ static fm_status receive_dispatch(fm_ep_op *op)
                                      group->views[source].count, expected);
         FM_TRY(receive_rows(op, source));
     }
+    fm_ep_copy_fence();
     if (handle->arrangement == FM_EP_EXPANDED)
         zero_padding(op);
     span.args[0] = (int64_t)op->epoch;

@@ -405,6 +405,9 @@ fm_status fm_ep_exchange_begin(fm_ep_group *group, fm_ep_kind kind, fm_ep_op **o
 void fm_ep_exchange_part(fm_ep_op *op, fm_ep_part *part, size_t stage, const void *from, size_t stride,
                          size_t bytes, int rows, const int32_t *list)
 {
+    *part = (fm_ep_part){0};
+    if (bytes == 0)
+        return;
     const char *rows_at = from;
     if (op->group->options.staged && rows > 0) {
         char *to = fm_ep_slot_at(op, stage);

@@ -248,6 +248,16 @@ void fm_ep_handle_send(fm_ep_handle *handle, int tokens, int topk, const int32_t
 /** Learns from the group's views what arrives, and gives every row its place. */
 void fm_ep_handle_receive(fm_ep_handle *handle);
 
+/* ep_copy.c */
+
+/** Whether an operation that writes so many bytes should write them past the caches: they would not stay there, and a
+ * line that is written through a cache is read from memory first. */
+int fm_ep_copy_streams(size_t bytes);
+/** Copies a row; with `stream` past the caches, where its place allows. fm_ep_copy_fence() ends a series of copies: only
+ * after it does a flag tell others of them. */
+void fm_ep_copy_row(void *to, const void *from, size_t bytes, int stream);
+void fm_ep_copy_fence(void);
+
 /* ep_sum.c: the kernels. */
 
 fm_ep_sum_kernel fm_ep_sum_choose(void);

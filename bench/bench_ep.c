@@ -1,0 +1,273 @@
+// Dispatch and combine between threads, with the shapes of DeepSeek-V3: hidden 7168, 8 of 256 experts, FP8 out, BF16 back.
+#include <pthread.h>
+#include <string.h>
+
+#include "bench_ep.h"
+#include "fathom/clock.h"
+#include "fathom/mem.h"
+#include "fathom/rng.h"
+
+enum { SCALES = EP_BENCH_HIDDEN / FM_EP_SCALE_BLOCK };
+
+typedef fm_status (*rank_job)(ep_bench *bench, int rank);
+
+/** The ranks' threads live from set-up to teardown; each job is a generation. Rank 0 is the harness's own thread. */
+typedef struct ep_team {
+    ep_bench bench;
+    rank_job job;
+    _Atomic unsigned generation, finished;
+    _Atomic int failed;
+    int started;
+    pthread_t thread[EP_BENCH_RANKS_MAX];
+    fm_ep_world *world;
+} ep_team;
+
+typedef struct ep_member {
+    ep_team *team;
+    int rank;
+} ep_member;
+
+static void do_job(ep_team *team, int rank)
+{
+    if (team->job && team->job(&team->bench, rank) < 0)
+        atomic_store(&team->failed, 1);
+}
+
+static void *serve(void *argument)
+{
+    ep_member self = *(ep_member *)argument;
+    fm_base_mem_free(argument);
+    for (unsigned seen = 0;;) {
+        fm_wait wait = fm_base_wait_begin(-1);
+        while (atomic_load(&self.team->generation) == seen)
+            if (fm_base_wait_step(&wait) < 0) // it has no deadline
+                return NULL;
+        seen++;
+        if (!self.team->job)
+            return NULL;
+        do_job(self.team, self.rank);
+        atomic_fetch_add(&self.team->finished, 1);
+    }
+}
+
+static fm_status run_job(ep_team *team, rank_job job)
+{
+    team->job = job;
+    atomic_store(&team->finished, 0);
+    atomic_fetch_add(&team->generation, 1);
+    do_job(team, 0);
+    fm_wait wait = fm_base_wait_begin(-1);
+    while (atomic_load(&team->finished) < (unsigned)team->started)
+        FM_TRY(fm_base_wait_step(&wait));
+    return atomic_load(&team->failed) ? fm_base_error_set(FM_ERR_INTERNAL, "a rank failed") : FM_OK;
+}
+
+/* ---- the jobs ---- */
+
+static fm_status dispatch(ep_bench *bench, int rank)
+{
+    ep_bench_rank *self = &bench->rank[rank];
+    fm_ep_dispatch arguments = {.size = sizeof arguments,
+                                .tokens = bench->tokens,
+                                .topk = EP_BENCH_TOPK,
+                                .topk_idx = self->topk_idx,
+                                .x_format = FM_EP_FP8_F32,
+                                .recv_format = FM_EP_FP8_F32,
+                                .x = self->x,
+                                .x_scales = self->x_scales,
+                                .recv_x = self->recv_x,
+                                .recv_scales = self->recv_scales,
+                                .recv_rows_max = fm_ep_handle_rows_max(self->handle)};
+    return fm_ep_dispatch_run(self->group, &arguments, self->handle);
+}
+
+static fm_status combine(ep_bench *bench, int rank)
+{
+    ep_bench_rank *self = &bench->rank[rank];
+    fm_ep_combine arguments = {.size = sizeof arguments, .x = self->y, .out = self->out};
+    return fm_ep_combine_run(self->group, &arguments, self->handle);
+}
+
+static fm_status join(ep_bench *bench, int rank)
+{
+    // The bench is the first member of its team.
+    ep_team *mine = (ep_team *)(void *)bench;
+    ep_bench_rank *self = &bench->rank[rank];
+    fm_ep_options options = {.size = sizeof options,
+                             .hidden = EP_BENCH_HIDDEN,
+                             .experts = EP_BENCH_EXPERTS,
+                             .topk_max = EP_BENCH_TOPK,
+                             .tokens_max = bench->tokens};
+    FM_TRY(fm_ep_group_create(mine->world, rank, &options, &self->group));
+    FM_TRY(fm_ep_handle_create(self->group, FM_EP_PLAIN, 1, &self->handle));
+    size_t tokens = (size_t)bench->tokens, rows = (size_t)fm_ep_handle_rows_max(self->handle);
+    self->topk_idx = fm_base_mem_zalloc(tokens * EP_BENCH_TOPK, sizeof *self->topk_idx);
+    self->x = fm_bench_alloc(tokens * EP_BENCH_HIDDEN);
+    self->x_scales = fm_bench_alloc(tokens * SCALES * sizeof(float));
+    self->recv_x = fm_bench_alloc(rows * EP_BENCH_HIDDEN);
+    self->recv_scales = fm_bench_alloc(rows * SCALES * sizeof(float));
+    self->packed = fm_bench_alloc(rows * EP_BENCH_HIDDEN);
+    self->packed_scales = fm_bench_alloc(rows * SCALES * sizeof(float));
+    self->y = fm_bench_alloc(rows * EP_BENCH_HIDDEN * sizeof(fm_bf16));
+    self->arrived = fm_bench_alloc(rows * EP_BENCH_HIDDEN * sizeof(fm_bf16));
+    self->out = fm_bench_alloc(tokens * EP_BENCH_HIDDEN * sizeof(fm_bf16));
+    if (!self->topk_idx || !self->x || !self->x_scales || !self->recv_x || !self->recv_scales ||
+        !self->packed || !self->packed_scales || !self->y || !self->arrived || !self->out)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %d tokens", bench->tokens);
+    fm_rng rng = fm_base_rng_begin(1, (uint64_t)rank);
+    int deck[EP_BENCH_EXPERTS];
+    for (int e = 0; e < EP_BENCH_EXPERTS; e++)
+        deck[e] = e;
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t k = 0; k < EP_BENCH_TOPK; k++) { // distinct experts: a partial shuffle
+            size_t other = k + (size_t)fm_base_rng_below(&rng, EP_BENCH_EXPERTS - k);
+            int expert = deck[other];
+            deck[other] = deck[k];
+            deck[k] = self->topk_idx[t * EP_BENCH_TOPK + k] = expert;
+        }
+    fm_bench_fill((uint64_t)rank, self->x, tokens * EP_BENCH_HIDDEN);
+    fm_bench_fill_floats((uint64_t)rank, self->x_scales, tokens * SCALES);
+    fm_bench_fill((uint64_t)rank + 100, self->y, rows * EP_BENCH_HIDDEN * sizeof(fm_bf16));
+    for (size_t i = 0; i < rows * EP_BENCH_HIDDEN; i++)
+        self->y[i] = (fm_bf16)((self->y[i] & 0x8FFF) | 0x3000); // numbers around 1, no NaN
+    return dispatch(bench, rank);                               // combine needs its handle
+}
+
+static void leave(ep_bench *bench)
+{
+    for (int rank = 0; rank < bench->ranks; rank++) {
+        ep_bench_rank *r = &bench->rank[rank];
+        void *const blocks[] = {r->topk_idx,      r->x, r->x_scales, r->recv_x, r->recv_scales, r->packed,
+                                r->packed_scales, r->y, r->arrived,  r->out};
+        for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
+            fm_base_mem_free(blocks[i]);
+        fm_ep_handle_free(r->handle);
+        fm_ep_group_free(r->group);
+    }
+}
+
+/* ---- the harness's callbacks ---- */
+
+typedef struct ep_shape {
+    int ranks, tokens, is_combine;
+} ep_shape;
+
+static void teardown(void *state)
+{
+    ep_team *team = state;
+    if (!team)
+        return;
+    team->job = NULL;
+    atomic_fetch_add(&team->generation, 1);
+    for (int i = 1; i <= team->started; i++)
+        pthread_join(team->thread[i], NULL);
+    leave(&team->bench);
+    fm_ep_world_free(team->world);
+    fm_base_mem_free(team);
+}
+
+static fm_status setup(const fm_bench_setup *given, void **out_state)
+{
+    const ep_shape *shape = given->argument;
+    ep_team *team = fm_base_mem_zalloc(1, sizeof *team);
+    if (!team)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the ranks");
+    *out_state = team;
+    team->bench.ranks = shape->ranks;
+    team->bench.tokens = shape->tokens;
+    team->bench.is_combine = shape->is_combine;
+    FM_TRY(fm_ep_world_create(shape->ranks, &team->world));
+    for (int rank = 1; rank < shape->ranks; rank++) {
+        ep_member *member = fm_base_mem_alloc(sizeof *member);
+        if (!member)
+            return fm_base_error_set(FM_ERR_NOMEM, "no memory for a rank");
+        member->team = team;
+        member->rank = rank;
+        if (pthread_create(&team->thread[rank], NULL, serve, member) != 0) {
+            fm_base_mem_free(member);
+            return fm_base_error_set(FM_ERR_UNAVAILABLE, "no thread for rank %d", rank);
+        }
+        team->started++;
+    }
+    return run_job(team, join);
+}
+
+static fm_status run_ours(void *state, int threads)
+{
+    (void)threads;
+    ep_team *team = state;
+    return run_job(team, team->bench.is_combine ? combine : dispatch);
+}
+
+static fm_status run_peer(void *state, int threads)
+{
+    (void)threads;
+    ep_team *team = state;
+    return run_job(team, team->bench.is_combine ? ep_bench_peer_combine : ep_bench_peer_dispatch);
+}
+
+static uint64_t hash(const void *state)
+{
+    const ep_bench *bench = &((const ep_team *)state)->bench;
+    uint64_t hash = 0;
+    for (int rank = 0; rank < bench->ranks; rank++) {
+        const ep_bench_rank *self = &bench->rank[rank];
+        size_t rows = (size_t)fm_ep_handle_received(self->handle)->rows, tokens = (size_t)bench->tokens;
+        if (bench->is_combine) {
+            hash = fm_bench_hash(hash, self->out, tokens * EP_BENCH_HIDDEN * sizeof(fm_bf16));
+        } else {
+            hash = fm_bench_hash(hash, self->recv_x, rows * EP_BENCH_HIDDEN);
+            hash = fm_bench_hash(hash, self->recv_scales, rows * SCALES * sizeof(float));
+        }
+    }
+    return hash;
+}
+
+/** Ranks that a token goes to, on average: the expected number of distinct groups hit by 8 of 256 experts. */
+static double mean_ranks(int ranks)
+{
+    double miss = 1;
+    int local = EP_BENCH_EXPERTS / ranks;
+    for (int k = 0; k < EP_BENCH_TOPK; k++)
+        miss *= (double)(EP_BENCH_EXPERTS - local - k) / (EP_BENCH_EXPERTS - k);
+    return ranks * (1 - miss);
+}
+
+static fm_status cases(fm_bench *bench)
+{
+    static const ep_shape shapes[] = {{2, 128, 0}, {2, 4096, 0}, {4, 128, 0}, {4, 4096, 0},
+                                      {2, 128, 1}, {2, 4096, 1}, {4, 128, 1}, {4, 4096, 1}};
+    static const char *const names[] = {"dispatch.fp8.2x128x7168", "dispatch.fp8.2x4096x7168",
+                                        "dispatch.fp8.4x128x7168", "dispatch.fp8.4x4096x7168",
+                                        "combine.bf16.2x128x7168", "combine.bf16.2x4096x7168",
+                                        "combine.bf16.4x128x7168", "combine.bf16.4x4096x7168"};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        const ep_shape *s = &shapes[i];
+        // The least traffic: each row read once and written once for each rank, or read there and its sum written.
+        double row = s->is_combine ? EP_BENCH_HIDDEN * 2.0 : EP_BENCH_HIDDEN + SCALES * 4.0;
+        FM_TRY(fm_bench_add(
+            bench,
+            &(fm_bench_case){.name = names[i],
+                             .argument = s,
+                             .limit = FM_BENCH_COPY,
+                             .bytes = s->ranks * s->tokens * row * (1 + mean_ranks(s->ranks)),
+                             .clock = FM_BENCH_WALL,
+                             .mode = s->tokens > 128 ? FM_BENCH_IN_QUICK : FM_BENCH_IN_SMOKE,
+                             .threads = s->ranks,
+                             .setup = setup,
+                             .run = run_ours,
+                             .hash = hash,
+                             .teardown = teardown,
+                             .peers = {{.name = "pack+alltoallv", .run = run_peer, .same_result = 1}},
+                             .goals = {{FM_BENCH_FRACTION, .hope = 0.8},
+                                       {FM_BENCH_RATIO, .peer = "pack+alltoallv", .must = 1, .hope = 2}}}));
+    }
+    return FM_OK;
+}
+
+int main(int argc, char **argv)
+{
+    static const fm_bench_program program = {"ep", "Measures lib/ep: dispatch and combine between threads",
+                                             cases};
+    return fm_bench_main(&program, argc, argv);
+}
