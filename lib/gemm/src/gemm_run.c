@@ -53,6 +53,27 @@ static void take_a_scales(const struct piece *piece, int64_t block, int64_t bloc
             *out++ = scale_of(piece->job->a, row_of(piece, i), block + j);
 }
 
+// Where a packed B has the codes of a panel from k_from (a multiple of 32) on.
+static const uint8_t *panel_at(const fm_gemm_weights *b, int64_t column, int64_t k_from)
+{
+    int64_t k_padded = fm_gemm_ceil_div(b->k, FM_GEMM_STEP) * FM_GEMM_STEP;
+    int64_t codes = column / FM_GEMM_PANEL * FM_GEMM_PANEL * k_padded + k_from * FM_GEMM_PANEL;
+    return b->panels + codes * (b->operand.dtype == FM_DTYPE_BF16 ? 2 : 1);
+}
+
+// Asks for a block of B that a later take_b() will want: it comes from memory while the block before it is multiplied,
+// since the hardware loses the stream in that long pause.
+static void prefetch_b(const struct piece *piece, int64_t column, int64_t k_from)
+{
+    const fm_gemm_weights *b = piece->b;
+    int64_t bytes = (int64_t)FM_GEMM_BLOCK * FM_GEMM_PANEL * (b->operand.dtype == FM_DTYPE_BF16 ? 2 : 1);
+    for (int64_t half = 0; half < FM_GEMM_STRIP && column + half < b->n; half += FM_GEMM_PANEL) {
+        const uint8_t *panel = panel_at(b, column + half, k_from);
+        for (int64_t at = 0; at < bytes; at += 64)
+            __builtin_prefetch(panel + at, 0, 2);
+    }
+}
+
 static void take_b(const struct piece *piece, int64_t column, int64_t k_from, int64_t length)
 {
     const fm_gemm_weights *b = piece->b;
@@ -63,7 +84,6 @@ static void take_b(const struct piece *piece, int64_t column, int64_t k_from, in
         return;
     }
     int wide = b->operand.dtype == FM_DTYPE_BF16;
-    int64_t k_padded = fm_gemm_ceil_div(b->k, FM_GEMM_STEP) * FM_GEMM_STEP;
     int64_t pairs = fm_gemm_ceil_div(length, FM_GEMM_STEP) * (FM_GEMM_STEP / 2);
     for (int64_t half = 0; half < FM_GEMM_STRIP; half += FM_GEMM_PANEL) {
         if (column + half >= b->n) {
@@ -71,7 +91,7 @@ static void take_b(const struct piece *piece, int64_t column, int64_t k_from, in
                 memset(out + i * FM_GEMM_STRIP + half, 0, FM_GEMM_PANEL * sizeof *out);
             break;
         }
-        const uint8_t *panel = b->panels + (((column + half) * k_padded + k_from * FM_GEMM_PANEL) << wide);
+        const uint8_t *panel = panel_at(b, column + half, k_from);
         (wide ? kernels->unpack_bf16 : kernels->unpack_e4m3)(panel, pairs, out + half);
     }
 }
@@ -111,6 +131,11 @@ static void multiply_chunk(const struct piece *piece, int64_t k_from, int64_t le
                 .a_scales = scaled ? space->a_scales + at / FM_GEMM_BLOCK * piece->count : NULL,
                 .b_scales = space->b_scales,
             };
+            if (piece->b->panels) {
+                int last = at + FM_GEMM_BLOCK >= length;
+                prefetch_b(piece, piece->column + column + (last ? FM_GEMM_STRIP : 0),
+                           k_from + (last ? 0 : at + FM_GEMM_BLOCK));
+            }
             piece->job->context->kernels.multiply(&block);
         }
     }

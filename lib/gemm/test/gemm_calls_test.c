@@ -142,18 +142,21 @@ static void tails_of_every_extent(void **state)
     (void)state;
     fm_gen gen = fm_gen_seeded(7);
     for (int64_t size = 1; size <= 129; size++) {
-        for (int dimension = 0; dimension < 3; dimension++) {
-            struct product product = {.m = dimension == 0 ? size : 3,
-                                      .n = dimension == 1 ? size : 5,
-                                      .k = dimension == 2 ? size : 33,
-                                      .dtype = size % 2 ? FM_DTYPE_BF16 : FM_DTYPE_F8_E4M3,
-                                      .d_dtype = size % 4 < 2 ? FM_DTYPE_F32 : FM_DTYPE_BF16,
-                                      .b_scale_rows = 128,
-                                      .with_c = size % 3 == 0};
-            check_all_ways(&gen, &product, 1);
-            product.dtype = size % 2 ? FM_DTYPE_F8_E4M3 : FM_DTYPE_BF16;
-            check_all_ways(&gen, &product, 1);
-        }
+        struct product tall = {.m = size,
+                               .n = 5,
+                               .k = 9,
+                               .dtype = size % 2 ? FM_DTYPE_BF16 : FM_DTYPE_F8_E4M3,
+                               .d_dtype = size % 4 < 2 ? FM_DTYPE_F32 : FM_DTYPE_BF16,
+                               .b_scale_rows = 128,
+                               .with_c = size % 3 == 0};
+        struct product wide = tall, deep = tall;
+        wide.m = deep.m = 3;
+        wide.n = deep.k = size;
+        check_all_ways(&gen, &tall, 1);
+        check_all_ways(&gen, &wide, 1);
+        check_all_ways(&gen, &deep, 1);
+        deep.dtype = size % 2 ? FM_DTYPE_F8_E4M3 : FM_DTYPE_BF16;
+        check_all_ways(&gen, &deep, 1);
     }
 }
 
@@ -190,6 +193,76 @@ static void a_row_alone_gives_what_it_gives_among_others(void **state)
         gemm_output_free(&team);
         discard(&run);
     }
+}
+
+/*
+ * What quantisation costs: the distance to the product of the unquantised operands, as DeepGEMM measures and bounds it
+ * (calc_diff: 1 - 2 sum(xy) / sum(x^2 + y^2)). Here A is quantised per 1x128 and B per 128x128 with amax / 448.
+ */
+static void quantise(const float *values, int64_t rows, int64_t k, int scale_rows, fm_e4m3 *codes,
+                     float *scales)
+{
+    int64_t across = (k + 127) / 128;
+    for (int64_t row = 0; row < rows; row += scale_rows)
+        for (int64_t block = 0; block < across; block++) {
+            float largest = 1e-4f;
+            for (int64_t r = row; r < row + scale_rows && r < rows; r++)
+                for (int64_t i = block * 128; i < block * 128 + 128 && i < k; i++)
+                    largest = fmaxf(largest, fabsf(values[r * k + i]));
+            float scale = largest / FM_E4M3_MAX;
+            scales[row / scale_rows * across + block] = scale;
+            for (int64_t r = row; r < row + scale_rows && r < rows; r++)
+                for (int64_t i = block * 128; i < block * 128 + 128 && i < k; i++)
+                    codes[r * k + i] = fm_f32_to_e4m3(values[r * k + i] / scale);
+        }
+}
+
+enum { DIFF_M = 40, DIFF_N = 150, DIFF_K = 1000 };
+
+static double calc_diff(const float *a, const float *b, const fm_bf16 *d)
+{
+    double both = 0, squares = 0;
+    for (int row = 0; row < DIFF_M; row++)
+        for (int column = 0; column < DIFF_N; column++) {
+            double x = 0, y = (double)fm_bf16_to_f32(d[row * DIFF_N + column]);
+            for (int i = 0; i < DIFF_K; i++)
+                x += (double)a[row * DIFF_K + i] * (double)b[column * DIFF_K + i];
+            both += x * y;
+            squares += x * x + y * y;
+        }
+    return 1 - 2 * both / squares;
+}
+
+static void quantised_products_are_near_the_unquantised(void **state)
+{
+    (void)state;
+    static float values[2][DIFF_N * DIFF_K], scales[2][DIFF_M * 8];
+    static fm_e4m3 small[2][DIFF_N * DIFF_K];
+    static fm_bf16 wide[2][DIFF_N * DIFF_K], d[DIFF_M * DIFF_N];
+    fm_gen gen = fm_gen_seeded(17);
+    for (int i = 0; i < DIFF_N * DIFF_K; i++)
+        for (int j = 0; j < 2; j++) {
+            wide[j][i] = fm_f32_to_bf16(fm_gen_normal(&gen));
+            values[j][i] =
+                fm_bf16_to_f32(wide[j][i]); // DeepGEMM's tensors are BF16 before they are quantised
+        }
+    quantise(values[0], DIFF_M, DIFF_K, 1, small[0], scales[0]);
+    quantise(values[1], DIFF_N, DIFF_K, 128, small[1], scales[1]);
+    fm_gemm_operand a = {FM_DTYPE_F8_E4M3, 0, small[0], DIFF_K, scales[0], 8, 1};
+    fm_gemm_operand b = {FM_DTYPE_F8_E4M3, 0, small[1], DIFF_K, scales[1], 8, 128};
+    fm_gemm_result result = {.dtype = FM_DTYPE_BF16, .data = d, .stride = DIFF_N};
+    fm_gemm_weights weights;
+    fm_gemm_context *context = gemm_open(FM_ISA_AVX512, 1);
+    assert_ok(fm_gemm_weights_plain(DIFF_N, DIFF_K, &b, &weights));
+    assert_ok(fm_gemm_dense(context, DIFF_M, &a, &weights, &result));
+    assert_true(calc_diff(values[0], values[1], d) < 1e-3);
+
+    a = (fm_gemm_operand){.dtype = FM_DTYPE_BF16, .data = wide[0], .stride = DIFF_K};
+    b = (fm_gemm_operand){.dtype = FM_DTYPE_BF16, .data = wide[1], .stride = DIFF_K};
+    assert_ok(fm_gemm_weights_plain(DIFF_N, DIFF_K, &b, &weights));
+    assert_ok(fm_gemm_dense(context, DIFF_M, &a, &weights, &result));
+    assert_true(calc_diff(values[0], values[1], d) < 1e-5);
+    fm_gemm_context_close(context);
 }
 
 static void c_may_be_d(void **state)
@@ -348,6 +421,7 @@ int main(void)
         cmocka_unit_test(every_way_gives_the_same_with_any_codes),
         cmocka_unit_test(tails_of_every_extent),
         cmocka_unit_test(a_row_alone_gives_what_it_gives_among_others),
+        cmocka_unit_test(quantised_products_are_near_the_unquantised),
         cmocka_unit_test(c_may_be_d),
         cmocka_unit_test(groups_by_offsets),
         cmocka_unit_test(groups_by_row_ids),

@@ -1,0 +1,234 @@
+#include "fm_bench.h"
+
+#include "fathom/gemm.h"
+#include "fathom/mem.h"
+#include "fathom/numfmt.h"
+
+#include <stdio.h>
+#include <string.h>
+
+// A product D = A B^T with packed weights, D in BF16.
+struct shape {
+    int64_t m, n, k;
+    fm_bench_mode mode;
+};
+
+struct argument {
+    struct shape shape;
+    fm_dtype dtype;
+    fm_isa isa;
+};
+
+struct product {
+    struct argument argument;
+    fm_gemm_context *one, *all;
+    fm_gemm_operand a;
+    fm_gemm_weights weights;
+    fm_gemm_result d;
+    void *a_codes, *blob, *out;
+    float *a_scales;
+    size_t blob_bytes;
+};
+
+static size_t code_bytes(const struct argument *argument)
+{
+    return argument->dtype == FM_DTYPE_BF16 ? 2 : 1;
+}
+
+// Random codes of values in [-1, 1), or of all magnitudes that E4M3 has, with their scales.
+static fm_status make_operand(const struct argument *argument, uint64_t seed, int64_t rows, int scale_rows,
+                              fm_gemm_operand *out_operand, void **out_codes, float **out_scales)
+{
+    int64_t k = argument->shape.k, blocks = (k + FM_GEMM_SCALE_BLOCK - 1) / FM_GEMM_SCALE_BLOCK;
+    size_t count = (size_t)(rows * k);
+    size_t scale_count = (size_t)((rows + scale_rows - 1) / scale_rows * blocks);
+    float *values = fm_base_mem_alloc(count * sizeof *values);
+    *out_codes = fm_bench_alloc(count * code_bytes(argument));
+    *out_scales = fm_base_mem_alloc(scale_count * sizeof **out_scales);
+    if (!values || !*out_codes || !*out_scales) {
+        fm_base_mem_free(values);
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu elements", count);
+    }
+    fm_bench_fill_floats(seed, values, count);
+    if (argument->dtype == FM_DTYPE_BF16) {
+        fm_base_f32_to_bf16(values, count, *out_codes);
+    } else {
+        for (size_t i = 0; i < count; i++)
+            values[i] *= FM_E4M3_MAX;
+        fm_base_f32_to_e4m3(values, count, *out_codes);
+    }
+    fm_base_mem_free(values);
+    fm_bench_fill_floats(seed + 1, *out_scales, scale_count);
+    *out_operand = (fm_gemm_operand){.dtype = argument->dtype,
+                                     .data = *out_codes,
+                                     .stride = k,
+                                     .scales = *out_scales,
+                                     .scale_stride = blocks,
+                                     .scale_rows = scale_rows};
+    return FM_OK;
+}
+
+static fm_status open_context(const struct argument *argument, int threads, fm_gemm_context **out_context)
+{
+    return fm_gemm_context_open(
+        &(fm_gemm_options){
+            .size = sizeof(fm_gemm_options), .threads = threads, .capped = 1, .isa_max = argument->isa},
+        out_context);
+}
+
+static void teardown(void *state)
+{
+    struct product *product = state;
+    fm_gemm_context_close(product->one);
+    fm_gemm_context_close(product->all);
+    fm_base_mem_free(product->a_codes);
+    fm_base_mem_free(product->a_scales);
+    fm_base_mem_free(product->blob);
+    fm_base_mem_free(product->out);
+    fm_base_mem_free(product);
+}
+
+static fm_status pack(struct product *product, uint64_t seed)
+{
+    const struct shape *shape = &product->argument.shape;
+    void *codes = NULL;
+    float *scales = NULL;
+    fm_gemm_operand b;
+    fm_status status =
+        make_operand(&product->argument, seed, shape->n, FM_GEMM_SCALE_BLOCK, &b, &codes, &scales);
+    if (status == FM_OK)
+        status = fm_gemm_weights_pack_size(shape->n, shape->k, &b, &product->blob_bytes);
+    if (status == FM_OK) {
+        product->blob = fm_bench_alloc(product->blob_bytes);
+        status = product->blob
+                     ? fm_gemm_weights_pack(shape->n, shape->k, &b, product->blob, product->blob_bytes)
+                     : fm_base_error_set(FM_ERR_NOMEM, "no memory for the packed weights");
+    }
+    if (status == FM_OK)
+        status = fm_gemm_weights_open(product->blob, product->blob_bytes, &product->weights);
+    fm_base_mem_free(codes);
+    fm_base_mem_free(scales);
+    return status;
+}
+
+static fm_status fill(const fm_bench_setup *given, struct product *product)
+{
+    const struct shape *shape = &product->argument.shape;
+    FM_TRY(open_context(&product->argument, 1, &product->one));
+    FM_TRY(open_context(&product->argument, given->threads_max, &product->all));
+    if (fm_gemm_context_isa(product->one) != product->argument.isa)
+        return fm_base_error_set(FM_ERR_UNAVAILABLE, "no %s here: %s",
+                                 fm_base_isa_name(product->argument.isa),
+                                 fm_base_cpu_isa_reason(product->argument.isa));
+    FM_TRY(make_operand(&product->argument, given->seed, shape->m, 1, &product->a, &product->a_codes,
+                        &product->a_scales));
+    FM_TRY(pack(product, given->seed + 2));
+    size_t bytes = (size_t)(shape->m * shape->n) * sizeof(fm_bf16);
+    product->out = fm_bench_alloc(bytes);
+    if (!product->out)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu bytes of results", bytes);
+    memset(product->out, 0xA5, bytes); // so that its pages are there
+    product->d = (fm_gemm_result){.dtype = FM_DTYPE_BF16, .data = product->out, .stride = shape->n};
+    return FM_OK;
+}
+
+static fm_status setup(const fm_bench_setup *given, void **out_state)
+{
+    struct product *product = fm_base_mem_zalloc(1, sizeof *product);
+    if (!product)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the case");
+    product->argument = *(const struct argument *)given->argument;
+    fm_status status = fill(given, product);
+    if (status != FM_OK) {
+        teardown(product);
+        return status;
+    }
+    *out_state = product;
+    return FM_OK;
+}
+
+// A decoder's weights come from memory: there are gigabytes of them between two uses.
+static fm_status make_cold(void *state)
+{
+    struct product *product = state;
+    fm_bench_evict(product->blob, product->blob_bytes);
+    return FM_OK;
+}
+
+static fm_status run(void *state, int threads)
+{
+    struct product *product = state;
+    return fm_gemm_dense(threads == 1 ? product->one : product->all, product->argument.shape.m, &product->a,
+                         &product->weights, &product->d);
+}
+
+static uint64_t hash(const void *state)
+{
+    const struct product *product = state;
+    const struct shape *shape = &product->argument.shape;
+    return fm_bench_hash(0, product->out, (size_t)(shape->m * shape->n) * sizeof(fm_bf16));
+}
+
+static fm_status add(fm_bench *bench, const struct argument *argument)
+{
+    const struct shape *shape = &argument->shape;
+    double macs = (double)shape->m * (double)shape->n * (double)shape->k;
+    int few = shape->m <= 16; // bound by reading the weights
+    char name[64];
+    snprintf(name, sizeof name, "%s.%s.%lldx%lldx%lld", argument->dtype == FM_DTYPE_BF16 ? "bf16" : "fp8",
+             fm_base_isa_name(argument->isa), (long long)shape->m, (long long)shape->n, (long long)shape->k);
+    return fm_bench_add(bench,
+                        &(fm_bench_case){
+                            .name = name,
+                            .argument = argument,
+                            .limit = few ? FM_BENCH_READ : fm_bench_limit_of_isa(argument->isa),
+                            .flops = few ? 0 : 2 * macs,
+                            .bytes = few ? (double)(shape->n * shape->k) * (double)code_bytes(argument) : 0,
+                            .mode = shape->mode,
+                            .setup = setup,
+                            .before = few ? make_cold : NULL,
+                            .run = run,
+                            .hash = hash,
+                            .teardown = teardown,
+                        });
+}
+
+// DeepSeek-V3's shapes; quick runs take those that one core computes in a tenth of a second.
+static const struct shape shapes[] = {
+    {24, 96, 300, FM_BENCH_IN_SMOKE},     {1, 2112, 7168, FM_BENCH_IN_QUICK},
+    {16, 2112, 7168, FM_BENCH_IN_QUICK},  {128, 576, 7168, FM_BENCH_IN_QUICK},
+    {128, 2112, 7168, FM_BENCH_IN_QUICK}, {128, 7168, 2048, FM_BENCH_IN_FULL},
+    {128, 4096, 7168, FM_BENCH_IN_FULL},  {4096, 576, 7168, FM_BENCH_IN_FULL},
+    {4096, 2112, 7168, FM_BENCH_IN_FULL},
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+static fm_status cases(fm_bench *bench)
+{
+    static struct argument arguments[2][2][SHAPES];
+    static const fm_isa levels[] = {FM_ISA_AVX512, FM_ISA_AVX2};
+    static const fm_dtype dtypes[] = {FM_DTYPE_BF16, FM_DTYPE_F8_E4M3};
+    for (int d = 0; d < 2; d++)
+        for (int level = 0; level < 2; level++)
+            for (int i = 0; i < SHAPES; i++) {
+                arguments[d][level][i] = (struct argument){shapes[i], dtypes[d], levels[level]};
+                FM_TRY(add(bench, &arguments[d][level][i]));
+            }
+    static const struct {
+        const char *name, *cases;
+    } groups[] = {{"bf16 avx512", "bf16.avx512.128x"},         {"bf16 avx2", "bf16.avx2.128x"},
+                  {"fp8 avx512", "fp8.avx512.128x"},           {"fp8 avx2", "fp8.avx2.128x"},
+                  {"bf16 avx512 m=4096", "bf16.avx512.4096x"}, {"bf16 avx2 m=4096", "bf16.avx2.4096x"},
+                  {"fp8 avx512 m=4096", "fp8.avx512.4096x"},   {"fp8 avx2 m=4096", "fp8.avx2.4096x"}};
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
+        FM_TRY(fm_bench_add_group(bench, &(fm_bench_group){.name = groups[i].name,
+                                                           .cases = groups[i].cases,
+                                                           .goal = {FM_BENCH_FRACTION, .must = 0.75}}));
+    return FM_OK;
+}
+
+int main(int argc, char **argv)
+{
+    static const fm_bench_program program = {"gemm", "Measures lib/gemm: products in BF16 and FP8", cases};
+    return fm_bench_main(&program, argc, argv);
+}
