@@ -69,7 +69,8 @@ fm_status fm_gemm_weights_pack_size(int64_t n, int64_t k, const fm_gemm_operand 
 static void put_header(uint8_t *blob, int64_t n, int64_t k, const fm_gemm_operand *b, size_t bytes)
 {
     int wide = b->dtype == FM_DTYPE_BF16;
-    memcpy(blob, FM_GEMM_BLOB_MAGIC, 8);
+    static const uint8_t magic[8] = FM_GEMM_BLOB_MAGIC;
+    memcpy(blob, magic, sizeof magic);
     fm_put_le32(blob + FM_GEMM_BLOB_AT_VERSION, FM_GEMM_BLOB_VERSION);
     fm_put_le32(blob + FM_GEMM_BLOB_AT_DTYPE, wide ? FM_GEMM_BLOB_BF16 : FM_GEMM_BLOB_E4M3);
     fm_put_le64(blob + FM_GEMM_BLOB_AT_N, (uint64_t)n);

@@ -12,7 +12,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { ROWS = 6, VECTORS = 2, LANES = 8 };
+enum { ROWS = FM_GEMM_TILE_ROWS, VECTORS = 2, LANES = 8 };
 
 // e (or, from an odd start, o) of a step.
 INLINE void chains(const float *a, size_t a_stride, const float *b, int rows, __m256 sum[ROWS][VECTORS])
@@ -88,27 +88,31 @@ INLINE void tile(const struct fm_gemm_block *block, size_t first, size_t column,
 
 static void half_strip(const struct fm_gemm_block *block, size_t column)
 {
-    size_t row = 0, rows = (size_t)block->rows;
-    for (; row + ROWS <= rows; row += ROWS)
-        tile(block, row, column, ROWS);
-    switch (rows - row) {
-    case 1:
-        tile(block, row, column, 1);
-        break;
-    case 2:
-        tile(block, row, column, 2);
-        break;
-    case 3:
-        tile(block, row, column, 3);
-        break;
-    case 4:
-        tile(block, row, column, 4);
-        break;
-    case 5:
-        tile(block, row, column, 5);
-        break;
-    default:
-        break;
+    size_t rows = (size_t)block->rows, height;
+    for (size_t row = 0; row < rows; row += height) {
+        height = fm_gemm_tile_height(rows - row);
+        switch (height) {
+        case 1:
+            tile(block, row, column, 1);
+            break;
+        case 2:
+            tile(block, row, column, 2);
+            break;
+        case 3:
+            tile(block, row, column, 3);
+            break;
+        case 4:
+            tile(block, row, column, 4);
+            break;
+        case 5:
+            tile(block, row, column, 5);
+            break;
+        case 6:
+            tile(block, row, column, 6);
+            break;
+        default:
+            break;
+        }
     }
 }
 

@@ -13,7 +13,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { ROWS = 6, VECTORS = 2, LANES = 16 };
+enum { ROWS = FM_GEMM_TILE_ROWS, VECTORS = 2, LANES = 16 };
 
 INLINE void step_products(const float *a, size_t a_stride, const float *b, int rows,
                           __m512 sum[ROWS][VECTORS])
@@ -63,6 +63,8 @@ INLINE void tile(const struct fm_gemm_block *block, size_t first, int rows)
     {
         UNROLL for (int v = 0; v < VECTORS; v++)
         {
+            if (block->a_scales) // wanted at the end
+                _mm_prefetch((const char *)(acc + (size_t)r * block->acc_stride + v * LANES), _MM_HINT_T0);
             sum[r][v] = block->a_scales ? _mm512_setzero_ps()
                                         : _mm512_loadu_ps(acc + (size_t)r * block->acc_stride + v * LANES);
         }
@@ -87,27 +89,31 @@ INLINE void tile(const struct fm_gemm_block *block, size_t first, int rows)
 
 static void multiply(const struct fm_gemm_block *block)
 {
-    size_t row = 0, rows = (size_t)block->rows;
-    for (; row + ROWS <= rows; row += ROWS)
-        tile(block, row, ROWS);
-    switch (rows - row) {
-    case 1:
-        tile(block, row, 1);
-        break;
-    case 2:
-        tile(block, row, 2);
-        break;
-    case 3:
-        tile(block, row, 3);
-        break;
-    case 4:
-        tile(block, row, 4);
-        break;
-    case 5:
-        tile(block, row, 5);
-        break;
-    default:
-        break;
+    size_t rows = (size_t)block->rows, height;
+    for (size_t row = 0; row < rows; row += height) {
+        height = fm_gemm_tile_height(rows - row);
+        switch (height) {
+        case 1:
+            tile(block, row, 1);
+            break;
+        case 2:
+            tile(block, row, 2);
+            break;
+        case 3:
+            tile(block, row, 3);
+            break;
+        case 4:
+            tile(block, row, 4);
+            break;
+        case 5:
+            tile(block, row, 5);
+            break;
+        case 6:
+            tile(block, row, 6);
+            break;
+        default:
+            break;
+        }
     }
 }
 

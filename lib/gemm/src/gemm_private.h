@@ -16,14 +16,16 @@
 #include "fathom/gemm.h"
 
 enum {
-    FM_GEMM_STEP = 32,   // k of a step of the summation order: what TDPBF16PS adds at once
-    FM_GEMM_BLOCK = 128, // k of a block: what shares a scale
-    FM_GEMM_PANEL = 16,  // columns of a panel of a blob: one zmm register of f32, one AMX tile
-    FM_GEMM_STRIP = 32,  // columns of a strip: two panels
-    FM_GEMM_ROWS = 480,  // of a task: a multiple of all kernels' tile heights
+    FM_GEMM_STEP = 32,     // k of a step of the summation order: what TDPBF16PS adds at once
+    FM_GEMM_BLOCK = 128,   // k of a block: what shares a scale
+    FM_GEMM_PANEL = 16,    // columns of a panel of a blob: one zmm register of f32, one AMX tile
+    FM_GEMM_STRIP = 32,    // columns of a strip: two panels
+    FM_GEMM_TILE_ROWS = 6, // of the vector kernels
+    FM_GEMM_ROWS = 480,    // of a task: a multiple of the tile's
     FM_GEMM_COLUMNS =
         512,            // of a task: with ROWS, 960 KiB of accumulators, half of a 2 MiB second-level cache
     FM_GEMM_A_PAD = 16, // floats between rows of A, so that rows do not share cache sets
+    FM_GEMM_ACC_STRIDE = FM_GEMM_COLUMNS + 16, // of accumulators, for the same reason
     FM_GEMM_A_FLOATS = FM_GEMM_ROWS * (FM_GEMM_BLOCK + FM_GEMM_A_PAD),
     FM_GEMM_A_BLOCKS = FM_GEMM_A_FLOATS / FM_GEMM_BLOCK // rows x blocks that a chunk has at most
 };
@@ -39,6 +41,15 @@ struct fm_gemm_block {
     const float *a_scales; // `rows`; NULL for BF16
     const float *b_scales; // FM_GEMM_STRIP
 };
+
+/** Rows of the next tile when so many are left. The last two share what is left evenly, since a low tile has too few
+ *  chains to hide their latency. */
+static inline size_t fm_gemm_tile_height(size_t left)
+{
+    if (left > FM_GEMM_TILE_ROWS && left < (size_t)2 * FM_GEMM_TILE_ROWS)
+        return (left + 1) / 2;
+    return left < FM_GEMM_TILE_ROWS ? left : FM_GEMM_TILE_ROWS;
+}
 
 /** What an ISA level provides. unpack_*() turn `pairs` (a multiple of 16) pairs of k of a panel of a blob into f32:
  *  rows of 16 with a stride of FM_GEMM_STRIP. */
@@ -56,7 +67,7 @@ void fm_gemm_install_avx512(struct fm_gemm_kernels *kernels);
 
 /** A thread's workspace. */
 struct fm_gemm_space {
-    _Alignas(64) float acc[FM_GEMM_ROWS * FM_GEMM_COLUMNS];
+    _Alignas(64) float acc[FM_GEMM_ROWS * FM_GEMM_ACC_STRIDE];
     _Alignas(64) float a[FM_GEMM_A_FLOATS];
     _Alignas(64) float b[FM_GEMM_BLOCK * FM_GEMM_STRIP];
     _Alignas(64) float line[FM_GEMM_COLUMNS]; // a row of C, or of B on its way to being transposed
@@ -75,7 +86,8 @@ struct fm_gemm_segment {
     const fm_gemm_weights *b;
     const int64_t *rows; // NULL: first, first + 1, ...
     int64_t first, count;
-    int64_t tasks_before; // in the segments before this one; set by fm_gemm_run()
+    int64_t task_rows;    // of each task but the last; set by fm_gemm_run(), as is the next
+    int64_t tasks_before; // in the segments before this one
 };
 
 /** Computes all segments. Arguments have been checked. Cannot fail. */
@@ -99,6 +111,13 @@ FM_MUST_USE fm_status fm_gemm_args_result(int64_t m, int64_t n, const fm_gemm_re
 static inline int64_t fm_gemm_ceil_div(int64_t a, int64_t b)
 {
     return a / b + (a % b != 0);
+}
+
+/** How long equal parts of `count` are, multiples of `step`, when there are as few as `part_max` (such a multiple) allows. */
+static inline int64_t fm_gemm_part(int64_t count, int64_t part_max, int64_t step)
+{
+    int64_t parts = fm_gemm_ceil_div(count, part_max);
+    return parts ? fm_gemm_ceil_div(fm_gemm_ceil_div(count, parts), step) * step : step;
 }
 
 static inline int64_t fm_gemm_min(int64_t a, int64_t b)

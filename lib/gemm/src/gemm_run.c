@@ -127,7 +127,7 @@ static void multiply_chunk(const struct piece *piece, int64_t k_from, int64_t le
                 .rows = piece->count,
                 .steps = (int)fm_gemm_ceil_div(part, FM_GEMM_STEP),
                 .acc = space->acc + column,
-                .acc_stride = FM_GEMM_COLUMNS,
+                .acc_stride = FM_GEMM_ACC_STRIDE,
                 .a_scales = scaled ? space->a_scales + at / FM_GEMM_BLOCK * piece->count : NULL,
                 .b_scales = space->b_scales,
             };
@@ -145,7 +145,7 @@ static void multiply_chunk(const struct piece *piece, int64_t k_from, int64_t le
 static void finish_row(const struct piece *piece, int i)
 {
     const fm_gemm_result *d = piece->job->d;
-    float *sum = piece->space->acc + (size_t)i * FM_GEMM_COLUMNS;
+    float *sum = piece->space->acc + (size_t)i * FM_GEMM_ACC_STRIDE;
     float *line = piece->space->line;
     int64_t to = row_of(piece, i) * d->stride + piece->column;
     size_t columns = (size_t)piece->columns;
@@ -169,7 +169,7 @@ static void run_piece(const struct piece *piece)
     struct fm_gemm_space *space = piece->space;
     const struct job *job = piece->job;
     for (int i = 0; i < piece->count; i++)
-        memset(space->acc + (size_t)i * FM_GEMM_COLUMNS, 0,
+        memset(space->acc + (size_t)i * FM_GEMM_ACC_STRIDE, 0,
                (size_t)fm_gemm_ceil_div(piece->columns, FM_GEMM_STRIP) * FM_GEMM_STRIP * sizeof *space->acc);
     int64_t per_row = FM_GEMM_A_FLOATS / piece->count - FM_GEMM_A_PAD;
     int64_t chunk = fm_gemm_min(per_row, fm_gemm_ceil_div(job->k, FM_GEMM_BLOCK) * FM_GEMM_BLOCK) /
@@ -198,14 +198,14 @@ static void run_task(const struct job *job, int64_t task, struct fm_gemm_space *
     }
     const struct fm_gemm_segment *segment = &job->segments[low];
     int64_t across = fm_gemm_ceil_div(job->n, job->columns);
-    int64_t row = (task - segment->tasks_before) / across * FM_GEMM_ROWS;
+    int64_t row = (task - segment->tasks_before) / across * segment->task_rows;
     int64_t column = (task - segment->tasks_before) % across * job->columns;
     run_piece(&(struct piece){
         .job = job,
         .b = segment->b,
         .rows = segment->rows ? segment->rows + row : NULL,
         .first = segment->first + row,
-        .count = (int)fm_gemm_min(segment->count - row, FM_GEMM_ROWS),
+        .count = (int)fm_gemm_min(segment->count - row, segment->task_rows),
         .column = column,
         .columns = fm_gemm_min(job->n - column, job->columns),
         .space = space,
@@ -251,7 +251,8 @@ void fm_gemm_run(fm_gemm_context *context, int64_t n, int64_t k, const fm_gemm_o
     int64_t down = 0;
     for (int i = 0; i < count; i++) {
         segments[i].tasks_before = down;
-        down += fm_gemm_ceil_div(segments[i].count, FM_GEMM_ROWS);
+        segments[i].task_rows = fm_gemm_part(segments[i].count, FM_GEMM_ROWS, FM_GEMM_TILE_ROWS);
+        down += fm_gemm_ceil_div(segments[i].count, segments[i].task_rows);
     }
     if (!down || !n)
         return;
@@ -260,6 +261,7 @@ void fm_gemm_run(fm_gemm_context *context, int64_t n, int64_t k, const fm_gemm_o
     while (context->threads > 1 && columns > 2 * FM_GEMM_STRIP &&
            down * fm_gemm_ceil_div(n, columns) < (int64_t)4 * context->threads)
         columns /= 2;
+    columns = fm_gemm_part(n, columns, FM_GEMM_STRIP);
     int64_t across = fm_gemm_ceil_div(n, columns);
     for (int i = 0; i < count; i++)
         segments[i].tasks_before *= across;

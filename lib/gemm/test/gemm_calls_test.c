@@ -69,7 +69,8 @@ static void check_against_double(const struct run *run, const struct gemm_output
                 size += fabs(term);
             }
             // A chain is 16 long and the sums of steps are at most k / 32 + 4 long; scales add two roundings.
-            double bound = size * 0x1p-24 * (double)(24 + product->k / 32) + 1e-30;
+            int64_t roundings = 24 + product->k / 32;
+            double bound = size * 0x1p-24 * (double)roundings + 1e-30;
             bound += product->d_dtype == FM_DTYPE_BF16 ? (fabs(sum) + bound) * 0x1p-8 : 0;
             double got = (double)gemm_output_at(output, row, column);
             if (!(fabs(got - sum) <= bound))

@@ -59,7 +59,7 @@ static void the_callers_float_mode_stays(void **state)
     unsigned after = _mm_getcsr();
     _mm_setcsr(before);
     assert_ok(status);
-    assert_int_equal(after, toward_zero);
+    assert_int_equal(after & ~0x3Fu, toward_zero & ~0x3Fu); // flags aside
 #else
     fm_test_skip("MXCSR is x86's");
 #endif
