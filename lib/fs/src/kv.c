@@ -49,16 +49,17 @@ static fm_status find_engine(const char *spec, const struct fm_fs_kv_ops **out_o
             *out_where = colon + 1;
             return FM_OK;
         }
-    return fm_base_error_set(FM_ERR_UNSUPPORTED,
-                             "%s: not a store of this build; expected \"memory:\""
+    fm_base_error_set(FM_ERR_UNSUPPORTED,
+                      "%s: not a store of this build; expected \"memory:\""
 #ifdef FM_HAVE_LMDB
-                             ", \"lmdb:DIR\""
+                      ", \"lmdb:DIR\""
 #endif
 #ifdef FM_HAVE_POSTGRESQL
-                             ", \"postgresql:CONNINFO\""
+                      ", \"postgresql:CONNINFO\""
 #endif
-                             ,
-                             spec);
+                      ,
+                      spec);
+    return FM_ERR_UNSUPPORTED;
 }
 
 static fm_status complete_options(const fm_fs_kv_options *given, fm_fs_kv_options *out_options)

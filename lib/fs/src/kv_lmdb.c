@@ -19,6 +19,7 @@
 #include <lmdb.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include "fathom/clock.h"
@@ -87,7 +88,9 @@ static fm_status fails(int rc, const char *what)
 // LMDB's own type has no const; it does not write through it.
 static MDB_val val_of(fm_fs_kv_bytes bytes)
 {
-    return (MDB_val){bytes.size, (void *)(uintptr_t)bytes.data};
+    MDB_val val = {.mv_size = bytes.size};
+    memcpy(&val.mv_data, &bytes.data, sizeof val.mv_data);
+    return val;
 }
 
 // ---- writers
@@ -232,46 +235,51 @@ static fm_status attempt_write(struct lmdb *lmdb, fm_fs_kv_tx *tx)
 
 // ---- readers
 
-static fm_status begin_reader(struct lmdb *lmdb, struct reader **out_reader)
+static void pool_reader(struct lmdb *lmdb, struct reader *reader)
 {
-    struct reader *reader = fm_base_mem_zalloc(1, sizeof *reader);
-    int dead;
-    if (!reader)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a reader");
-    int rc = mdb_txn_begin(lmdb->env, NULL, MDB_RDONLY, &reader->txn);
-    // Killed processes leave their slots taken.
-    if (rc == MDB_READERS_FULL && mdb_reader_check(lmdb->env, &dead) == 0 && dead)
-        rc = mdb_txn_begin(lmdb->env, NULL, MDB_RDONLY, &reader->txn);
-    if (rc) {
-        fm_base_mem_free(reader);
-        return fails(rc, "beginning a read transaction");
-    }
-    *out_reader = reader;
-    return FM_OK;
+    pthread_mutex_lock(&lmdb->lock);
+    reader->next = lmdb->readers;
+    lmdb->readers = reader;
+    pthread_mutex_unlock(&lmdb->lock);
 }
 
-static fm_status attempt_read(struct lmdb *lmdb, fm_fs_kv_tx *tx)
+// A reader with a snapshot of this moment, from the pool or new; NULL with *status when there is none.
+static struct reader *begin_reader(struct lmdb *lmdb, fm_status *status)
 {
     pthread_mutex_lock(&lmdb->lock);
     struct reader *reader = lmdb->readers;
     if (reader)
         lmdb->readers = reader->next;
     pthread_mutex_unlock(&lmdb->lock);
-    fm_status status = FM_OK;
-    if (reader) {
-        int rc = mdb_txn_renew(reader->txn);
-        status = rc ? fails(rc, "renewing a read transaction") : FM_OK;
-    } else
-        FM_TRY(begin_reader(lmdb, &reader));
-    if (status == FM_OK) {
-        tx->engine = reader->txn;
-        status = fm_fs_kv_tx_body(tx);
-        mdb_txn_reset(reader->txn);
+    if (!reader && !(reader = fm_base_mem_zalloc(1, sizeof *reader))) {
+        *status = fm_base_error_set(FM_ERR_NOMEM, "no memory for a reader");
+        return NULL;
     }
-    pthread_mutex_lock(&lmdb->lock);
-    reader->next = lmdb->readers;
-    lmdb->readers = reader;
-    pthread_mutex_unlock(&lmdb->lock);
+    int dead;
+    int rc =
+        reader->txn ? mdb_txn_renew(reader->txn) : mdb_txn_begin(lmdb->env, NULL, MDB_RDONLY, &reader->txn);
+    // Killed processes leave their slots taken.
+    if (rc == MDB_READERS_FULL && mdb_reader_check(lmdb->env, &dead) == 0 && dead)
+        rc = mdb_txn_begin(lmdb->env, NULL, MDB_RDONLY, &reader->txn);
+    if (rc == 0)
+        return reader;
+    *status = fails(rc, "beginning a read transaction");
+    if (reader->txn)
+        mdb_txn_abort(reader->txn);
+    fm_base_mem_free(reader);
+    return NULL;
+}
+
+static fm_status attempt_read(struct lmdb *lmdb, fm_fs_kv_tx *tx)
+{
+    fm_status status;
+    struct reader *reader = begin_reader(lmdb, &status);
+    if (!reader)
+        return status;
+    tx->engine = reader->txn;
+    status = fm_fs_kv_tx_body(tx);
+    mdb_txn_reset(reader->txn);
+    pool_reader(lmdb, reader);
     return status;
 }
 

@@ -95,9 +95,11 @@ static fm_status prepare(struct memory *memory, const fm_fs_kv_tx *tx, struct it
 {
     if (memory->count + tx->write_count > memory->capacity) {
         size_t capacity = 2 * memory->capacity + FM_FS_KV_OPS_MAX;
-        struct item **items = fm_base_mem_realloc(memory->items, capacity, sizeof *items);
-        if (!items)
-            return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu items", capacity);
+        struct item **items = fm_base_mem_realloc(memory->items, capacity, sizeof(void *));
+        if (!items) {
+            fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu items", capacity);
+            return FM_ERR_NOMEM;
+        }
         memory->items = items;
         memory->capacity = capacity;
     }
@@ -108,7 +110,8 @@ static fm_status prepare(struct memory *memory, const fm_fs_kv_tx *tx, struct it
             continue;
         while (i-- > 0)
             fm_base_mem_free(fresh[i]);
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for an item");
+        fm_base_error_set(FM_ERR_NOMEM, "no memory for an item");
+        return FM_ERR_NOMEM;
     }
     return FM_OK;
 }
@@ -123,7 +126,7 @@ static fm_status apply(struct memory *memory, const fm_fs_kv_tx *tx)
         struct item **at = &memory->items[place];
         int there = is_at(memory, place, own->key);
         if (own->kind == FM_FS_KV_PUT && !there) {
-            memmove(at + 1, at, (memory->count - place) * sizeof *at);
+            memmove(at + 1, at, (memory->count - place) * sizeof(void *));
             memory->count++;
             *at = fresh[i];
         } else if (own->kind == FM_FS_KV_PUT) {
@@ -132,7 +135,7 @@ static fm_status apply(struct memory *memory, const fm_fs_kv_tx *tx)
         } else if (own->kind == FM_FS_KV_DELETE && there) {
             fm_base_mem_free(*at);
             memory->count--;
-            memmove(at, at + 1, (memory->count - place) * sizeof *at);
+            memmove(at, at + 1, (memory->count - place) * sizeof(void *));
         }
     }
     return FM_OK;

@@ -116,15 +116,16 @@ static fm_status status_of(const char *sqlstate)
 
 // ---- connections
 
-static fm_status execute(PGconn *link, const char *text)
+// What an unpipelined command came to; frees `result`.
+static fm_status outcome_of(PGconn *link, const char *text, PGresult *result)
 {
-    PGresult *result = PQexec(link, text);
     fm_status status = FM_OK;
-    if (PQresultStatus(result) != PGRES_COMMAND_OK)
-        status =
-            fails(PQstatus(link) == CONNECTION_OK ? status_of(PQresultErrorField(result, PG_DIAG_SQLSTATE))
-                                                  : FM_ERR_UNAVAILABLE,
-                  text, PQerrorMessage(link));
+    if (PQstatus(link) != CONNECTION_OK)
+        status = FM_ERR_UNAVAILABLE;
+    else if (PQresultStatus(result) != PGRES_COMMAND_OK)
+        status = status_of(PQresultErrorField(result, PG_DIAG_SQLSTATE));
+    if (status < 0)
+        fails(status, text, PQerrorMessage(link));
     PQclear(result);
     return status;
 }
@@ -133,13 +134,8 @@ static fm_status prepare(PGconn *link)
 {
     for (size_t i = 0; i < sizeof statements / sizeof statements[0]; i++) {
         const struct statement *one = &statements[i];
-        PGresult *result = PQprepare(link, one->name, one->text, one->parameters, one->types);
-        fm_status status = FM_OK;
-        if (PQresultStatus(result) != PGRES_COMMAND_OK)
-            status = fails(status_of(PQresultErrorField(result, PG_DIAG_SQLSTATE)), one->text,
-                           PQerrorMessage(link));
-        PQclear(result);
-        FM_TRY(status);
+        FM_TRY(
+            outcome_of(link, one->text, PQprepare(link, one->name, one->text, one->parameters, one->types)));
     }
     return FM_OK;
 }
@@ -154,14 +150,16 @@ static void ignore_notice(void *context, const PGresult *result)
 static fm_status make_link(const char *conninfo, int bare, PGconn **out_link)
 {
     PGconn *link = PQconnectdb(conninfo);
-    if (!link)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a connection");
+    if (!link) {
+        fm_base_error_set(FM_ERR_NOMEM, "no memory for a connection");
+        return FM_ERR_NOMEM;
+    }
     fm_status status = FM_OK;
     if (PQstatus(link) != CONNECTION_OK)
         status = fails(FM_ERR_UNAVAILABLE, "connecting", PQerrorMessage(link));
     PQsetNoticeReceiver(link, ignore_notice, NULL);
     if (status == FM_OK && !bare) {
-        status = execute(link, set_session);
+        status = outcome_of(link, set_session, PQexec(link, set_session));
         if (status == FM_OK)
             status = prepare(link);
         if (status == FM_OK && !PQenterPipelineMode(link))
@@ -183,8 +181,10 @@ static void close_connection(struct connection *connection)
 static fm_status new_connection(const struct postgresql *pg, struct connection **out_connection)
 {
     struct connection *connection = fm_base_mem_zalloc(1, sizeof *connection);
-    if (!connection)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a connection");
+    if (!connection) {
+        fm_base_error_set(FM_ERR_NOMEM, "no memory for a connection");
+        return FM_ERR_NOMEM;
+    }
     fm_status status = make_link(pg->conninfo, 0, &connection->link);
     if (status < 0)
         fm_base_mem_free(connection);
@@ -510,10 +510,10 @@ static fm_status ensure_table(const char *conninfo)
 {
     PGconn *link;
     FM_TRY(make_link(conninfo, 1, &link));
-    fm_status status = execute(link, make_table);
+    fm_status status = outcome_of(link, make_table, PQexec(link, make_table));
     // Of two that make it at the same time one may fail; it is there the next time.
     if (status == FM_ERR_FS_CONFLICT)
-        status = execute(link, make_table);
+        status = outcome_of(link, make_table, PQexec(link, make_table));
     PQfinish(link);
     return status;
 }
@@ -522,12 +522,10 @@ static fm_status postgresql_open(const char *where, const fm_fs_kv_options *opti
 {
     struct postgresql *pg = fm_base_mem_zalloc(1, sizeof *pg);
     char *conninfo = conninfo_of(where);
-    fm_status status = FM_OK;
     if (!pg || !conninfo)
-        status = fm_base_error_set(FM_ERR_NOMEM, "no memory for a store");
-    else
-        status = ensure_table(conninfo);
-    if (status < 0) {
+        fm_base_error_set(FM_ERR_NOMEM, "no memory for a store");
+    fm_status status = pg && conninfo ? ensure_table(conninfo) : FM_ERR_NOMEM;
+    if (!pg || status < 0) {
         fm_base_mem_free(conninfo);
         fm_base_mem_free(pg);
         return status;

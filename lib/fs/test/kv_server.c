@@ -75,8 +75,10 @@ static pid_t start(const struct passwd *user, const char *const arguments[])
         _exit(126);
     if (user && (setgroups(0, NULL) != 0 || setgid(user->pw_gid) != 0 || setuid(user->pw_uid) != 0))
         _exit(126);
-    prctl(PR_SET_PDEATHSIG, SIGQUIT);                         // a test that is killed leaves no server
-    execv(arguments[0], (char *const *)(uintptr_t)arguments); // it does not write to them
+    prctl(PR_SET_PDEATHSIG, SIGQUIT); // a test that is killed leaves no server
+    char *const *vector;              // execv() does not write to them, but says so nowhere
+    memcpy(&vector, &arguments, sizeof vector);
+    execv(vector[0], vector);
     _exit(127);
 }
 
@@ -91,21 +93,13 @@ void kv_server_stop(void)
 
 int kv_server_cut(void)
 {
+    static const char cut_all[] = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                                  "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
     char program[2100];
     int status = 0;
     snprintf(program, sizeof program, "%s/psql", bin);
-    const char *arguments[] = {program,
-                               "-h",
-                               folder,
-                               "-U",
-                               "fathom",
-                               "-q",
-                               "-t",
-                               "-c",
-                               "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                               "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
-                               "postgres",
-                               NULL};
+    const char *arguments[] = {program, "-h", folder,  "-U",       "fathom", "-q",
+                               "-t",    "-c", cut_all, "postgres", NULL};
     pid_t child = start(other_user(), arguments);
     return child > 0 && waitpid(child, &status, 0) == child && status == 0;
 }

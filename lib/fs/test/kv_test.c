@@ -164,9 +164,8 @@ static void limits_are_kept(void **state)
 {
     (void)state;
     fm_fs_kv *kv = kv_open_empty(NULL);
-    const struct load fit[] = {
-        {FM_FS_KV_OPS_MAX, 1, 1000, 100}, {15, FM_FS_KV_VALUE_MAX, 0, 0}, {0, 0, 1, 0}};
-    const struct {
+    struct load fit[] = {{FM_FS_KV_OPS_MAX, 1, 1000, 100}, {15, FM_FS_KV_VALUE_MAX, 0, 0}, {0, 0, 1, 0}};
+    struct {
         struct load load;
         const char *text;
     } exceed[] = {
@@ -177,11 +176,10 @@ static void limits_are_kept(void **state)
         {{0, 0, 0, FM_FS_KV_OPS_MAX + 1}, "101 keys"},
     };
     for (size_t i = 0; i < sizeof fit / sizeof fit[0]; i++)
-        assert_ok(fm_fs_kv_run(kv, 0, load, (void *)(uintptr_t)&fit[i]));
+        assert_ok(fm_fs_kv_run(kv, 0, load, &fit[i]));
     size_t before = kv_count(kv, BYTES(""), BYTES(""));
     for (size_t i = 0; i < sizeof exceed / sizeof exceed[0]; i++)
-        assert_fails(fm_fs_kv_run(kv, 0, load, (void *)(uintptr_t)&exceed[i].load), FM_ERR_LIMIT,
-                     exceed[i].text);
+        assert_fails(fm_fs_kv_run(kv, 0, load, &exceed[i].load), FM_ERR_LIMIT, exceed[i].text);
     assert_int_equal(kv_count(kv, BYTES(""), BYTES("")), before);
     fm_fs_kv_close(kv);
 }
