@@ -22,8 +22,8 @@ struct model {
     const char *name;
     fm_eplb_shape shape;
     enum loads loads;
-    const char *golden; // file of LOADS_GOLDEN
     fm_eplb_policy policy;
+    const char *golden; // file of LOADS_GOLDEN
     double budget_ms;
     double original_s; // 0: not recorded
 };
@@ -85,21 +85,40 @@ static void draw_loads(struct state *state, uint64_t seed)
         }
 }
 
-static fm_status setup(const fm_bench_setup *given, void **out_state)
+// NULL when there is no memory.
+static struct state *state_new(const fm_bench_setup *given)
 {
+    const struct model *model = given->argument;
     struct state *state = fm_base_mem_zalloc(1, sizeof *state);
     if (!state)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a case");
-    state->model = *(const struct model *)given->argument;
-    const fm_eplb_shape *shape = &state->model.shape;
+        return NULL;
+    state->model = *model;
     state->options = (fm_eplb_options)FM_EPLB_OPTIONS_INIT;
-    state->options.policy = state->model.policy;
-    state->options.budget_ms = state->model.budget_ms;
-    state->weight = fm_base_mem_zalloc((size_t)shape->layers * (size_t)shape->experts, sizeof(float));
-    fm_status status = state->weight ? FM_OK : fm_base_error_set(FM_ERR_NOMEM, "no memory for the loads");
-    if (status == FM_OK && state->model.loads == LOADS_GOLDEN)
+    state->options.policy = model->policy;
+    state->options.budget_ms = model->budget_ms;
+    state->weight =
+        fm_base_mem_zalloc((size_t)model->shape.layers * (size_t)model->shape.experts, sizeof(float));
+    if (!state->weight) {
+        fm_base_mem_free(state);
+        return NULL;
+    }
+    return state;
+}
+
+static fm_status no_memory(void)
+{
+    return fm_base_error_set(FM_ERR_NOMEM, "no memory for a case");
+}
+
+static fm_status setup(const fm_bench_setup *given, void **out_state)
+{
+    struct state *state = state_new(given);
+    if (!state)
+        return no_memory();
+    fm_status status = FM_OK;
+    if (state->model.loads == LOADS_GOLDEN)
         status = read_golden(state);
-    else if (status == FM_OK)
+    else
         draw_loads(state, given->seed);
     if (status == FM_OK)
         *out_state = state;
@@ -205,9 +224,9 @@ static void toy_optimum(void *given, fm_bench_metrics *to)
 
 static fm_status setup_moving(const fm_bench_setup *given, void **out_state)
 {
-    void *made = NULL;
-    FM_TRY(setup(given, &made));
-    struct state *state = made;
+    struct state *state = state_new(given);
+    if (!state)
+        return no_memory();
     draw_loads(state, given->seed + 1);
     fm_eplb_options before = FM_EPLB_OPTIONS_INIT;
     before.policy = FM_EPLB_REFERENCE;
@@ -258,6 +277,7 @@ struct routing {
     fm_eplb_router *router;
     int64_t *tokens;
     int64_t *split;
+    double *load; // of each GPU
     double busiest;
     double even; // the busiest GPU when every expert's tokens are spread evenly over its replicas
 };
@@ -271,51 +291,44 @@ static void teardown_routing(void *given)
     fm_eplb_plan_free(routing->plan);
     fm_base_mem_free(routing->tokens);
     fm_base_mem_free(routing->split);
+    fm_base_mem_free(routing->load);
     fm_base_mem_free(routing);
 }
 
-// A batch differs from the loads that were planned for by a factor for each expert: log-normal with a
-// deviation of a half.
-static fm_status fill_routing(struct routing *routing, const struct model *model, const float *weight,
-                              uint64_t seed)
+// A batch differs from the loads that were planned for by a factor for each expert: log-normal, deviation 0.5.
+static fm_status fill_routing(struct routing *routing, const struct state *state, uint64_t seed)
 {
-    const fm_eplb_shape *shape = &model->shape;
-    fm_eplb_options options = FM_EPLB_OPTIONS_INIT;
-    options.policy = FM_EPLB_REFERENCE;
-    FM_TRY(fm_eplb_rebalance(shape, weight, &options, &routing->plan));
+    const fm_eplb_shape *shape = &state->model.shape;
+    FM_TRY(fm_eplb_rebalance(shape, state->weight, &state->options, &routing->plan));
     routing->tokens = fm_base_mem_zalloc((size_t)shape->experts, sizeof(int64_t));
     routing->split = fm_base_mem_zalloc((size_t)shape->replicas, sizeof(int64_t));
-    double *load = fm_base_mem_zalloc((size_t)shape->gpus, sizeof *load);
-    float *batch = fm_base_mem_zalloc((size_t)shape->experts, sizeof *batch);
-    fm_status status = routing->tokens && routing->split && load && batch
-                           ? FM_OK
-                           : fm_base_error_set(FM_ERR_NOMEM, "no memory for a batch");
-    for (int e = 0; status == FM_OK && e < shape->experts; e++) {
+    routing->load = fm_base_mem_zalloc((size_t)shape->gpus, sizeof(double));
+    if (!routing->tokens || !routing->split || !routing->load)
+        return no_memory();
+    for (int e = 0; e < shape->experts; e++) {
         double noise = fm_base_rng_to_normal(fm_base_rng_at(seed, 99, (uint64_t)e));
-        routing->tokens[e] = (int64_t)((double)weight[e] * exp(0.5 * noise) / 10);
-        batch[e] = (float)routing->tokens[e];
+        routing->tokens[e] = (int64_t)((double)state->weight[e] * exp(0.5 * noise) / 10);
+        state->weight[e] = (float)routing->tokens[e];
     }
-    if (status == FM_OK)
-        status = fm_eplb_gpu_loads(shape->experts, shape->gpus, batch, routing->plan->phy2log,
-                                   routing->plan->slot_begin, load);
-    for (int gpu = 0; status == FM_OK && gpu < shape->gpus; gpu++)
-        routing->even = fmax(routing->even, load[gpu]);
-    fm_base_mem_free(load);
-    fm_base_mem_free(batch);
-    if (status == FM_OK)
-        status = fm_eplb_router_new(shape->experts, shape->gpus, routing->plan->phy2log,
-                                    routing->plan->slot_begin, NULL, &routing->router);
-    return status;
+    FM_TRY(fm_eplb_gpu_loads(shape->experts, shape->gpus, state->weight, routing->plan->phy2log,
+                             routing->plan->slot_begin, routing->load));
+    for (int gpu = 0; gpu < shape->gpus; gpu++)
+        routing->even = fmax(routing->even, routing->load[gpu]);
+    return fm_eplb_router_new(shape->experts, shape->gpus, routing->plan->phy2log, routing->plan->slot_begin,
+                              NULL, &routing->router);
 }
 
 static fm_status setup_routing(const fm_bench_setup *given, void **out_state)
 {
-    void *made = NULL;
-    FM_TRY(setup(given, &made));
-    struct state *state = made;
+    struct state *state = state_new(given);
     struct routing *routing = fm_base_mem_zalloc(1, sizeof *routing);
-    fm_status status = routing ? fill_routing(routing, &state->model, state->weight, given->seed)
-                               : fm_base_error_set(FM_ERR_NOMEM, "no memory for a case");
+    if (!state || !routing) {
+        teardown(state);
+        fm_base_mem_free(routing);
+        return no_memory();
+    }
+    draw_loads(state, given->seed);
+    fm_status status = fill_routing(routing, state, given->seed);
     teardown(state);
     if (status == FM_OK)
         *out_state = routing;
@@ -355,30 +368,30 @@ static void busiest(void *given, fm_bench_metrics *to)
     }
 
 static const struct model reference_models[] = {
-    {"reference.58x256.288.gpus32.nodes4", V3_HIERARCHICAL, LOADS_LOGNORMAL, NULL, FM_EPLB_REFERENCE, 0,
+    {"reference.58x256.288.gpus32.nodes4", V3_HIERARCHICAL, LOADS_LOGNORMAL, FM_EPLB_REFERENCE, NULL, 0,
      ORIGINAL_HIERARCHICAL_S},
-    {"reference.58x256.288.gpus144", V3_GLOBAL, LOADS_LOGNORMAL, NULL, FM_EPLB_REFERENCE, 0,
+    {"reference.58x256.288.gpus144", V3_GLOBAL, LOADS_LOGNORMAL, FM_EPLB_REFERENCE, NULL, 0,
      ORIGINAL_GLOBAL_S},
 };
 static const double reference_goals_s[] = {1e-3, 5e-3};
 
 static const struct model best_models[] = {
-    {"best.58x256.288.gpus32.nodes4", V3_HIERARCHICAL, LOADS_LOGNORMAL, NULL, FM_EPLB_BEST, 50,
+    {"best.58x256.288.gpus32.nodes4", V3_HIERARCHICAL, LOADS_LOGNORMAL, FM_EPLB_BEST, NULL, 50,
      ORIGINAL_HIERARCHICAL_S},
-    {"best.58x256.288.gpus144", V3_GLOBAL, LOADS_LOGNORMAL, NULL, FM_EPLB_BEST, 50, ORIGINAL_GLOBAL_S},
+    {"best.58x256.288.gpus144", V3_GLOBAL, LOADS_LOGNORMAL, FM_EPLB_BEST, NULL, 50, ORIGINAL_GLOBAL_S},
 };
 
 static const struct model toy = {
-    "toy.8.16.gpus8", {1, 8, 16, 1, 1, 8}, LOADS_UNIFORM, NULL, FM_EPLB_BEST, 0, 0};
+    "toy.8.16.gpus8", {1, 8, 16, 1, 1, 8}, LOADS_UNIFORM, FM_EPLB_BEST, NULL, 0, 0};
 
 static const struct model moving_models[] = {
-    {"relabel.58x256.288.gpus32.nodes4", V3_HIERARCHICAL, LOADS_LOGNORMAL, NULL, FM_EPLB_REFERENCE, 0, 0},
-    {"relabel.58x256.288.gpus144", V3_GLOBAL, LOADS_LOGNORMAL, NULL, FM_EPLB_REFERENCE, 0, 0},
+    {"relabel.58x256.288.gpus32.nodes4", V3_HIERARCHICAL, LOADS_LOGNORMAL, FM_EPLB_REFERENCE, NULL, 0, 0},
+    {"relabel.58x256.288.gpus144", V3_GLOBAL, LOADS_LOGNORMAL, FM_EPLB_REFERENCE, NULL, 0, 0},
 };
 
 static const struct model routing_models[] = {
-    {"route.256.288.gpus32", {1, 256, 288, 1, 1, 32}, LOADS_LOGNORMAL, NULL, FM_EPLB_REFERENCE, 0, 0},
-    {"route.256.288.gpus144", {1, 256, 288, 1, 1, 144}, LOADS_LOGNORMAL, NULL, FM_EPLB_REFERENCE, 0, 0},
+    {"route.256.288.gpus32", {1, 256, 288, 1, 1, 32}, LOADS_LOGNORMAL, FM_EPLB_REFERENCE, NULL, 0, 0},
+    {"route.256.288.gpus144", {1, 256, 288, 1, 1, 144}, LOADS_LOGNORMAL, FM_EPLB_REFERENCE, NULL, 0, 0},
 };
 
 // Each layer has its part of the 50 ms that the 58 of the whole model get.
@@ -397,16 +410,16 @@ static const struct {
 static const char *const kind_names[KINDS] = {"zipf0.8", "lognormal1", "lognormal0.5", "uniform"};
 
 static const struct model golden_models[] = {
-    {"quality.golden00", {2, 12, 16, 4, 2, 8}, LOADS_GOLDEN, "case00", FM_EPLB_BEST, BUDGET(2), 0},
-    {"quality.golden01", {8, 256, 288, 8, 4, 32}, LOADS_GOLDEN, "case01", FM_EPLB_BEST, BUDGET(8), 0},
-    {"quality.golden02", {8, 256, 288, 8, 18, 144}, LOADS_GOLDEN, "case02", FM_EPLB_BEST, BUDGET(8), 0},
-    {"quality.golden03", {3, 64, 64, 8, 2, 8}, LOADS_GOLDEN, "case03", FM_EPLB_BEST, BUDGET(3), 0},
-    {"quality.golden04", {4, 64, 96, 1, 1, 16}, LOADS_GOLDEN, "case04", FM_EPLB_BEST, BUDGET(4), 0},
-    {"quality.golden05", {1, 8, 8, 1, 1, 8}, LOADS_GOLDEN, "case05", FM_EPLB_BEST, BUDGET(1), 0},
-    {"quality.golden06", {5, 160, 200, 8, 5, 40}, LOADS_GOLDEN, "case06", FM_EPLB_BEST, BUDGET(5), 0},
-    {"quality.golden07", {8, 256, 320, 8, 40, 320}, LOADS_GOLDEN, "case07", FM_EPLB_BEST, BUDGET(8), 0},
-    {"quality.golden08", {2, 256, 256, 8, 8, 64}, LOADS_GOLDEN, "case08", FM_EPLB_BEST, BUDGET(2), 0},
-    {"quality.golden09", {7, 128, 160, 4, 2, 16}, LOADS_GOLDEN, "case09", FM_EPLB_BEST, BUDGET(7), 0},
+    {"quality.golden00", {2, 12, 16, 4, 2, 8}, LOADS_GOLDEN, FM_EPLB_BEST, "case00", BUDGET(2), 0},
+    {"quality.golden01", {8, 256, 288, 8, 4, 32}, LOADS_GOLDEN, FM_EPLB_BEST, "case01", BUDGET(8), 0},
+    {"quality.golden02", {8, 256, 288, 8, 18, 144}, LOADS_GOLDEN, FM_EPLB_BEST, "case02", BUDGET(8), 0},
+    {"quality.golden03", {3, 64, 64, 8, 2, 8}, LOADS_GOLDEN, FM_EPLB_BEST, "case03", BUDGET(3), 0},
+    {"quality.golden04", {4, 64, 96, 1, 1, 16}, LOADS_GOLDEN, FM_EPLB_BEST, "case04", BUDGET(4), 0},
+    {"quality.golden05", {1, 8, 8, 1, 1, 8}, LOADS_GOLDEN, FM_EPLB_BEST, "case05", BUDGET(1), 0},
+    {"quality.golden06", {5, 160, 200, 8, 5, 40}, LOADS_GOLDEN, FM_EPLB_BEST, "case06", BUDGET(5), 0},
+    {"quality.golden07", {8, 256, 320, 8, 40, 320}, LOADS_GOLDEN, FM_EPLB_BEST, "case07", BUDGET(8), 0},
+    {"quality.golden08", {2, 256, 256, 8, 8, 64}, LOADS_GOLDEN, FM_EPLB_BEST, "case08", BUDGET(2), 0},
+    {"quality.golden09", {7, 128, 160, 4, 2, 16}, LOADS_GOLDEN, FM_EPLB_BEST, "case09", BUDGET(7), 0},
 };
 
 static fm_status setup_toy(const fm_bench_setup *given, void **out_state)
@@ -479,7 +492,7 @@ static fm_status add_quality(fm_bench *bench)
         int kind = i / SHAPES;
         snprintf(names[i], sizeof names[i], "quality.%s.%s", quality_shapes[shape].name, kind_names[kind]);
         models[i] = (struct model){
-            names[i], quality_shapes[shape].shape, (enum loads)kind, NULL, FM_EPLB_BEST, BUDGET(LAYERS), 0};
+            names[i], quality_shapes[shape].shape, (enum loads)kind, FM_EPLB_BEST, NULL, BUDGET(LAYERS), 0};
         FM_TRY(add_quality_case(bench, &models[i]));
     }
     for (size_t i = 0; i < sizeof golden_models / sizeof golden_models[0]; i++)

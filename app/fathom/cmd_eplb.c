@@ -81,6 +81,19 @@ static fm_status read_list(const char *text, const char *name, int count, double
     return FM_OK;
 }
 
+static fm_status read_given_slots(struct planning *planning, double *list)
+{
+    FM_TRY(read_list(planning->options->gpu_slots, "gpu-slots", planning->shape.gpus, list));
+    for (int gpu = 0; gpu < planning->shape.gpus; gpu++) {
+        if (!(list[gpu] >= 0 && list[gpu] <= 65536 && list[gpu] == floor(list[gpu])))
+            return fm_base_error_set(FM_ERR_ARG,
+                                     "--gpu-slots: entry %d is %g; expected a whole number, 0 to 65536",
+                                     gpu + 1, list[gpu]);
+        planning->gpu_slots[gpu] = (int32_t)list[gpu];
+    }
+    return FM_OK;
+}
+
 // The slots of each GPU, where they are given or some GPUs are lost.
 static fm_status read_gpu_slots(struct planning *planning)
 {
@@ -90,20 +103,15 @@ static fm_status read_gpu_slots(struct planning *planning)
         return FM_OK;
     planning->gpu_slots = fm_base_mem_zalloc((size_t)gpus, sizeof(int32_t));
     double *list = fm_base_mem_zalloc((size_t)gpus, sizeof *list);
-    fm_status status =
-        planning->gpu_slots && list ? FM_OK : fm_base_error_set(FM_ERR_NOMEM, "no memory for %d GPUs", gpus);
-    if (status == FM_OK && options->gpu_slots)
-        status = read_list(options->gpu_slots, "gpu-slots", gpus, list);
-    for (int gpu = 0; gpu < gpus && status == FM_OK; gpu++) {
-        if (!options->gpu_slots) // --lost has made sure of --current
-            planning->gpu_slots[gpu] = planning->current.gpu_slots[gpu];
-        else if (!(list[gpu] >= 0 && list[gpu] <= 65536 && list[gpu] == floor(list[gpu])))
-            status = fm_base_error_set(FM_ERR_ARG,
-                                       "--gpu-slots: entry %d is %g; expected a whole number, 0 to 65536",
-                                       gpu + 1, list[gpu]);
-        else
-            planning->gpu_slots[gpu] = (int32_t)list[gpu];
+    if (!planning->gpu_slots || !list) {
+        fm_base_mem_free(list);
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %d GPUs", gpus);
     }
+    fm_status status = FM_OK;
+    if (options->gpu_slots)
+        status = read_given_slots(planning, list);
+    else // --lost has made sure of --current
+        memcpy(planning->gpu_slots, planning->current.gpu_slots, (size_t)gpus * sizeof(int32_t));
     fm_base_mem_free(list);
     planning->settings.gpu_slots = planning->gpu_slots;
     return status;
@@ -333,8 +341,8 @@ static fm_status print_plan(const struct planning *planning)
     fm_base_table_cell(&table, "%lld", (long long)moves);
     fm_base_table_cell(&table, "%lld", (long long)duplicates);
     FM_TRY(fm_base_table_finish(&table, stdout, fm_base_text_terminal(STDOUT_FILENO)));
-    printf("\n%d layer%s, %d experts in %d replicas on %d GPUs", shape->layers, shape->layers > 1 ? "s" : "", shape->experts,
-           shape->replicas, shape->gpus);
+    printf("\n%d layer%s, %d experts in %d replicas on %d GPUs", shape->layers, shape->layers > 1 ? "s" : "",
+           shape->experts, shape->replicas, shape->gpus);
     if (plan->hierarchical && shape->nodes > 1)
         printf(", %d groups kept whole on %d nodes", shape->groups, shape->nodes);
     printf("; policy %s, %s\n", planning->options->policy,

@@ -16,19 +16,25 @@ enum {
     FILE_BYTES_MAX = 1 << 30,
 };
 
-static fm_status grow(struct fm_eplb_loads *loads, size_t count, size_t *capacity)
+// Room for one more load; NULL when there is none.
+static float *next_load(struct fm_eplb_loads *loads, size_t count, size_t *capacity)
 {
     if (count < *capacity)
-        return FM_OK;
-    if (count >= LOADS_MAX)
-        return fm_base_error_set(FM_ERR_LIMIT, "more than %d loads", LOADS_MAX);
+        return loads->weight + count;
     size_t wanted = *capacity ? 2 * *capacity : 1024;
-    float *moved = fm_base_mem_realloc(loads->weight, wanted, sizeof *moved);
+    float *moved = count < LOADS_MAX ? fm_base_mem_realloc(loads->weight, wanted, sizeof *moved) : NULL;
     if (!moved)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu loads", wanted);
+        return NULL;
     loads->weight = moved;
     *capacity = wanted;
-    return FM_OK;
+    return moved + count;
+}
+
+static fm_status too_many(size_t count)
+{
+    if (count >= LOADS_MAX)
+        return fm_base_error_set(FM_ERR_LIMIT, "more than %d loads", LOADS_MAX);
+    return fm_base_error_set(FM_ERR_NOMEM, "no memory for more than %zu loads", count);
 }
 
 static fm_status check_load(double value, const char *name, int line, int column)
@@ -59,8 +65,11 @@ static fm_status read_csv_line(struct fm_eplb_loads *loads, size_t *count, size_
             return fm_base_error_set(FM_ERR_FORMAT, "%s:%d: load %d is \"%.*s\"; expected a number", name,
                                      line, column, (int)strcspn(at, ",\r\n"), at);
         FM_TRY(check_load(value, name, line, column));
-        FM_TRY(grow(loads, *count, capacity));
-        loads->weight[(*count)++] = (float)value;
+        float *load = next_load(loads, *count, capacity);
+        if (!load)
+            return too_many(*count);
+        *load = (float)value;
+        ++*count;
         at = skip_blanks(end);
         *out_columns = column;
         if (*at == '\n' || *at == 0)
@@ -117,8 +126,11 @@ static fm_status read_json_rows(const fm_doc *rows, const char *name, struct fm_
             double value = 0;
             FM_TRY(fm_base_doc_real(node, "a load", &value));
             FM_TRY(check_load(value, name, fm_base_doc_line(node), (int)e + 1));
-            FM_TRY(grow(loads, count, &capacity));
-            loads->weight[count++] = (float)value;
+            float *load = next_load(loads, count, &capacity);
+            if (!load)
+                return too_many(count);
+            *load = (float)value;
+            count++;
         }
         loads->layers++;
     }

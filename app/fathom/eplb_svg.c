@@ -61,12 +61,14 @@ static double y_of(double value, double low, double high, int top)
 static void draw_grid(FILE *svg, double low, double high, int top)
 {
     double step = step_for(high - low);
-    for (double value = ceil(low / step - 1e-9) * step; value <= high + 1e-9; value += step) {
+    int first = (int)ceil(low / step - 1e-9);
+    int last = (int)floor(high / step + 1e-9);
+    for (int i = first; i <= last; i++) {
+        double value = i * step;
         double y = y_of(value, low, high, top);
         fprintf(svg, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>", LEFT,
                 WIDTH - RIGHT, y, y);
-        fprintf(svg, "<text class=\"soft end\" x=\"%d\" y=\"%.1f\">%.3g</text>\n", LEFT - 8, y + 4,
-                fabs(value) < 1e-9 ? 0 : value);
+        fprintf(svg, "<text class=\"soft end\" x=\"%d\" y=\"%.1f\">%.3g</text>\n", LEFT - 8, y + 4, value);
     }
 }
 

@@ -65,7 +65,7 @@ fm_status fm_eplb_check_placement(const fm_eplb_shape *shape, const fm_eplb_plac
 {
     FM_TRY(check_count("slots of the current placement", placement->slots));
     if (placement->gpu_slots) {
-        int slots;
+        int slots = 0;
         FM_TRY(sum_slots(placement->gpu_slots, shape->gpus, "current slots", &slots));
         if (slots != placement->slots)
             return fm_base_error_set(FM_ERR_ARG,

@@ -128,8 +128,7 @@ static int choose_set(const struct hierarchy *hierarchy)
 double fm_eplb_hierarchy_bound(fm_eplb_planner *planner, double bound, double time, int rounds,
                                uint64_t deadline_ns)
 {
-    struct hierarchy hierarchy;
-    hierarchy.planner = planner;
+    struct hierarchy hierarchy = {.planner = planner};
     list_sets(&hierarchy);
     double value = partition(&hierarchy);
     while (value < time && !fm_eplb_late(deadline_ns)) {

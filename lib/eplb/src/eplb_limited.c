@@ -224,7 +224,8 @@ static int relocate(struct limited *limited, int slot, uint64_t deadline_ns)
             if (back == expert || *before_of(limited, gpu, back) <= fm_eplb_search_held(search, gpu, back))
                 continue;
             // Nothing else takes load off the busiest GPU.
-            if (gpu != busiest && search->gpu[target] != busiest && fm_eplb_search_held(search, busiest, back) == 0)
+            if (gpu != busiest && search->gpu[target] != busiest &&
+                fm_eplb_search_held(search, busiest, back) == 0)
                 continue;
             fm_eplb_search_relabel(search, target, expert);
             fm_eplb_search_relabel(search, slot, back);

@@ -40,12 +40,12 @@ static fm_status no_memory(const fm_eplb_shape *shape)
     return fm_base_error_set(FM_ERR_NOMEM, "no memory for a plan of %d layers", shape->layers);
 }
 
-static fm_status plan_new(const fm_eplb_shape *shape, const fm_eplb_options *options, int slots,
-                          fm_eplb_plan **out_plan)
+// NULL when there is no memory.
+static fm_eplb_plan *plan_new(const fm_eplb_shape *shape, const fm_eplb_options *options, int slots)
 {
     fm_eplb_plan *plan = fm_base_mem_zalloc(1, sizeof *plan);
     if (!plan)
-        return no_memory(shape);
+        return NULL;
     size_t layers = (size_t)shape->layers;
     plan->shape = *shape;
     plan->slots = slots;
@@ -56,11 +56,10 @@ static fm_status plan_new(const fm_eplb_shape *shape, const fm_eplb_options *opt
     plan->certificate = fm_base_mem_zalloc(layers, sizeof(fm_eplb_certificate));
     if (!plan->slot_begin || !plan->phy2log || !plan->logcnt || !plan->certificate) {
         fm_eplb_plan_free(plan);
-        return no_memory(shape);
+        return NULL;
     }
     fm_eplb_slot_begin(shape, slots, options->gpu_slots, plan->slot_begin);
-    *out_plan = plan;
-    return FM_OK;
+    return plan;
 }
 
 static int32_t *row_of(const struct rebalance *call, int layer)
@@ -327,7 +326,9 @@ static fm_status list_slots(struct rebalance *call)
 static fm_status run(struct rebalance *call, int slots)
 {
     const fm_eplb_options *options = call->options;
-    FM_TRY(plan_new(call->shape, options, slots, &call->plan));
+    call->plan = plan_new(call->shape, options, slots);
+    if (!call->plan)
+        return no_memory(call->shape);
     FM_TRY(fm_eplb_planner_init(&call->planner, call->shape, call->plan->slot_begin, options->gpu_speed));
     if (options->current) {
         FM_TRY(fm_eplb_index_init(&call->old, call->shape, options->current->slots,

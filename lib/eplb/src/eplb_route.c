@@ -123,33 +123,32 @@ fm_status fm_eplb_router_new(int experts, int gpus, const int32_t *phy2log, cons
                              const double *gpu_speed, fm_eplb_router **out_router)
 {
     FM_TRY(router_check(experts, gpus, phy2log, slot_begin, gpu_speed));
-    fm_eplb_shape shape = {1, experts, experts, 1, 1, gpus};
-    fm_eplb_index index = {0};
     fm_eplb_router *router = fm_base_mem_zalloc(1, sizeof *router);
-    fm_status status = router ? FM_OK : fm_base_error_set(FM_ERR_NOMEM, "no memory for a router");
+    if (!router)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a router");
+    router->experts = experts;
+    router->gpus = gpus;
+    router->slots = slot_begin[gpus];
+    fm_eplb_index index = {0};
+    fm_status status = router_allocate(router);
     if (status == FM_OK) {
-        router->experts = experts;
-        router->gpus = gpus;
-        router->slots = slot_begin[gpus];
-        status = router_allocate(router);
-    }
-    if (status == FM_OK) {
+        fm_eplb_shape shape = {1, experts, experts, 1, 1, gpus};
         for (int gpu = 0; gpu < gpus; gpu++)
             router->queue[gpu] = slot_begin[gpu + 1] - slot_begin[gpu];
         status = fm_eplb_index_init(&index, &shape, router->slots, router->queue);
     }
-    if (status == FM_OK) {
-        memcpy(router->expert, phy2log, (size_t)router->slots * sizeof(int32_t));
-        fm_eplb_index_build(&index, phy2log);
-        make_edges(router, &index);
-        for (int gpu = 0; gpu < gpus; gpu++)
-            router->speed[gpu] = gpu_speed ? gpu_speed[gpu] : 1;
-        *out_router = router;
-    } else {
+    if (status < 0) {
         fm_eplb_router_free(router);
+        return status;
     }
+    memcpy(router->expert, phy2log, (size_t)router->slots * sizeof(int32_t));
+    fm_eplb_index_build(&index, phy2log);
+    make_edges(router, &index);
+    for (int gpu = 0; gpu < gpus; gpu++)
+        router->speed[gpu] = gpu_speed ? gpu_speed[gpu] : 1;
     fm_eplb_index_clean_up(&index);
-    return status;
+    *out_router = router;
+    return FM_OK;
 }
 
 void fm_eplb_router_free(fm_eplb_router *router)

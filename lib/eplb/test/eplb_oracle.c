@@ -34,7 +34,7 @@ void oracle_draw(oracle_problem *oracle, fm_gen *gen, int experts_max, int gpus_
     p->slots = oracle->slot_begin[p->gpus];
     p->experts = (int)fm_gen_int(gen, 1, experts_max < p->slots ? experts_max : p->slots);
     p->replicas = even ? p->slots : (int)fm_gen_int(gen, p->experts, p->slots);
-    float weight[ORACLE_EXPERTS_MAX];
+    float weight[ORACLE_EXPERTS_MAX] = {0};
     oracle_loads(gen, (int)fm_gen_int(gen, 0, 4), p->experts, weight);
     for (int e = 0; e < p->experts; e++)
         oracle->load[e] = (double)weight[e];
@@ -126,7 +126,7 @@ static void try_all(const fm_eplb_problem *problem, int slot, int gpu, int32_t *
 
 double oracle_best(const fm_eplb_problem *problem)
 {
-    int32_t solution[ORACLE_SLOTS_MAX];
+    int32_t solution[ORACLE_SLOTS_MAX] = {0};
     double best = HUGE_VAL;
     try_all(problem, 0, 0, solution, &best);
     return best;

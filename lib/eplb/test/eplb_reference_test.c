@@ -190,8 +190,8 @@ static void replication_is_greedy(fm_gen *gen)
     int replicas = experts + (int)fm_gen_size(gen, 0, 2 * experts);
     replicas = (replicas + gpus - 1) / gpus * gpus;
     oracle_loads(gen, (int)fm_gen_int(gen, 0, 4), experts, load);
-    int32_t count[128];
-    int32_t item[512];
+    int32_t count[128] = {0};
+    int32_t item[512] = {0};
     float share[512] = {0};
     for (int e = 0; e < experts; e++) {
         count[e] = 1;

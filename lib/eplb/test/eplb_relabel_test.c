@@ -95,11 +95,11 @@ static void draw(struct shapes *s, fm_gen *gen)
 
 static void the_most_copies_stay(fm_gen *gen)
 {
-    struct shapes s;
+    struct shapes s = {0};
     draw(&s, gen);
     if (s.begin_old[s.gpus] == 0)
         return;
-    int32_t gpu_slots[GPUS_MAX];
+    int32_t gpu_slots[GPUS_MAX] = {0};
     for (int gpu = 0; gpu < s.gpus; gpu++)
         gpu_slots[gpu] = s.begin_old[gpu + 1] - s.begin_old[gpu];
     fm_eplb_shape shape = {1, s.experts, s.experts, 1, 1, s.gpus};

@@ -100,7 +100,7 @@ static void try_tokens(const struct layer *layer, int expert, int64_t left, int6
 
 static void small_batches_are_split_as_well_as_can_be(fm_gen *gen)
 {
-    struct layer layer;
+    struct layer layer = {0};
     draw(&layer, gen, 4, 4, 4, fm_gen_chance(gen, 0.5));
     int64_t out[SLOTS_MAX];
     double busiest = split(&layer, out);
@@ -116,7 +116,7 @@ static void small_batches_are_split_as_well_as_can_be(fm_gen *gen)
  */
 static void large_batches_reach_the_cut(fm_gen *gen)
 {
-    struct layer layer;
+    struct layer layer = {0};
     draw(&layer, gen, EXPERTS_MAX, GPUS_MAX, 1 << 20, 1);
     int64_t out[SLOTS_MAX];
     double busiest = split(&layer, out);
@@ -132,7 +132,7 @@ static void large_batches_reach_the_cut(fm_gen *gen)
                 holds |= layer.phy2log[slot] >= 0 && (set >> layer.phy2log[slot] & 1);
             gpus += holds;
         }
-        int64_t least = (tokens + gpus - 1) / gpus;
+        int64_t least = gpus > 0 ? (tokens + gpus - 1) / gpus : 0;
         bound = least > bound ? least : bound;
     }
     assert_true(busiest == (double)bound);
