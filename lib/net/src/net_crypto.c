@@ -137,8 +137,12 @@ fm_status fm_net_seal_end(fm_net_seal *seal, uint8_t out_tag[NET_TAG_BYTES])
 {
     uint8_t none[16];
     int written;
+    OSSL_PARAM params[] = {
+        OSSL_PARAM_construct_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, out_tag, NET_TAG_BYTES),
+        OSSL_PARAM_construct_end(),
+    };
     if (seal->failed || EVP_EncryptFinal_ex(seal->context, none, &written) != 1 ||
-        EVP_CIPHER_CTX_ctrl(seal->context, EVP_CTRL_AEAD_GET_TAG, NET_TAG_BYTES, out_tag) != 1)
+        EVP_CIPHER_CTX_get_params(seal->context, params) != 1)
         return fm_base_error_set(FM_ERR_INTERNAL, "AES-256-GMAC failed");
     return FM_OK;
 }

@@ -113,6 +113,8 @@ void fm_net_loop_free(fm_net_loop *loop)
 
 static void run_tasks(fm_net_loop *loop)
 {
+    if (!atomic_load_explicit(&loop->tasks, memory_order_relaxed))
+        return; // the usual case; what is posted from now on wakes the loop
     // Acquire pairs with the release of post(): what the poster wrote is seen by the task.
     fm_net_task *newest = atomic_exchange_explicit(&loop->tasks, NULL, memory_order_acquire);
     fm_net_task *oldest = NULL;
@@ -130,44 +132,40 @@ static void run_tasks(fm_net_loop *loop)
     }
 }
 
-static void fire_timers(fm_net_loop *loop, int64_t now_ns)
+// Returns how long it is until the next is due.
+static int64_t fire_timers(fm_net_loop *loop)
 {
+    if (loop->timers.count == 0)
+        return FM_NET_FOREVER; // without a look at the clock
+    int64_t now_ns = fm_net_loop_now_ns(loop);
     // No more than there are now: a timer that sets itself for at once shall not keep the network waiting.
     for (size_t left = loop->timers.count; left > 0; left--) {
         fm_net_timer *timer = fm_net_timers_pop(&loop->timers, now_ns);
         if (!timer)
-            return;
+            break;
         timer->fire(timer->context);
     }
+    int64_t due = fm_net_timers_due_ns(&loop->timers);
+    return due == FM_NET_FOREVER ? due : due - now_ns;
 }
 
-static void run_due(fm_net_loop *loop, int64_t now_ns)
-{
-    run_tasks(loop);
-    fire_timers(loop, now_ns);
-    fm_net_request_finish_answered(loop);
-}
-
-static int64_t own_wait_ns(const fm_net_loop *loop, int64_t now_ns)
+static int has_work(const fm_net_loop *loop)
 {
     // Relaxed: whoever posts or stops after this look wakes the transport as well.
-    if (atomic_load_explicit(&loop->tasks, memory_order_relaxed) || !net_list_empty(&loop->answered) ||
-        atomic_load_explicit(&loop->stop, memory_order_relaxed))
-        return 0;
-    int64_t due = fm_net_timers_due_ns(&loop->timers);
-    if (due == FM_NET_FOREVER)
-        return due;
-    return due > now_ns ? due - now_ns : 0;
+    return atomic_load_explicit(&loop->tasks, memory_order_relaxed) || !net_list_empty(&loop->answered) ||
+           atomic_load_explicit(&loop->stop, memory_order_relaxed);
 }
 
 fm_status fm_net_loop_progress(fm_net_loop *loop, int64_t timeout_ns)
 {
-    int64_t now_ns = fm_net_loop_now_ns(loop);
-    run_due(loop, now_ns);
-    int64_t wait = own_wait_ns(loop, now_ns);
+    run_tasks(loop);
+    fm_net_request_finish_answered(loop);
+    int64_t wait = fire_timers(loop);
     wait = timeout_ns < wait ? timeout_ns : wait;
-    FM_TRY(loop->transport->progress(loop->worker, wait > 0 ? wait : 0));
-    run_due(loop, fm_net_loop_now_ns(loop));
+    FM_TRY(loop->transport->progress(loop->worker, wait > 0 && !has_work(loop) ? wait : 0));
+    run_tasks(loop);
+    fm_net_request_finish_answered(loop);
+    (void)fire_timers(loop);
     return FM_OK;
 }
 
@@ -214,9 +212,15 @@ int fm_net_loop_fd(const fm_net_loop *loop)
 
 int64_t fm_net_loop_wait_ns(const fm_net_loop *loop)
 {
-    int64_t own = own_wait_ns(loop, fm_net_loop_now_ns(loop));
-    int64_t transport = loop->transport->wait_ns(loop->worker);
-    return own < transport ? own : transport;
+    if (has_work(loop))
+        return 0;
+    int64_t wait = loop->transport->wait_ns(loop->worker);
+    int64_t due = fm_net_timers_due_ns(&loop->timers);
+    if (due == FM_NET_FOREVER)
+        return wait;
+    int64_t left = due - fm_net_loop_now_ns(loop);
+    left = left > 0 ? left : 0;
+    return left < wait ? left : wait;
 }
 
 fm_status fm_net_timer_start(fm_net_loop *loop, fm_net_timer *timer, int64_t delay_ns)

@@ -156,7 +156,7 @@ static fm_status send_answer(struct net_request *request, const fm_net_answer *a
     };
     request->sent = answer->sent;
     request->context = answer->context;
-    if (!request->shown.conn) {
+    if (!request->conn) {
         net_list_append(&request->loop->answered, &request->link);
         return FM_OK;
     }

@@ -244,6 +244,14 @@ static void consume(fm_net_ep *ep, size_t bytes)
     }
 }
 
+static ssize_t send_pieces(int fd, struct iovec *pieces, size_t count)
+{
+    if (count == 1)
+        return send(fd, pieces[0].iov_base, pieces[0].iov_len, MSG_NOSIGNAL);
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = count};
+    return sendmsg(fd, &message, MSG_NOSIGNAL);
+}
+
 void fm_net_sock_flush(fm_net_ep *ep)
 {
     int progress = 0;
@@ -251,9 +259,8 @@ void fm_net_sock_flush(fm_net_ep *ep)
     while (ep->sends && ep->state == NET_EP_UP && !ep->blocked) {
         struct iovec batch[BATCH_PIECES];
         size_t bytes;
-        struct msghdr message = {.msg_iov = batch};
-        message.msg_iovlen = gather(ep, batch, &bytes);
-        ssize_t sent = sendmsg(ep->fd, &message, MSG_NOSIGNAL);
+        size_t count = gather(ep, batch, &bytes);
+        ssize_t sent = send_pieces(ep->fd, batch, count);
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent < 0 && errno != EAGAIN) {
