@@ -38,6 +38,18 @@ static fm_status check_handle(const fm_ep_group *group, const fm_ep_handle *hand
     return FM_OK;
 }
 
+/** Operations in flight still read the handle's choices. */
+static fm_status check_idle(const fm_ep_group *group, const fm_ep_handle *handle)
+{
+    for (int i = 0; i < group->plan.in_flight; i++)
+        if (group->ops[i].state != FM_EP_FREE && group->ops[i].handle == handle)
+            return fm_base_error_set(FM_ERR_STATE,
+                                     "the handle is used by the operation of epoch %" PRIu64
+                                     ", which has not ended; expected another handle",
+                                     group->ops[i].epoch);
+    return FM_OK;
+}
+
 static fm_status check_dispatch(const fm_ep_group *group, const fm_ep_dispatch *dispatch,
                                 const fm_ep_handle *handle)
 {
@@ -45,11 +57,13 @@ static fm_status check_dispatch(const fm_ep_group *group, const fm_ep_dispatch *
         return fm_base_error_set(FM_ERR_ARG, "dispatch: size is %zu; expected sizeof(fm_ep_dispatch), %zu",
                                  dispatch ? dispatch->size : 0, sizeof *dispatch);
     FM_TRY(check_handle(group, handle));
-    if (!dispatch->cached)
+    if (!dispatch->cached) {
+        FM_TRY(check_idle(group, handle));
         FM_TRY(check_choices(group, dispatch));
-    else if (!handle->is_received || handle->rejoins != group->rejoins)
+    } else if (!handle->is_received || handle->rejoins != group->rejoins) {
         return fm_base_error_set(FM_ERR_STATE, "cached: the handle has seen no dispatch%s",
                                  handle->is_received ? " since the group rejoined" : "");
+    }
     fm_ep_format from = dispatch->x_format, to = dispatch->recv_format;
     if (from < FM_EP_BF16 || from > FM_EP_FP8_UE8M0 || to < FM_EP_BF16 || to > FM_EP_FP8_UE8M0 ||
         (from != to && from != FM_EP_BF16))

@@ -360,10 +360,10 @@ static int progress(fm_ep_op *op)
 static int progress_all(fm_ep_op *op)
 {
     fm_ep_group *group = op->group;
-    for (uint64_t back = (uint64_t)group->plan.inflight; back-- > 0;) {
+    for (uint64_t back = (uint64_t)group->plan.in_flight; back-- > 0;) {
         if (back >= group->epoch)
             continue;
-        fm_ep_op *other = &group->ops[(group->epoch - back) % (uint64_t)group->plan.inflight];
+        fm_ep_op *other = &group->ops[(group->epoch - back) % (uint64_t)group->plan.in_flight];
         if (other != op && (other->state == FM_EP_POSTED || other->state == FM_EP_RECEIVED))
             progress(other);
     }
@@ -376,18 +376,18 @@ fm_status fm_ep_exchange_begin(fm_ep_group *group, fm_ep_kind kind, fm_ep_op **o
                                fm_ep_publication **out_pub)
 {
     uint64_t epoch = group->epoch + 1;
-    fm_ep_op *op = &group->ops[epoch % (uint64_t)group->plan.inflight];
+    fm_ep_op *op = &group->ops[epoch % (uint64_t)group->plan.in_flight];
     if (op->state != FM_EP_FREE)
         return fm_base_error_set(
             FM_ERR_BUSY,
             "%d operations are in flight, as many as the group allows; end the %s of epoch "
             "%" PRIu64 " first",
-            group->plan.inflight, kind_names[op->kind], op->epoch);
+            group->plan.in_flight, kind_names[op->kind], op->epoch);
     uint8_t *mirror_ready = op->mirror_ready;
     memset(mirror_ready, 0, (size_t)group->ranks);
     *op = (fm_ep_op){.group = group,
                      .kind = kind,
-                     .slot = (int)(epoch % (uint64_t)group->plan.inflight),
+                     .slot = (int)(epoch % (uint64_t)group->plan.in_flight),
                      .epoch = epoch,
                      .mirror_ready = mirror_ready};
     fm_ep_publication *publication = fm_ep_slot_at(op, 0);

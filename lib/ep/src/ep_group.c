@@ -7,7 +7,7 @@
 
 static void free_ops(fm_ep_group *group)
 {
-    for (int i = 0; group->ops && i < group->plan.inflight; i++)
+    for (int i = 0; group->ops && i < group->plan.in_flight; i++)
         fm_base_mem_free(group->ops[i].mirror_ready);
     fm_base_mem_free(group->ops);
 }
@@ -29,10 +29,10 @@ void fm_ep_group_free(fm_ep_group *group)
 
 static fm_status allocate_ops(fm_ep_group *group)
 {
-    group->ops = fm_base_mem_zalloc((size_t)group->plan.inflight, sizeof *group->ops);
+    group->ops = fm_base_mem_zalloc((size_t)group->plan.in_flight, sizeof *group->ops);
     if (!group->ops)
         return FM_ERR_NOMEM;
-    for (int i = 0; i < group->plan.inflight; i++) {
+    for (int i = 0; i < group->plan.in_flight; i++) {
         group->ops[i].group = group;
         group->ops[i].mirror_ready = fm_base_mem_zalloc((size_t)group->ranks, 1);
         if (!group->ops[i].mirror_ready)
@@ -202,7 +202,7 @@ fm_status fm_ep_group_rejoin(fm_ep_group *group)
     group->rejoins = round;
     group->epoch = epoch;
     memset(group->masked, 0, (size_t)group->ranks);
-    for (int i = 0; i < group->plan.inflight; i++)
+    for (int i = 0; i < group->plan.in_flight; i++)
         group->ops[i].state = FM_EP_FREE;
     return FM_OK;
 }

@@ -38,8 +38,8 @@ static int min_int(int a, int b)
 fm_ep_options fm_ep_options_complete(const fm_ep_options *options)
 {
     fm_ep_options complete = *options;
-    if (complete.inflight == 0)
-        complete.inflight = 4; // two micro-batches, each with one operation waited for and the next posted
+    if (complete.in_flight == 0)
+        complete.in_flight = 4; // two micro-batches, each with one operation waited for and the next posted
     if (complete.ring_depth == 0)
         complete.ring_depth = 4; // a schedule sends at most two ahead in each direction
     if (complete.timeout_ms == 0)
@@ -62,7 +62,7 @@ static fm_status check_options(const fm_ep_options *options, int ranks)
         {"experts", options->experts, 1, 1 << 20},
         {"topk_max", options->topk_max, 1, FM_EP_TOPK_MAX},
         {"tokens_max", options->tokens_max, 0, 1 << 24},
-        {"inflight", options->inflight, 0, FM_EP_INFLIGHT_MAX},
+        {"in_flight", options->in_flight, 0, FM_EP_IN_FLIGHT_MAX},
         {"ring_depth", options->ring_depth, 0, 1 << 16},
     };
     for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++)
@@ -117,7 +117,7 @@ static void place_slot(const fm_ep_options *options, fm_ep_plan *plan, size_t li
     plan->stage_weights = take(&slot, weights, sizeof(float));
     plan->slot_bytes = slot.at;
     total->overflowed |= slot.overflowed;
-    plan->slots = take(total, (size_t)plan->inflight, slot.at);
+    plan->slots = take(total, (size_t)plan->in_flight, slot.at);
 }
 
 static void place_mirrors(const fm_ep_options *options, fm_ep_plan *plan, room *total)
@@ -143,14 +143,14 @@ static void place_mirrors(const fm_ep_options *options, fm_ep_plan *plan, room *
     take(&mirror, FM_EP_PARTS, FM_EP_ALIGN);
     plan->mirror_bytes = mirror.at;
     total->overflowed |= mirror.overflowed;
-    plan->mirror_slots = take(total, (size_t)plan->inflight * (size_t)plan->mirrors, mirror.at);
+    plan->mirror_slots = take(total, (size_t)plan->in_flight * (size_t)plan->mirrors, mirror.at);
 }
 
 fm_status fm_ep_plan_make(const fm_ep_options *given, int ranks, fm_ep_plan *out_plan)
 {
     FM_TRY(check_options(given, ranks));
     fm_ep_options options = fm_ep_options_complete(given);
-    fm_ep_plan plan = {.ranks = ranks, .inflight = options.inflight};
+    fm_ep_plan plan = {.ranks = ranks, .in_flight = options.in_flight};
     plan.node_ranks = options.ranks_per_node == 0 ? ranks : min_int(options.ranks_per_node, ranks);
     plan.nodes = (ranks + plan.node_ranks - 1) / plan.node_ranks;
     plan.mirrors = count_mirrors(&plan);
@@ -166,11 +166,11 @@ fm_status fm_ep_plan_make(const fm_ep_options *given, int ranks, fm_ep_plan *out
     size_t list = max_size((size_t)plan.choices_max, max_size(tokens * (size_t)ranks, (size_t)ranks));
 
     room total = {0};
-    size_t inflight = (size_t)plan.inflight, mirrors = (size_t)plan.mirrors;
-    plan.posted = take(&total, inflight, sizeof(fm_ep_flag));
-    plan.done = take(&total, inflight * (size_t)ranks, sizeof(fm_ep_flag));
-    plan.mirrored = take(&total, inflight * mirrors, sizeof(fm_ep_flag));
-    plan.mirror_done = take(&total, inflight * mirrors * (size_t)plan.node_ranks, sizeof(fm_ep_flag));
+    size_t in_flight = (size_t)plan.in_flight, mirrors = (size_t)plan.mirrors;
+    plan.posted = take(&total, in_flight, sizeof(fm_ep_flag));
+    plan.done = take(&total, in_flight * (size_t)ranks, sizeof(fm_ep_flag));
+    plan.mirrored = take(&total, in_flight * mirrors, sizeof(fm_ep_flag));
+    plan.mirror_done = take(&total, in_flight * mirrors * (size_t)plan.node_ranks, sizeof(fm_ep_flag));
     plan.rejoin = take(&total, 3, sizeof(fm_ep_flag));
     place_slot(&options, &plan, list, &total);
     place_mirrors(&options, &plan, &total);

@@ -6,7 +6,7 @@
  *     | flags | for each slot: publication, lists, choices, weights, checksums, staged rows | ring |
  *     |       | and for each slot and mirrored source: publication, lists, rows             |      |
  *
- * An operation of epoch e uses slot e % inflight of every rank. To post is to fill the slot's publication (where the
+ * An operation of epoch e uses slot e % in_flight of every rank. To post is to fill the slot's publication (where the
  * rows lie, and for each reader a list of the rows it needs) and then to set posted[slot] = e. A reader that has
  * fetched its rows sets done[slot][reader] = e in the publisher's segment; the publisher's operation ends when all
  * have. Flags hold epochs and only grow, so nothing is ever cleared and a late reader cannot take one operation for
@@ -69,8 +69,8 @@ typedef struct fm_ep_flag {
 
 /** Where things lie in every segment; equal on all ranks. Offsets from the base. */
 typedef struct fm_ep_plan {
-    int ranks, node_ranks, nodes, inflight, mirrors; /**< mirrors: that one rank holds, at most */
-    int64_t choices_max;                             /**< ranks * tokens_max * min(topk_max, local experts) */
+    int ranks, node_ranks, nodes, in_flight, mirrors; /**< mirrors: that one rank holds, at most */
+    int64_t choices_max; /**< ranks * tokens_max * min(topk_max, local experts) */
     size_t posted, done, mirrored, mirror_done, rejoin; /**< flags */
     size_t slots, slot_bytes;
     size_t begin, list, idx, weights, check, stage, stage_scales, stage_weights; /**< inside a slot */
@@ -125,7 +125,7 @@ struct fm_ep_group {
     char **base; /**< the world's */
     uint64_t epoch;
     uint64_t rejoins;
-    fm_ep_op *ops;   /**< [inflight] */
+    fm_ep_op *ops;   /**< [in_flight] */
     uint8_t *masked; /**< [ranks] */
     int32_t *
         mirror_of; /**< [ranks] number of the source's mirror at its rail on this node; -1: it is on this node */

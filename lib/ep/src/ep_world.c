@@ -75,7 +75,7 @@ static fm_status compare_options(const fm_ep_world *world)
         COMPARE(ranks_per_node);
         COMPARE(topk_max);
         COMPARE(tokens_max);
-        COMPARE(inflight);
+        COMPARE(in_flight);
         COMPARE(check);
         COMPARE(staged);
         COMPARE(collective_bytes_max);

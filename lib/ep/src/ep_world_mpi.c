@@ -30,7 +30,8 @@ static void program_folder(char *out, size_t size)
         snprintf(out, size, ".");
 }
 
-static fm_status load_plugin(const fm_ep_mpi **out_mpi)
+/** NULL, with a message, when there is none. */
+static const fm_ep_mpi *load_plugin(void)
 {
     char folder[2048], path[4096];
     const char *given = getenv("FM_EP_MPI_PLUGIN");
@@ -42,24 +43,27 @@ static fm_status load_plugin(const fm_ep_mpi **out_mpi)
         snprintf(path, sizeof path, "%s", FM_EP_MPI_BUILT);
     // Open MPI opens components that look for its symbols in the global scope.
     void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-    if (!library)
-        return fm_base_error_set(FM_ERR_UNAVAILABLE,
-                                 "MPI: %s; expected the plug-in beside the program in ../lib/fathom, or at "
-                                 "FM_EP_MPI_PLUGIN",
-                                 dlerror());
+    if (!library) {
+        fm_base_error_set(
+            FM_ERR_UNAVAILABLE,
+            "MPI: %s; expected the plug-in beside the program in ../lib/fathom, or at FM_EP_MPI_PLUGIN",
+            dlerror());
+        return NULL;
+    }
     const fm_ep_mpi *mpi = dlsym(library, FM_EP_MPI_SYMBOL);
     if (!mpi || mpi->version != FM_EP_MPI_VERSION) {
         dlclose(library);
-        return fm_base_error_set(FM_ERR_VERSION, "%s is no plug-in of this build", path);
+        fm_base_error_set(FM_ERR_UNAVAILABLE, "MPI: %s is no plug-in of this build", path);
+        return NULL;
     }
-    *out_mpi = mpi; // stays open: MPI cannot be unloaded and loaded again
-    return FM_OK;
+    return mpi; // the library stays open: MPI cannot be unloaded and loaded again
 }
 
 fm_status fm_ep_world_open_mpi(fm_ep_world **out_world, int *out_rank)
 {
-    const fm_ep_mpi *mpi;
-    FM_TRY(load_plugin(&mpi));
+    const fm_ep_mpi *mpi = load_plugin();
+    if (!mpi)
+        return FM_ERR_UNAVAILABLE;
     char why[FM_EP_MPI_WHY_BYTES] = "";
     int rank = 0, ranks = 0;
     if (mpi->start(&rank, &ranks, why) < 0)

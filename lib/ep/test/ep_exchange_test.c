@@ -99,7 +99,9 @@ static fm_status overlap(fm_ep_group *group, void *context)
                 order[b] = b;
             }
             fm_ep_op *one_more;
-            if (fm_ep_dispatch_post(group, &batches[0].dispatch, batches[0].handle, &one_more) != FM_ERR_BUSY)
+            if (fm_ep_dispatch_post(group, &batches[0].dispatch, batches[0].handle, &one_more) !=
+                    FM_ERR_STATE ||
+                fm_ep_barrier(group) != FM_ERR_BUSY)
                 return fm_base_error_set(FM_ERR_INTERNAL, "more in flight than allowed");
             for (int b = FLIGHT - 1; b > 0; b--) {
                 int other = (int)fm_gen_int(&gen, 0, b), swap = order[b];
@@ -124,7 +126,7 @@ static void operations_in_flight_end_in_any_order(void **state)
     (void)state;
     for (int per_node = 0; per_node <= 2; per_node += 2) {
         fm_ep_options options = ep_team_options(HIDDEN, EXPERTS, TOPK, TOKENS);
-        options.inflight = FLIGHT;
+        options.in_flight = FLIGHT;
         options.ranks_per_node = per_node;
         options.check = 1;
         ep_team_run(4, &options, overlap, NULL, NULL);

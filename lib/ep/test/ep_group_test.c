@@ -68,7 +68,7 @@ static void options_out_of_range_are_named(void **state)
     BAD(experts, 10, "multiple of the 4 ranks");
     BAD(topk_max, FM_EP_TOPK_MAX + 1, "topk_max is 33");
     BAD(tokens_max, -1, "tokens_max is -1");
-    BAD(inflight, 17, "inflight is 17");
+    BAD(in_flight, 17, "in_flight is 17");
     BAD(ranks_per_node, -1, "ranks_per_node is -1");
     fm_ep_options huge = good;
     huge.tokens_max = 1 << 24;
@@ -148,6 +148,16 @@ static void bad_handles_are_refused(void **state)
     ep_team_run(1, &options, make_bad_handles, NULL, NULL);
 }
 
+static void without_a_plugin_there_is_no_mpi(void **state)
+{
+    (void)state;
+    fm_ep_world *world;
+    int rank;
+    assert_int_equal(setenv("FM_EP_MPI_PLUGIN", "/nonexistent/plugin.so", 1), 0);
+    assert_fails(fm_ep_world_open_mpi(&world, &rank), FM_ERR_UNAVAILABLE, "FM_EP_MPI_PLUGIN");
+    assert_int_equal(unsetenv("FM_EP_MPI_PLUGIN"), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -157,6 +167,7 @@ int main(void)
         cmocka_unit_test(every_source_outside_has_one_rail_on_a_node),
         cmocka_unit_test(memory_may_run_out_anywhere),
         cmocka_unit_test(bad_handles_are_refused),
+        cmocka_unit_test(without_a_plugin_there_is_no_mpi),
     };
     return fm_test_run("ep_group", tests);
 }

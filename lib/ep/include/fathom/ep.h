@@ -54,7 +54,7 @@ extern "C" {
 /** Choices of a token at most; published models choose 1 to 16. */
 #define FM_EP_TOPK_MAX 32
 /** Operations in flight at most. Two micro-batches need 2 to 4. */
-#define FM_EP_INFLIGHT_MAX 16
+#define FM_EP_IN_FLIGHT_MAX 16
 /** Consecutive channels that share one FP8 scale. */
 #define FM_EP_SCALE_BLOCK 128
 
@@ -72,8 +72,8 @@ FM_API FM_MUST_USE fm_status fm_ep_world_create(int ranks, fm_ep_world **out_wor
  * fm_ep_options.staged). One such world at a time; joining and freeing it are collective and have no timeout. The
  * plug-in that knows MPI is looked for at FM_EP_MPI_PLUGIN, beside the program in ../lib/fathom, and where it was built.
  *
- * FM_ERR_UNAVAILABLE: no plug-in, or no MPI library for it; FM_ERR_VERSION: a plug-in of another build;
- * FM_ERR_UNSUPPORTED: MPI does not start, has ended already, or ranks run on several machines; FM_ERR_NOMEM.
+ * FM_ERR_UNAVAILABLE: no plug-in of this build, or no MPI library for it; FM_ERR_UNSUPPORTED: MPI does not
+ * start, has ended already, or ranks run on several machines; FM_ERR_NOMEM.
  */
 FM_API FM_MUST_USE fm_status fm_ep_world_open_mpi(fm_ep_world **out_world, int *out_rank);
 /** Frees the memory that ranks read from each other: call it when no rank uses its group any more and all
@@ -90,7 +90,7 @@ typedef struct fm_ep_options {
     int experts;        /**< a multiple of the number of ranks */
     int topk_max;       /**< choices of a token, at most; up to FM_EP_TOPK_MAX */
     int tokens_max;     /**< tokens of one rank in one operation, at most; may be 0 */
-    int inflight;       /**< operations in flight at a time; 0: 4 */
+    int in_flight;      /**< operations in flight at a time; 0: 4 */
     int check;  /**< not 0: every row carries a checksum of (epoch, source, row number, bytes), which the
                              reader verifies. Costs a pass over each row on both sides */
     int staged; /**< not 0: post copies rows into shared memory, so that x may change as soon as it returns;
@@ -257,8 +257,9 @@ typedef struct fm_ep_dispatch {
 
 /**
  * Posts a dispatch. FM_ERR_ARG: a size or choice out of range (the message names token, lane and value);
- * FM_ERR_STATE: cached without a dispatch before; FM_ERR_BUSY: `inflight` operations are not ended. After such
- * a failure nothing is posted and the epoch is not used up, so the call may be made again.
+ * FM_ERR_STATE: cached without a dispatch before, or not cached while an operation with this handle is in
+ * flight; FM_ERR_BUSY: `in_flight` operations are not ended. After such a failure nothing is posted and the
+ * epoch is not used up, so the call may be made again.
  */
 FM_API FM_MUST_USE fm_status fm_ep_dispatch_post(fm_ep_group *group, const fm_ep_dispatch *dispatch,
                                                  fm_ep_handle *handle, fm_ep_op **out_op);
