@@ -47,7 +47,7 @@
  * ## Errors
  * A call on a `tx` that fails spoils the run: nothing will be committed and every later call returns that
  * same failure. The closure passes it on; fm_fs_kv_run() reacts to it whatever the closure returns. Any call
- * may fail with FM_ERR_ARG, FM_ERR_LIMIT (a limit below is exceeded, or too many connections or readers),
+ * may fail with FM_ERR_ARG, FM_ERR_LIMIT (a limit below is exceeded, or too many read at once),
  * FM_ERR_NOMEM, FM_ERR_IO, FM_ERR_FS_CONFLICT (inside closures; fm_fs_kv_run() handles it) and
  * FM_ERR_UNAVAILABLE (a server cannot be reached).
  *
