@@ -131,9 +131,11 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
 /* For reports: the text as a file, in memory no longer. */
 static fm_status setup_file(const fm_bench_setup *given, void **out_state)
 {
-    void *made;
+    void *made = NULL;
     FM_TRY(setup(given, &made));
     struct state *state = made;
+    if (!state)
+        return fm_base_error_set(FM_ERR_INTERNAL, "no state was set up");
     const char *folder = getenv("TMPDIR");
     snprintf(state->path, sizeof state->path, "%s/bench_trace.%d.json", folder ? folder : "/tmp",
              (int)getpid());

@@ -55,7 +55,7 @@ static fm_status read_some(fm_gzip *stream, void *to, size_t size, size_t *out_g
 
 static fm_status fill(fm_gzip *stream)
 {
-    size_t got;
+    size_t got = 0;
     FM_TRY(read_some(stream, stream->input, INPUT_BYTES, &got));
     stream->begin = 0;
     stream->end = got;

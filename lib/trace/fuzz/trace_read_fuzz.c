@@ -9,7 +9,8 @@ static void read_one(const uint8_t *data, size_t size, int salvage)
 {
     fm_trace_read_options options = {.size = sizeof options, .keep_args = !salvage, .salvage = salvage};
     fm_trace *trace;
-    static fm_trace_rules *rules; // of the whole process: compiling them takes longer than reading a small trace
+    static fm_trace_rules
+        *rules; // of the whole process: compiling them takes longer than reading a small trace
     fm_trace_report *report;
     if (fm_trace_data_parse((const char *)data, size, "fuzz", &options, &trace) < 0)
         return;

@@ -100,13 +100,14 @@ typedef struct fm_trace_process {
 
 typedef struct fm_trace_file {
     const char *path;
-    uint64_t bytes;  /**< of JSON text read */
-    uint64_t events; /**< of any phase */
+    uint64_t bytes;   /**< of JSON text read */
+    uint64_t events;  /**< of any phase */
     uint64_t skipped; /**< events of phases that are not kept (object snapshots, samples, ...) */
     uint64_t damaged; /**< places that a salvaging reader stepped over */
-    uint64_t unmatched; /**< ends without a begin, begins without an end (they last to the end of the trace) */
-    int64_t rank;       /**< distributedInfo, or -1 */
-    int64_t world_size; /**< distributedInfo, or 0 */
+    uint64_t
+        unmatched; /**< ends without a begin, begins without an end (they last to the end of the trace) */
+    int64_t rank;  /**< distributedInfo, or -1 */
+    int64_t world_size;  /**< distributedInfo, or 0 */
     int multiprocessors; /**< deviceProperties: numSms of the first device, or 0 */
     char device[64];     /**< deviceProperties: name, or "" */
     char damage[256];    /**< what the first damage was; "" */

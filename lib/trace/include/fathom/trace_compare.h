@@ -22,7 +22,8 @@ typedef struct fm_trace_change {
     uint64_t count_a, count_b;   /**< samples */
     double mean_a_us, mean_b_us; /**< of a sample */
     double total_us;             /**< (mean B - mean A) x the samples of A */
-    double p; /**< of Welch's t test: how likely means differ this much by chance; 1 where a side has no two samples */
+    double
+        p; /**< of Welch's t test: how likely means differ this much by chance; 1 where a side has no two samples */
 } fm_trace_change;
 
 typedef struct fm_trace_diff {
@@ -44,7 +45,8 @@ FM_API void fm_trace_diff_json(const fm_trace_diff *diff, fm_json *json);
  * Evaluates a condition as fm_trace_report_test() does, over the change of each figure from A to B: of figures in percent
  * the difference in points, of all others the change in percent of A. Besides there are `slower` and `faster`.
  */
-FM_API FM_MUST_USE fm_status fm_trace_diff_test(const fm_trace_diff *diff, const char *condition, int *out_true);
+FM_API FM_MUST_USE fm_status fm_trace_diff_test(const fm_trace_diff *diff, const char *condition,
+                                                int *out_true);
 
 /** The run as it was, and as it would have been. */
 typedef struct fm_trace_replay {

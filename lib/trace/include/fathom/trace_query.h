@@ -26,15 +26,20 @@ extern "C" {
 #endif
 
 /** How a result is written. */
-typedef enum fm_trace_format { FM_TRACE_TABLE, FM_TRACE_CSV, FM_TRACE_JSON, FM_TRACE_PARQUET } fm_trace_format;
+typedef enum fm_trace_format {
+    FM_TRACE_TABLE,
+    FM_TRACE_CSV,
+    FM_TRACE_JSON,
+    FM_TRACE_PARQUET
+} fm_trace_format;
 
 /**
  * Runs one SQL statement over the report's trace and writes its rows to `path`, or, when that is NULL, to standard output
  * (`file`, a FILE *; not for Parquet). FM_ERR_UNAVAILABLE: no DuckDB; FM_ERR_ARG: the statement fails (DuckDB's message);
  * FM_ERR_LIMIT: a table of more than 100,000 rows for a terminal; FM_ERR_IO; FM_ERR_NOMEM.
  */
-FM_API FM_MUST_USE fm_status fm_trace_query_run(const fm_trace_report *report, const char *sql, fm_trace_format format,
-                                                const char *path, void *file);
+FM_API FM_MUST_USE fm_status fm_trace_query_run(const fm_trace_report *report, const char *sql,
+                                                fm_trace_format format, const char *path, void *file);
 
 #ifdef __cplusplus
 }

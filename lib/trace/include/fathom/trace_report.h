@@ -92,8 +92,8 @@ typedef struct fm_trace_phase {
     uint32_t unit;
     int32_t direction; /**< 0 F, 1 B, 2 W, -1 none */
     uint64_t occurrences, work_count;
-    int64_t begin_ns, host_ns;   /**< of the annotation */
-    int64_t first_ns, last_ns;   /**< of its work */
+    int64_t begin_ns, host_ns;                     /**< of the annotation */
+    int64_t first_ns, last_ns;                     /**< of its work */
     int64_t busy_ns, compute_ns, communication_ns; /**< measures of unions */
     int64_t overlap_ns, exposed_ns; /**< its communication under any compute of the unit, and not */
 } fm_trace_phase;
@@ -110,7 +110,8 @@ typedef struct fm_trace_hiding {
 typedef struct fm_trace_gap {
     uint32_t unit;
     int64_t begin_ns, duration_ns;
-    uint32_t after, before; /**< work that ended last before it and that began with its end: slices, or FM_TRACE_NONE */
+    uint32_t after,
+        before; /**< work that ended last before it and that began with its end: slices, or FM_TRACE_NONE */
 } fm_trace_gap;
 
 typedef struct fm_trace_gaps {
@@ -138,25 +139,25 @@ typedef struct fm_trace_in_flight {
 typedef struct fm_trace_launch {
     uint64_t count, unlaunched; /**< with and without a call in the trace */
     int64_t min_ns, median_ns, p90_ns, max_ns;
-    uint64_t sync_calls, polls;   /**< ...Synchronize; EventQuery */
+    uint64_t sync_calls, polls; /**< ...Synchronize; EventQuery */
     int64_t sync_ns;
 } fm_trace_launch;
 
 /** What the end of the run waited for, back to its begin; inferred, see lib/trace/README.md. */
 typedef struct fm_trace_path {
     uint64_t steps;
-    int64_t length_ns;         /**< the unit's span */
+    int64_t length_ns;                  /**< the unit's span */
     int64_t work_ns, launch_ns, gap_ns; /**< work on it; waiting for calls; other gaps */
-    int64_t kind_ns[3];        /**< by fm_trace_work_kind */
+    int64_t kind_ns[3];                 /**< by fm_trace_work_kind */
     int64_t group_ns[FM_TRACE_GROUPS_MAX];
 } fm_trace_path;
 
 /** Something to mend. The text is a sentence; the evidence another. */
 typedef struct fm_trace_finding {
-    const char *id;      /**< a short name: "exposed_gap" */
+    const char *id; /**< a short name: "exposed_gap" */
     char text[320];
     char evidence[320];
-    int64_t saving_ns;   /**< at most this much of the span; 0: it costs something else (said in the text) */
+    int64_t saving_ns; /**< at most this much of the span; 0: it costs something else (said in the text) */
     int64_t begin_ns, end_ns; /**< where to look; equal: nowhere in particular */
 } fm_trace_finding;
 
@@ -173,8 +174,8 @@ typedef struct fm_trace_unit {
 typedef struct fm_trace_work {
     int64_t begin_ns, end_ns;
     uint32_t slice, unit, stream; /**< of the trace; of the report, both */
-    uint32_t launch; /**< slice of the call, or FM_TRACE_NONE */
-    uint32_t phase;  /**< index into fm_trace_report::phases, or FM_TRACE_NONE */
+    uint32_t launch;              /**< slice of the call, or FM_TRACE_NONE */
+    uint32_t phase;               /**< index into fm_trace_report::phases, or FM_TRACE_NONE */
     uint16_t group;
     uint16_t kind; /**< fm_trace_work_kind */
 } fm_trace_work;
