@@ -318,7 +318,7 @@ static fm_status collect(struct attempt *attempt, fm_status (*see)(void *context
 
 struct reading {
     fm_fs_kv_tx *tx;
-    fm_fs_kv_item **wanted; // a what the get has items, one a result
+    fm_fs_kv_item **wanted; // what the get asks for, one a result
     fm_fs_kv_item *items;   // a range's
     size_t count;
 };

@@ -84,7 +84,7 @@ static void damaged_blobs_are_refused(void **state)
     (void)state;
     fm_gen gen = fm_gen_seeded(5);
     struct gemm_matrix b = gemm_matrix_make(&gen, 20, 40, FM_DTYPE_F8_E4M3, 0, 128, GEMM_NORMAL);
-    _Alignas(64) uint8_t blob[4096], good[4096];
+    _Alignas(64) uint8_t blob[4096] = {0}, good[4096] = {0};
     fm_gemm_weights weights;
     size_t bytes;
     assert_ok(fm_gemm_weights_pack_size(20, 40, &b.operand, &bytes));
