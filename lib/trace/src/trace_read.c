@@ -60,7 +60,7 @@ struct spot {
 static fm_status damage(struct reader *reader, size_t at, const char *what)
 {
     return fm_base_error_set(FM_ERR_FORMAT, "%s: byte %llu: %s", reader->name,
-                             (unsigned long long)(reader->base + at), what);
+                             (unsigned long long)reader->base + at, what);
 }
 
 static fm_status grow_buffer(struct reader *reader)
@@ -311,7 +311,7 @@ static enum step step_event(struct reader *reader, struct spot *spot, fm_status 
     *out_status = fm_trace_store_add(reader->store, &event);
     if (*out_status == FM_ERR_FORMAT)
         *out_status = fm_base_error_prefix(*out_status, "%s: byte %llu", reader->name,
-                                           (unsigned long long)(reader->base + *spot->entry));
+                                           (unsigned long long)reader->base + *spot->entry);
     if (*out_status < 0)
         return FAILED;
     *spot = (struct spot){reader->buffer + cursor.entry[-1] + 1, cursor.entry};

@@ -77,7 +77,7 @@ static int decode(const char *text, struct fm_trace_event *out, uint32_t *out_at
     size_t length = strlen(text);
     assert_true(length < 4096);
     memset(buffer, 0, sizeof buffer);
-    memcpy(buffer, text, length);
+    memcpy(buffer, text, length + 1);
     struct fm_trace_index_state index = {0, 0};
     size_t count = fm_trace_index_ref(buffer, length, &index, entries);
     for (int i = 0; i < FM_TRACE_SENTINELS; i++)
