@@ -1,7 +1,7 @@
 // lib/net: calls over sockets against the bare sockets below them.
 //
-// Caller and service sit on one CPU, so that what is timed is the work of both and two switches between them, not how
-// long another CPU takes to wake. A bare socket pays for the same switches.
+// Caller and service sit on one CPU, so that what is timed is the work of both and two switches between them,
+// not how long another CPU takes to wake. A bare socket pays for the same switches.
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>

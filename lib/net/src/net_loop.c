@@ -132,21 +132,25 @@ static void run_tasks(fm_net_loop *loop)
     }
 }
 
-// Returns how long it is until the next is due.
+// Returns how long it is from now until the next is due.
 static int64_t fire_timers(fm_net_loop *loop)
 {
     if (loop->timers.count == 0)
         return FM_NET_FOREVER; // without a look at the clock
     int64_t now_ns = fm_net_loop_now_ns(loop);
+    int fired = 0;
     // No more than there are now: a timer that sets itself for at once shall not keep the network waiting.
     for (size_t left = loop->timers.count; left > 0; left--) {
         fm_net_timer *timer = fm_net_timers_pop(&loop->timers, now_ns);
         if (!timer)
             break;
         timer->fire(timer->context);
+        fired = 1;
     }
     int64_t due = fm_net_timers_due_ns(&loop->timers);
-    return due == FM_NET_FOREVER ? due : due - now_ns;
+    if (due == FM_NET_FOREVER)
+        return due;
+    return due - (fired ? fm_net_loop_now_ns(loop) : now_ns); // callbacks take their time
 }
 
 static int has_work(const fm_net_loop *loop)

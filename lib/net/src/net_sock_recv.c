@@ -173,7 +173,7 @@ static void after_process(fm_net_ep *ep, int progress)
     fm_net_sock_ep_interest(ep);
 }
 
-// The plain calls where they do, which is with every small message: they are a tenth of a microsecond cheaper.
+// The plain call where it does, which is with every small message: it is a tenth of a microsecond cheaper.
 static ssize_t receive_pieces(int fd, struct iovec *pieces, int count)
 {
     if (count == 1)

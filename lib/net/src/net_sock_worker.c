@@ -49,25 +49,30 @@ static void bury(struct net_link *list)
     }
 }
 
-// What callbacks and callers left to do. Outside of it no upcall frees anything.
-static void settle(fm_net_worker *worker)
+// What callbacks and callers left to do; returns whether upcalls may have run. Only here endpoints are freed.
+static int settle(fm_net_worker *worker)
 {
+    int upcalls = 0;
     for (int round = 0; round < SETTLE_ROUNDS; round++) {
         if (net_list_empty(&worker->dirty) && net_list_empty(&worker->resumable))
             break;
         while (!net_list_empty(&worker->dirty)) {
             fm_net_ep *ep = NET_OF(worker->dirty.next, fm_net_ep, dirty);
             net_link_remove(&ep->dirty);
+            upcalls |= !ep->caller; // sent()
             fm_net_sock_flush(ep);
         }
         while (!net_list_empty(&worker->resumable)) {
             fm_net_ep *ep = NET_OF(worker->resumable.next, fm_net_ep, resume);
             net_link_remove(&ep->resume);
+            upcalls = 1;
             fm_net_sock_resume(ep);
         }
     }
+    upcalls |= !net_list_empty(&worker->dying);
     fm_net_sock_reap(worker);
     bury(&worker->graves);
+    return upcalls;
 }
 
 static int64_t next_timeout(fm_net_worker *worker)
@@ -111,7 +116,9 @@ static int to_ms(int64_t ns)
 
 static fm_status worker_progress(fm_net_worker *worker, int64_t timeout_ns)
 {
-    settle(worker);
+    // After an upcall there may be timers that timeout_ns knows nothing of.
+    if (settle(worker))
+        timeout_ns = 0;
     int64_t left = next_timeout(worker);
     struct epoll_event events[EVENT_BATCH];
     int count = epoll_wait(worker->epoll, events, EVENT_BATCH, to_ms(left < timeout_ns ? left : timeout_ns));
@@ -119,7 +126,7 @@ static fm_status worker_progress(fm_net_worker *worker, int64_t timeout_ns)
         return fm_base_error_set_errno(FM_ERR_IO, errno, "epoll_wait");
     for (int i = 0; i < count; i++)
         dispatch(worker, &events[i]);
-    settle(worker);
+    (void)settle(worker);
     return FM_OK;
 }
 
@@ -188,7 +195,7 @@ static void worker_free(fm_net_worker *worker)
         fm_net_sock_acceptor_close(NET_OF(worker->acceptors.next, fm_net_acceptor, polled.link));
     while (!net_list_empty(&worker->eps))
         fm_net_sock_ep_close(NET_OF(worker->eps.next, fm_net_ep, all), FM_ERR_CANCELLED);
-    settle(worker);
+    (void)settle(worker);
     bury(&worker->watches);
     while (worker->free_sends) {
         struct net_send *send = worker->free_sends;

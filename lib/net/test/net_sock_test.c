@@ -501,6 +501,42 @@ static void pipe_ready(void *context, uint32_t events)
         fm_net_watch_stop(own->loop, &own->watch);
 }
 
+struct alarm {
+    fm_net_loop *loop;
+    fm_net_timer timer;
+    int rung;
+};
+
+static void ring(void *context)
+{
+    struct alarm *alarm = context;
+    alarm->rung++;
+}
+
+static void set_alarm(void *context, fm_net_conn *conn, fm_status status)
+{
+    struct alarm *alarm = context;
+    (void)conn;
+    (void)status;
+    assert_ok(fm_net_timer_start(alarm->loop, &alarm->timer, 20 * 1000000));
+}
+
+// A timer that is set by a callback, before the loop falls asleep, is not overslept.
+static void callbacks_set_timers(void **state)
+{
+    (void)state;
+    fm_net_loop *loop = net_test_loop(NULL);
+    struct alarm alarm = {.loop = loop, .timer = {.fire = ring, .context = &alarm}};
+    const fm_net_connect_options options = {
+        .size = sizeof options, .down = set_alarm, .context = &alarm, .security = net_keyed};
+    fm_net_conn *conn;
+    assert_ok(fm_net_loop_connect(loop, net_unix_address("nobody"), &options, &conn)); // fails at once
+    for (int i = 0; i < 10 && !alarm.rung; i++)
+        assert_ok(fm_net_loop_progress(loop, FM_NET_FOREVER));
+    assert_int_equal(alarm.rung, 1);
+    fm_net_loop_free(loop);
+}
+
 static void descriptors_are_watched(void **state)
 {
     (void)state;
@@ -577,6 +613,7 @@ int main(void)
         cmocka_unit_test(a_slow_reader_is_left_waiting_and_then_served),
         cmocka_unit_test(a_reader_that_stopped_is_given_up),
         cmocka_unit_test(a_loop_nests_in_another),
+        cmocka_unit_test(callbacks_set_timers),
         cmocka_unit_test(descriptors_are_watched),
         cmocka_unit_test(refused_allocations_leave_nothing),
     };

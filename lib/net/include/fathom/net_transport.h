@@ -95,7 +95,8 @@ typedef struct fm_net_transport {
                             fm_net_worker **out_worker);
     /** Closes everything, with all upcalls that are due, and frees. */
     void (*worker_free)(fm_net_worker *worker);
-    /** Runs upcalls; waits at most `timeout_ns` for a reason to. */
+    /** Runs upcalls; waits at most `timeout_ns` for a reason to. Having run one it does not wait any more, as
+     * the layer above may have other plans since. */
     fm_status (*progress)(fm_net_worker *worker, int64_t timeout_ns);
     /** Makes a progress() that waits, or else the next one, return at once. Any thread, signal handlers. */
     void (*wake)(fm_net_worker *worker);
