@@ -22,12 +22,12 @@ struct plan_options {
 
 #define FIELD(name) offsetof(struct plan_options, name)
 static const fm_option plan_schema[] = {
-    {"replicas", FM_OPTION_INT, FIELD(replicas), .required = 1, .min = 1, .max = 65536,
+    {"replicas", FM_OPTION_INT, FIELD(replicas), .required = 1, .min = 1, .max = 65535,
      .help = "expert copies of a layer, over all GPUs"},
-    {"gpus", FM_OPTION_INT, FIELD(gpus), .required = 1, .min = 1, .max = 65536, .help = "GPUs"},
-    {"groups", FM_OPTION_INT, FIELD(groups), .value = "1", .min = 1, .max = 65536,
+    {"gpus", FM_OPTION_INT, FIELD(gpus), .required = 1, .min = 1, .max = 65535, .help = "GPUs"},
+    {"groups", FM_OPTION_INT, FIELD(groups), .value = "1", .min = 1, .max = 65535,
      .help = "expert groups of the gate"},
-    {"nodes", FM_OPTION_INT, FIELD(nodes), .value = "1", .min = 1, .max = 65536,
+    {"nodes", FM_OPTION_INT, FIELD(nodes), .value = "1", .min = 1, .max = 65535,
      .help = "machines; when the groups divide by them, each group stays on one"},
     {"policy", FM_OPTION_CHOICE, FIELD(policy), .value = "best", .choices = "reference|best",
      .help = "DeepSeek's greedy algorithm, or a search that is never worse"},
@@ -35,7 +35,7 @@ static const fm_option plan_schema[] = {
      .help = "time for the search over all layers; 0: until nothing improves"},
     {"current", FM_OPTION_STRING, FIELD(current), .metavar = "PLAN",
      .help = "the plan that is running (JSON): move little"},
-    {"max-moves", FM_OPTION_INT, FIELD(max_moves), .value = "-1", .min = -1, .max = 65536,
+    {"max-moves", FM_OPTION_INT, FIELD(max_moves), .value = "-1", .min = -1, .max = 65535,
      .help = "most copies that a GPU may receive in a layer, given --current; -1: any number"},
     {"lost", FM_OPTION_STRING, FIELD(lost), .metavar = "GPU,...",
      .help = "these GPUs are gone: give experts without a copy one, and move nothing else unless --max-moves "
@@ -85,9 +85,9 @@ static fm_status read_given_slots(struct planning *planning, double *list)
 {
     FM_TRY(read_list(planning->options->gpu_slots, "gpu-slots", planning->shape.gpus, list));
     for (int gpu = 0; gpu < planning->shape.gpus; gpu++) {
-        if (!(list[gpu] >= 0 && list[gpu] <= 65536 && list[gpu] == floor(list[gpu])))
+        if (!(list[gpu] >= 0 && list[gpu] <= 65535 && list[gpu] == floor(list[gpu])))
             return fm_base_error_set(FM_ERR_ARG,
-                                     "--gpu-slots: entry %d is %g; expected a whole number, 0 to 65536",
+                                     "--gpu-slots: entry %d is %g; expected a whole number, 0 to 65535",
                                      gpu + 1, list[gpu]);
         planning->gpu_slots[gpu] = (int32_t)list[gpu];
     }

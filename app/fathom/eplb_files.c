@@ -254,7 +254,7 @@ static fm_status read_rows(const fm_doc *root, struct fm_eplb_plan_file *plan)
                                      fm_base_doc_count(row), slots);
         for (size_t slot = 0; slot < slots; slot++) {
             int64_t expert = 0;
-            FM_TRY(fm_base_doc_int(fm_base_doc_at(row, slot), "an expert of phy2log", -1, 65535, &expert));
+            FM_TRY(fm_base_doc_int(fm_base_doc_at(row, slot), "an expert of phy2log", -1, 65534, &expert));
             plan->phy2log[layer * slots + slot] = (int32_t)expert;
             plan->experts = expert >= plan->experts ? (int)expert + 1 : plan->experts;
         }
@@ -265,7 +265,7 @@ static fm_status read_rows(const fm_doc *root, struct fm_eplb_plan_file *plan)
 static fm_status read_gpus(const fm_doc *root, struct fm_eplb_plan_file *plan)
 {
     int64_t gpus = 0;
-    FM_TRY(fm_base_doc_int(fm_base_doc_get(root, "gpus"), "gpus", 1, 65536, &gpus));
+    FM_TRY(fm_base_doc_int(fm_base_doc_get(root, "gpus"), "gpus", 1, 65535, &gpus));
     plan->gpus = (int)gpus;
     plan->gpu_slots = fm_base_mem_zalloc((size_t)gpus, sizeof(int32_t));
     plan->slot_begin = fm_base_mem_zalloc((size_t)gpus + 1, sizeof(int32_t));
@@ -311,7 +311,7 @@ fm_status fm_app_eplb_plan_read(const char *path, struct fm_eplb_plan_file *out_
     const fm_doc *experts = fm_base_doc_get(root, "experts");
     if (status == FM_OK && experts) {
         int64_t count = 0;
-        status = fm_base_doc_int(experts, "experts", plan.experts, 65536, &count);
+        status = fm_base_doc_int(experts, "experts", plan.experts, 65535, &count);
         plan.experts = (int)count;
     }
     fm_base_doc_free(root);

@@ -74,7 +74,7 @@ printf '# nothing\n\n' >empty.csv
 fails 1 'empty.csv holds no loads' "${plan[@]}" empty.csv
 printf '{"weight": [[1, 2],\n [3]]}' >ragged.json
 fails 1 'ragged.json:2: layer 1 has 1 loads; expected 2' "${plan[@]}" ragged.json
-printf '{"wieght": []}' >key.json
+printf '{"loads": []}' >key.json
 fails 1 'there is no "weight"' "${plan[@]}" key.json
 fails 1 'missing.csv' "${plan[@]}" missing.csv
 fails 1 'replicas is 4; expected at least 8' "$fathom" eplb plan --replicas 4 --gpus 8 toy.csv

@@ -138,7 +138,7 @@ static void place_experts(fm_eplb_planner *planner, int32_t *row, uint64_t deadl
         fm_eplb_problem problem = fm_eplb_planner_node(planner, node);
         greedy_node(planner, node, &problem, planner->solution);
         fm_eplb_search_load(&planner->search, &problem, planner->solution);
-        fm_eplb_search_repair(&planner->search);
+        fm_eplb_search_repair(&planner->search, deadline_ns);
         fm_eplb_search_descend(&planner->search, deadline_ns);
         fm_eplb_planner_to_row(planner, node, planner->search.expert, row);
     }
@@ -173,7 +173,7 @@ static double improve_node(fm_eplb_planner *planner, int node, int32_t *row, dou
         fm_eplb_pairs_search(&problem, planner->pairs, target, PAIRS_PATIENCE * problem.experts, seed,
                              deadline_ns, planner->solution);
         fm_eplb_search_load(search, &problem, planner->solution);
-        fm_eplb_search_repair(search);
+        fm_eplb_search_repair(search, deadline_ns);
         if (fm_eplb_search_descend(search, deadline_ns) > before) {
             fm_eplb_planner_from_row(planner, node, row, planner->solution);
             fm_eplb_search_load(search, &problem, planner->solution);
@@ -271,7 +271,8 @@ void fm_eplb_best_improve(fm_eplb_planner *planner, const float *weight, int lay
         raise_hierarchy_bound(planner, layer, row, state, deadline_ns);
 }
 
-void fm_eplb_best_end(fm_eplb_planner *planner, const float *weight, int32_t *row, fm_eplb_layer_state *state)
+void fm_eplb_best_end(fm_eplb_planner *planner, const float *weight, int32_t *row, fm_eplb_layer_state *state,
+                      uint64_t deadline_ns)
 {
     if (!is_above(state->time, state->reference_time))
         return;
@@ -279,13 +280,14 @@ void fm_eplb_best_end(fm_eplb_planner *planner, const float *weight, int32_t *ro
     fm_eplb_best_greedy(planner, row);
     for (int node = 0; node < planner->nodes; node++) {
         fm_eplb_problem problem = fm_eplb_planner_node(planner, node);
-        problem.distinct = 0;
         fm_eplb_planner_from_row(planner, node, row, planner->solution);
         fm_eplb_search_load(&planner->search, &problem, planner->solution);
-        double time = fm_eplb_search_descend(&planner->search, FM_EPLB_NO_DEADLINE);
+        // The duplicates that there are stay, and no more come in.
+        double time = fm_eplb_search_descend(&planner->search, deadline_ns);
         memcpy(planner->solution, planner->search.expert, (size_t)problem.slots * sizeof(int32_t));
+        problem.distinct = 0;
         if (planner->nodes == 1 && fm_eplb_exact_applies(&problem))
-            fm_eplb_exact_solve(&problem, FM_EPLB_EXACT_NODES, FM_EPLB_NO_DEADLINE, &time, planner->solution);
+            fm_eplb_exact_solve(&problem, FM_EPLB_EXACT_NODES, deadline_ns, &time, planner->solution);
         fm_eplb_planner_to_row(planner, node, planner->solution, row);
     }
     state->time = fm_eplb_planner_time(planner, row);

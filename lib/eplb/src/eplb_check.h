@@ -8,7 +8,8 @@
 #include "fathom/eplb.h"
 
 enum {
-    FM_EPLB_COUNT_MAX = 65536,
+    // Copies of an expert on a GPU are counted in 16 bits.
+    FM_EPLB_COUNT_MAX = 65535,
 };
 
 /** GPUs times experts: the search keeps two bytes for each pair, so this is 256 MiB. */

@@ -16,7 +16,7 @@
 #include "fathom/eplb.h"
 
 /**
- * Loads that differ by a smaller share are equal. Sums of up to 65536 doubles taken in different orders agree
+ * Loads that differ by a smaller share are equal. Sums of up to 65535 doubles taken in different orders agree
  * to about 1e-11, and no measured load is known to ten digits.
  */
 #define FM_EPLB_TOLERANCE 1e-10

@@ -201,7 +201,8 @@ static void plan_best(struct rebalance *call)
             fm_eplb_best_improve(&call->planner, weight_of(call, layer), layer, row_of(call, layer), state,
                                  until_ns);
         left -= worth;
-        fm_eplb_best_end(&call->planner, weight_of(call, layer), row_of(call, layer), state);
+        fm_eplb_best_end(&call->planner, weight_of(call, layer), row_of(call, layer), state,
+                         call->deadline_ns);
         relabel(call, layer);
     }
 }
@@ -216,7 +217,7 @@ static void try_free_plan(struct rebalance *call, int layer, int32_t *row, uint6
     const float *weight = weight_of(call, layer);
     fm_eplb_best_begin(&call->planner, weight, row, &free_state, deadline_ns);
     fm_eplb_best_improve(&call->planner, weight, layer, row, &free_state, deadline_ns);
-    fm_eplb_best_end(&call->planner, weight, row, &free_state);
+    fm_eplb_best_end(&call->planner, weight, row, &free_state, deadline_ns);
     fm_eplb_relabel(&call->relabeler, current_of(call, layer), row);
     int most;
     fm_eplb_moves_count(&call->relabeler, row, &most);

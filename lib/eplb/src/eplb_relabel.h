@@ -44,8 +44,7 @@ void fm_eplb_relabel(fm_eplb_relabeler *relabeler, const int32_t *current, int32
 /** The second half alone: GPUs stay, slots within each are permuted. */
 void fm_eplb_seat(fm_eplb_relabeler *relabeler, const int32_t *current, int32_t *phy2log);
 
-/** Copies that GPUs hold under `phy2log` and did not hold before; *out_most is the largest number on one GPU.
- *  */
+/** Copies that GPUs hold under `phy2log` and did not hold before; *out_most is the largest number on one GPU. */
 int fm_eplb_moves_count(fm_eplb_relabeler *relabeler, const int32_t *phy2log, int *out_most);
 
 #endif

@@ -24,9 +24,6 @@ fm_status fm_eplb_search_init(fm_eplb_search *search, int experts, int gpus, int
         .change = fm_base_mem_zalloc(g, sizeof(double)),
         .held = fm_base_mem_zalloc(g * e, sizeof(uint16_t)),
         .moves = fm_base_mem_alloc(g * sizeof(int32_t)),
-        .experts_max = experts,
-        .gpus_max = gpus,
-        .slots_max = slots,
     };
     const fm_eplb_search *x = search;
     if (x->expert && x->gpu && x->next && x->previous && x->share && x->head && x->count && x->unit &&
@@ -157,17 +154,6 @@ int fm_eplb_search_busiest(const fm_eplb_search *search)
 int fm_eplb_search_held(const fm_eplb_search *search, int gpu, int expert)
 {
     return *held_at(search, gpu, expert);
-}
-
-int fm_eplb_search_duplicates(const fm_eplb_search *search)
-{
-    const fm_eplb_problem *p = search->problem;
-    int duplicates = 0;
-    for (int gpu = 0; gpu < p->gpus; gpu++)
-        for (int e = 0; e < p->experts; e++)
-            if (*held_at(search, gpu, e) > 1)
-                duplicates += *held_at(search, gpu, e) - 1;
-    return duplicates;
 }
 
 static void record(fm_eplb_search *search, int slot, int other, int expert)
@@ -417,15 +403,16 @@ double fm_eplb_search_descend(fm_eplb_search *search, uint64_t deadline_ns)
     }
 }
 
-int fm_eplb_search_repair(fm_eplb_search *search)
+void fm_eplb_search_repair(fm_eplb_search *search, uint64_t deadline_ns)
 {
     const fm_eplb_problem *p = search->problem;
-    int left = 0;
-    for (int slot = 0; slot < p->slots; slot++) {
+    for (int slot = 0; p->distinct && slot < p->slots; slot++) {
         int e = search->expert[slot];
         int gpu = search->gpu[slot];
         if (e == p->experts || *held_at(search, gpu, e) < 2)
             continue;
+        if (fm_eplb_late(deadline_ns))
+            return;
         struct choice best = {DBL_MAX, -1, -1, -1};
         for (int b = 0; b < p->slots; b++) {
             if (search->gpu[b] == gpu || !admits_swap(search, slot, b))
@@ -438,12 +425,9 @@ int fm_eplb_search_repair(fm_eplb_search *search)
         }
         for (int other = 0; other < p->experts; other++)
             consider_relabel(search, slot, other, &best);
-        if (best.slot < 0)
-            left++;
-        else
+        if (best.slot >= 0)
             apply(search, &best);
     }
-    return left;
 }
 
 /*

@@ -15,7 +15,10 @@ struct fm_eplb_step {
     int32_t expert; /* what that slot held */
 };
 
-enum { FM_EPLB_STEPS_MAX = 512 };
+enum {
+    // A descent after a kick takes some ten steps; one that takes more than this is cut short.
+    FM_EPLB_STEPS_MAX = 512,
+};
 
 typedef struct fm_eplb_search {
     const fm_eplb_problem *problem;
@@ -33,7 +36,6 @@ typedef struct fm_eplb_search {
     uint16_t *held;    /* [gpus][experts + 1] copies */
     int32_t *moves;    /* [gpus] copies held and not held before; kept only where moves are limited */
     int moves_total;
-    int experts_max, gpus_max, slots_max;
     int logging; /* steps are recorded */
     int step_count;
     struct fm_eplb_step step[FM_EPLB_STEPS_MAX];
@@ -50,9 +52,6 @@ void fm_eplb_search_load(fm_eplb_search *search, const fm_eplb_problem *problem,
 int fm_eplb_search_busiest(const fm_eplb_search *search);
 /** Copies of an expert on a GPU. */
 int fm_eplb_search_held(const fm_eplb_search *search, int gpu, int expert);
-/** Slots that hold an expert which another slot of the GPU holds as well, one of each set of equals not
- *  counted. */
-int fm_eplb_search_duplicates(const fm_eplb_search *search);
 
 /** Gives a slot another expert / exchanges the experts of two slots. No check of any rule. */
 void fm_eplb_search_relabel(fm_eplb_search *search, int slot, int expert);
@@ -64,8 +63,9 @@ int fm_eplb_search_admits(const fm_eplb_search *search, int slot, int expert);
 /** The largest time among the GPUs that relabel(slot, expert) touches, after it. */
 double fm_eplb_search_relabel_time(fm_eplb_search *search, int slot, int expert);
 
-/** Removes duplicates at the least cost in balance; returns how many are left that no single step removes. */
-int fm_eplb_search_repair(fm_eplb_search *search);
+/** Removes duplicates at the least cost in balance, as far as single steps and the deadline allow; nothing
+ *  where the problem does not ask for it. */
+void fm_eplb_search_repair(fm_eplb_search *search, uint64_t deadline_ns);
 /** Steps that lower the busiest GPU until there is none; returns its time. */
 double fm_eplb_search_descend(fm_eplb_search *search, uint64_t deadline_ns);
 /**

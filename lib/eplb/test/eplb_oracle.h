@@ -19,8 +19,7 @@ typedef struct oracle_problem {
     uint16_t before[ORACLE_GPUS_MAX * (ORACLE_EXPERTS_MAX + 1)];
 } oracle_problem;
 
-/** Draws a problem. `even`: equal slots and speeds, no empty slot. The sizes drawn are at most those given.
- *  */
+/** Draws a problem. `even`: equal slots and speeds, no empty slot. The sizes drawn are at most those given. */
 void oracle_draw(oracle_problem *oracle, fm_gen *gen, int experts_max, int gpus_max, int room_max, int even);
 /** Some solution of a problem: every expert once, the rest at random. */
 void oracle_fill(const fm_eplb_problem *problem, fm_gen *gen, int32_t *solution);

@@ -264,14 +264,19 @@ static void the_budget_is_kept(void **state)
     for (int layer = 0; layer < LAYERS; layer++)
         oracle_loads(&gen, 1, EXPERTS, weight + layer * EXPERTS);
     fm_eplb_shape shape = {LAYERS, EXPERTS, 288, 1, 1, 144};
-    uint64_t least = UINT64_MAX;
+    uint64_t least_ns = UINT64_MAX;
+    uint64_t least_cpu_ns = UINT64_MAX;
     for (int i = 0; i < 5; i++) { // the best of a few: other programs take their time too
-        uint64_t begin = fm_base_clock_ns();
+        uint64_t begin_ns = fm_base_clock_ns();
+        uint64_t begin_cpu_ns = fm_base_clock_thread_cpu_ns();
         fm_eplb_plan_free(plan_with(&shape, weight, FM_EPLB_BEST, 30));
-        uint64_t took = fm_base_clock_ns() - begin;
-        least = took < least ? took : least;
+        uint64_t took_ns = fm_base_clock_ns() - begin_ns;
+        uint64_t took_cpu_ns = fm_base_clock_thread_cpu_ns() - begin_cpu_ns;
+        least_ns = took_ns < least_ns ? took_ns : least_ns;
+        least_cpu_ns = took_cpu_ns < least_cpu_ns ? took_cpu_ns : least_cpu_ns;
     }
-    assert_true(least < 60 * 1000000);
+    assert_true(least_cpu_ns < 35 * 1000000);
+    assert_true(least_ns < 90 * 1000000);
 }
 
 static void a_current_plan_is_kept_where_it_can_be(void **state)

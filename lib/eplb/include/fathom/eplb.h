@@ -60,7 +60,7 @@ typedef enum fm_eplb_moves {
     FM_EPLB_MOVES_FEWEST = 2
 } fm_eplb_moves;
 
-/** What is to be placed. Limits: every count up to 65536, layers * slots * copies within memory. */
+/** What is to be placed. Limits: every count up to 65535, layers * slots * copies within memory. */
 typedef struct fm_eplb_shape {
     int layers;
     int experts;  /**< logical experts of a layer */
