@@ -159,11 +159,13 @@ void fm_eplb_best_begin(fm_eplb_planner *planner, const float *weight, int32_t *
     state->time = fm_eplb_planner_time(planner, row);
 }
 
-// Improves one node down to `target`; returns its time. Where nothing is better the row stays as it is: walks go
-// sideways, and another placement of the same time would only be copies moved for nothing.
-static double improve_node(fm_eplb_planner *planner, int node, int32_t *row, double target, uint64_t seed,
+// Improves one node; returns its time. Nothing below `least` is of use, and walks end a little above. Where nothing
+// is better the row stays as it is: walks go sideways, and another placement of the same time would only be copies
+// moved for nothing.
+static double improve_node(fm_eplb_planner *planner, int node, int32_t *row, double least, uint64_t seed,
                            uint64_t deadline_ns)
 {
+    double target = least * (1 + FM_EPLB_GAP_ENOUGH);
     fm_eplb_search *search = &planner->search;
     fm_eplb_problem problem = fm_eplb_planner_node(planner, node);
     fm_eplb_planner_from_row(planner, node, row, planner->solution);
@@ -181,7 +183,7 @@ static double improve_node(fm_eplb_planner *planner, int node, int32_t *row, dou
     }
     double time = fm_eplb_search_explore(search, target, PATIENCE, seed, deadline_ns);
     memcpy(planner->solution, search->expert, (size_t)problem.slots * sizeof(int32_t));
-    if (time > target && fm_eplb_exact_applies(&problem))
+    if (is_above(time, least) && fm_eplb_exact_applies(&problem))
         fm_eplb_exact_solve(&problem, FM_EPLB_EXACT_NODES, deadline_ns, &time, planner->solution);
     if (is_above(before, time))
         fm_eplb_planner_to_row(planner, node, planner->solution, row);
@@ -207,12 +209,12 @@ static void improve_nodes(fm_eplb_planner *planner, int layer, int32_t *row, fm_
         for (int node = 1; node < planner->nodes; node++)
             if (node_time(planner, node) > node_time(planner, busiest))
                 busiest = node;
-        double target = state->bound;
+        double least = state->bound;
         for (int node = 0; node < planner->nodes; node++)
             if (node != busiest)
-                target = fmax(target, node_time(planner, node));
+                least = fmax(least, node_time(planner, node));
         double before = node_time(planner, busiest);
-        double after = improve_node(planner, busiest, row, target, seed++, deadline_ns);
+        double after = improve_node(planner, busiest, row, least, seed++, deadline_ns);
         state->time = fm_eplb_planner_time(planner, row);
         if (!is_above(before, after))
             break;

@@ -15,7 +15,7 @@ typedef struct fm_eplb_layer_state {
     double reference_time; /* of the greedy placement */
 } fm_eplb_layer_state;
 
-/** A layer whose gap is below this is left alone under a time budget: no measured load is known that well. */
+/** Walks end at a gap below this: no measured load is known that well. (Branch and bound goes on to the end.) */
 #define FM_EPLB_GAP_ENOUGH 1e-4
 
 /** The greedy placement, which the result must not be worse than: the reference's where GPUs are even. Leaves

@@ -35,7 +35,7 @@
 #include <string.h>
 
 enum {
-    // Finer thresholds gain less than a thousandth on layers of 256 experts and cost time in proportion.
+    // Twice as many thresholds gain a thousandth at most on layers of 256 experts, and cost time in proportion.
     CELLS = 256,
     // With four slots and more a GPU the mean is nearly reached, so that thresholds for larger j have nothing
     // to say.

@@ -472,10 +472,14 @@ static void undo(fm_eplb_search *search)
     search->logging = 1;
 }
 
+// Gains smaller than this do not renew the patience of a walk: near the optimum it could take them forever.
+#define GAIN_LEAST 1e-5
+
 double fm_eplb_search_explore(fm_eplb_search *search, double target, int patience, uint64_t seed,
                               uint64_t deadline_ns)
 {
     double best = search->time[fm_eplb_search_busiest(search)];
+    double mark = best;
     uint64_t random = seed;
     search->logging = 1;
     search->step_count = 0;
@@ -487,12 +491,14 @@ double fm_eplb_search_explore(fm_eplb_search *search, double target, int patienc
         if (!kicked)
             continue;
         double time = fm_eplb_search_descend(search, FM_EPLB_NO_DEADLINE);
-        if (time < best * (1 - FM_EPLB_TOLERANCE))
-            idle = -1;
         // Sideways steps are kept: they carry the walk over a plateau.
         if (time <= best * (1 + FM_EPLB_TOLERANCE)) {
             best = time < best ? time : best;
             search->step_count = 0;
+            if (best < mark * (1 - GAIN_LEAST)) {
+                mark = best;
+                idle = -1;
+            }
         } else {
             undo(search);
         }

@@ -299,14 +299,14 @@ static void a_current_plan_is_kept_where_it_can_be(void **state)
         options.current = &current;
         fm_eplb_plan *again;
         assert_ok(fm_eplb_rebalance(&shape, weight, &options, &again));
-        assert_int_equal(again->certificate[0].moves, 0);
-        assert_memory_equal(again->phy2log, turned, sizeof turned);
+        assert_true(again->certificate[0].max_load <= plan->certificate[0].max_load * (1 + 1e-9));
         check_tables(again);
         fm_eplb_plan_free(again);
         // With no time to search the running placement stays, which is better than a first one.
         options.budget_ms = 1e-3;
         assert_ok(fm_eplb_rebalance(&shape, weight, &options, &again));
         assert_int_equal(again->certificate[0].moves, 0);
+        assert_memory_equal(again->phy2log, turned, sizeof turned);
         fm_eplb_plan_free(again);
         options.budget_ms = 0;
         options.policy = FM_EPLB_REFERENCE;

@@ -82,9 +82,9 @@ typedef struct fm_eplb_placement {
 typedef struct fm_eplb_options {
     size_t size; /**< sizeof(fm_eplb_options) */
     fm_eplb_policy policy;
-    /** FM_EPLB_BEST: milliseconds for the whole call; 0: until no move of the search improves, which is
-     *  deterministic. With a budget the result is never worse than the reference, and is the same on every
-     *  run only where the search ended before the budget did. */
+    /** FM_EPLB_BEST: milliseconds for the whole call; 0: until the gap is below 1e-4 or the search finds
+     *  nothing better, which gives the same result on every run. With a budget the result is never worse
+     *  than the reference either, but is the same only where the search ended before the budget did. */
     double budget_ms;
     /** [gpus] slots that each GPU has room for (0: the GPU is lost); NULL: `replicas` spread as evenly as
      *  possible, the first GPUs (of each node, when hierarchical) one more where it does not come out even.
