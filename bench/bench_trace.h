@@ -17,12 +17,12 @@ struct trace_totals {
     uint64_t correlation, stream, blocks;
 };
 
-/* Readers of other projects over `length` bytes of text, readable for 64 bytes behind it. 0, or -1 when they fail, or 1 when
- * the CPU lacks what they were built for. They take the fields and drop them: unlike ours they intern no names and keep no
- * columns. */
-int bench_trace_simdjson_ondemand(const char *text, size_t length, struct trace_totals *out);
-int bench_trace_simdjson_dom(const char *text, size_t length, struct trace_totals *out);
-int bench_trace_yajl(const char *text, size_t length, struct trace_totals *out);
+/* Readers of other projects, each of which loads the file as its manual advises. 0, or -1 when they fail, or 1 when
+ * the CPU lacks what they were built for. simdjson's make a table of slices with each name held once, as ours does, without its
+ * flows and metadata; yajl's drops what it has read. */
+int bench_trace_simdjson_ondemand(const char *path, struct trace_totals *out);
+int bench_trace_simdjson_dom(const char *path, struct trace_totals *out);
+int bench_trace_yajl(const char *path, struct trace_totals *out);
 
 #ifdef __cplusplus
 }

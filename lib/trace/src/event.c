@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The walk is one loop; what it is made of must not become calls. */
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
 /* The first `length` <= 8 bytes of a key as one number, so that keys are told apart by one comparison. Eight bytes are
  * readable behind every key. */
 static inline uint64_t key_of(const char *bytes, size_t length)
@@ -34,49 +37,50 @@ static int fail(struct fm_trace_cursor *cursor, const char *at, const char *expe
     return -1;
 }
 
-/* Eight ASCII digits at once, after Mula and Lemire. */
-static inline int eight_digits(const char *p, uint32_t *out_value)
+/* Up to eight ASCII digits at once, after Mula and Lemire: how many there are, and their value. */
+ALWAYS_INLINE int short_digits(const char *p, uint64_t *out_value)
 {
     uint64_t value = key_of(p, 8);
-    if (((value & 0xF0F0F0F0F0F0F0F0) | (((value + 0x0606060606060606) & 0xF0F0F0F0F0F0F0F0) >> 4)) !=
-        0x3333333333333333)
-        return 0;
-    value -= 0x3030303030303030;
+    // A byte is a digit when its high half is 3 and stays so with 6 added; of the others the first one counts.
+    uint64_t others = (value ^ 0x3030303030303030) | ((value + 0x0606060606060606) ^ 0x3030303030303030);
+    others &= 0xF0F0F0F0F0F0F0F0;
+    int count = others ? __builtin_ctzll(others) >> 3 : 8;
+    // Zeros in front; a shift by all 64 bits is two of half as many.
+    value = (value - 0x3030303030303030) << (4 * (8 - count)) << (4 * (8 - count));
     value = value * 10 + (value >> 8);
-    value = ((value & 0x000000FF000000FF) * 0x000F424000000064 +
-             ((value >> 16) & 0x000000FF000000FF) * 0x0000271000000001) >>
-            32;
-    *out_value = (uint32_t)value;
-    return 1;
+    *out_value = ((value & 0x000000FF000000FF) * 0x000F424000000064 +
+                  ((value >> 16) & 0x000000FF000000FF) * 0x0000271000000001) >>
+                 32;
+    return count;
 }
 
 /* Digits into *value; -1 on overflow, else how many. */
-static inline int digits(const char **p, uint64_t *value)
+ALWAYS_INLINE int digits(const char **p, uint64_t *out_value)
 {
-    uint64_t sum = *value;
-    const char *q = *p;
-    uint32_t eight;
-    // Two groups of eight stay below 10^16 where nothing came before.
-    while (sum < 1000000000 && eight_digits(q, &eight)) {
-        sum = sum * 100000000 + eight;
-        q += 8;
+    static const uint32_t powers[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000};
+    uint64_t sum, more;
+    const char *q = *p + short_digits(*p, &sum);
+    if (q == *p + 8) {
+        int count = short_digits(q, &more);
+        sum = sum * powers[count] + more;
+        q += count;
+        for (; count == 8 && *q >= '0' && *q <= '9'; q++)
+            if (__builtin_mul_overflow(sum, 10, &sum) ||
+                __builtin_add_overflow(sum, (uint64_t)(*q - '0'), &sum))
+                return -1;
     }
-    for (; *q >= '0' && *q <= '9'; q++)
-        if (__builtin_mul_overflow(sum, 10, &sum) || __builtin_add_overflow(sum, (uint64_t)(*q - '0'), &sum))
-            return -1;
     int count = (int)(q - *p);
     *p = q;
-    *value = sum;
+    *out_value = sum;
     return count;
 }
 
 /* -? digits, without fraction and exponent. */
-static int whole(const char **p, int *out_negative, uint64_t *out_value)
+ALWAYS_INLINE int whole(const char **p, int *out_negative, uint64_t *out_value)
 {
     const char *q = *p;
     *out_negative = *q == '-';
     q += *out_negative;
-    *out_value = 0;
     if (digits(&q, out_value) <= 0)
         return -1;
     *p = q;
@@ -96,7 +100,7 @@ static int scientific(const char *text, const char *exponent, int64_t *out_ns, c
     return 0;
 }
 
-int fm_trace_microseconds(const char *text, int64_t *out_ns, const char **out_end)
+ALWAYS_INLINE int microseconds(const char *text, int64_t *out_ns, const char **out_end)
 {
     const char *p = text;
     int negative;
@@ -119,6 +123,11 @@ int fm_trace_microseconds(const char *text, int64_t *out_ns, const char **out_en
     *out_ns = negative ? -(int64_t)value : (int64_t)value;
     *out_end = p;
     return 0;
+}
+
+int fm_trace_microseconds(const char *text, int64_t *out_ns, const char **out_end)
+{
+    return microseconds(text, out_ns, out_end);
 }
 
 int fm_trace_integer(const char *text, int64_t *out_value, const char **out_end)
@@ -156,7 +165,7 @@ const uint32_t *fm_trace_skip_brackets(const char *text, const uint32_t *entry)
  * A key and the beginning of its value. The cursor's entry is the key's opening quote; afterwards it is the first entry at
  * or behind the value. Returns the value's first byte, or NULL.
  */
-static inline const char *take_key(struct fm_trace_cursor *cursor, const char **out_key, size_t *out_length)
+ALWAYS_INLINE const char *take_key(struct fm_trace_cursor *cursor, const char **out_key, size_t *out_length)
 {
     const char *text = cursor->text;
     const uint32_t *entry = cursor->entry;
@@ -182,7 +191,7 @@ static inline const char *take_key(struct fm_trace_cursor *cursor, const char **
 }
 
 /* A value of any kind as a span; the cursor's entry moves behind it, *p too. */
-static inline int take_value(struct fm_trace_cursor *cursor, const char **p, struct fm_trace_span *out)
+ALWAYS_INLINE int take_value(struct fm_trace_cursor *cursor, const char **p, struct fm_trace_span *out)
 {
     const char *text = cursor->text, *begin = *p;
     if (*begin == '"') {
@@ -216,28 +225,66 @@ static inline int take_value(struct fm_trace_cursor *cursor, const char **p, str
     return 0;
 }
 
-/*
- * What follows a value: 1 when another key comes, 0 at the object's '}' (the cursor's entry is behind it), -1. Between a
- * comma and the next key only space may stand.
- */
-static inline int take_separator(struct fm_trace_cursor *cursor, const char *p)
+/* Whether nothing but space (or control characters) lies between; eight bytes are readable behind. */
+static inline int only_space(const char *begin, const char *end)
 {
-    p = skip_space(p);
-    const char *next = cursor->text + *cursor->entry;
-    if (*p == ',') {
-        p = skip_space(p + 1);
-        if (p == next && *p == '"')
-            return 1;
+    for (; begin < end; begin += 8) {
+        size_t left = (size_t)(end - begin);
+        uint64_t bytes = key_of(begin, left < 8 ? left : 8);
+        // Adding 0x5F carries into the high bit of every byte above 0x20.
+        if (((bytes & 0x7F7F7F7F7F7F7F7F) + 0x5F5F5F5F5F5F5F5F) & 0x8080808080808080 ||
+            bytes & 0x8080808080808080)
+            return 0;
     }
-    if (p != next || *p != '}')
-        return fail(cursor, p, "',' or '}'");
+    return 1;
+}
+
+/* What the cursor's entry is behind a value: 1 for another key, 0 for the object's '}', which is stepped over, -1. */
+ALWAYS_INLINE int take_entry(struct fm_trace_cursor *cursor)
+{
+    const char *next = cursor->text + *cursor->entry;
+    if (*next == '"')
+        return 1;
+    if (*next != '}')
+        return fail(cursor, next, "',' or '}'");
     cursor->entry++;
     return 0;
 }
 
+/* What follows a value: as take_entry(). Between a comma and the next key only space may stand. */
+ALWAYS_INLINE int take_separator(struct fm_trace_cursor *cursor, const char *p)
+{
+    const char *next = cursor->text + *cursor->entry;
+    if (*p != ',')
+        p = skip_space(p);
+    if (*p == ',' && !only_space(p + 1, next))
+        return fail(cursor, skip_space(p + 1), "a key or '}'");
+    if (*p != ',' && (*p != '}' || p != next))
+        return fail(cursor, p, "',' or '}'");
+    return take_entry(cursor);
+}
+
+/* A value of no interest and what follows it, by the entries alone. */
+ALWAYS_INLINE int skip_member(struct fm_trace_cursor *cursor, const char *p)
+{
+    const char *text = cursor->text;
+    if (*p == '"') {
+        if (text + cursor->entry[0] != p || text[cursor->entry[1]] != '"')
+            return fail(cursor, p, "a string with its closing quote");
+        cursor->entry += 2;
+    } else if (*p == '{' || *p == '[') {
+        const uint32_t *behind =
+            text + *cursor->entry == p ? fm_trace_skip_brackets(text, cursor->entry) : NULL;
+        if (!behind)
+            return fail(cursor, p, "a value with its closing bracket");
+        cursor->entry = behind;
+    }
+    return take_entry(cursor);
+}
+
 static int take_time(struct fm_trace_cursor *cursor, const char **p, int64_t *out_ns)
 {
-    if (fm_trace_microseconds(*p, out_ns, p) < 0)
+    if (microseconds(*p, out_ns, p) < 0)
         return fail(cursor, *p, "a time in microseconds");
     return 0;
 }
@@ -277,14 +324,16 @@ static int take_product(struct fm_trace_cursor *cursor, const char **p, int64_t 
     return 0;
 }
 
-static inline int take_argument(struct fm_trace_cursor *cursor, const char *key, size_t length,
+/* A value that was not looked at: skip_member() goes on behind it. */
+enum { SKIPPED = 2 };
+
+ALWAYS_INLINE int take_argument(struct fm_trace_cursor *cursor, const char *key, size_t length,
                                 const char **p, struct fm_trace_event *event)
 {
-    struct fm_trace_span ignored;
     int taken;
     switch (key_of(key, length)) {
     case K8('c', 'o', 'r', 'r', 'e', 'l', 'a', 't'):
-        return length == 11 ? take_integer(cursor, p, &event->correlation) : take_value(cursor, p, &ignored);
+        return length == 11 ? take_integer(cursor, p, &event->correlation) : SKIPPED;
     case K8('s', 't', 'r', 'e', 'a', 'm', 0, 0):
         taken = take_integer(cursor, p, &event->stream);
         event->has_stream = taken == 1;
@@ -303,17 +352,27 @@ static inline int take_argument(struct fm_trace_cursor *cursor, const char *key,
     case K8('l', 'a', 'b', 'e', 'l', 's', 0, 0):
         return take_value(cursor, p, &event->label);
     case K8('s', 'o', 'r', 't', '_', 'i', 'n', 'd'):
-        return length == 10 ? take_integer(cursor, p, &event->sort_index) : take_value(cursor, p, &ignored);
+        return length == 10 ? take_integer(cursor, p, &event->sort_index) : SKIPPED;
     default:
-        return take_value(cursor, p, &ignored);
+        return SKIPPED;
     }
+}
+
+/* Whether arguments of this category mean nothing here: a third of a profile. Anything may stand in them. */
+static inline int has_no_arguments(const struct fm_trace_span *category)
+{
+    if (!category->bytes)
+        return 0;
+    uint64_t key = key_of(category->bytes, category->length < 8 ? category->length : 8);
+    return (category->length == 6 && key == K8('c', 'p', 'u', '_', 'o', 'p', 0, 0)) ||
+           (category->length == 15 && key == K8('p', 'y', 't', 'h', 'o', 'n', '_', 'f'));
 }
 
 /* The object that begins at *p, walked for the arguments that mean something here. */
 static int take_arguments(struct fm_trace_cursor *cursor, const char **p, struct fm_trace_event *event)
 {
     const char *text = cursor->text, *begin = *p;
-    if (*begin != '{')
+    if (*begin != '{' || has_no_arguments(&event->category))
         return take_value(cursor, p, &event->args);
     if (text + *cursor->entry != begin)
         return fail(cursor, begin, "an object of arguments");
@@ -326,7 +385,11 @@ static int take_arguments(struct fm_trace_cursor *cursor, const char **p, struct
         const char *key;
         size_t length;
         q = take_key(cursor, &key, &length);
-        if (!q || take_argument(cursor, key, length, &q, event) < 0 || (more = take_separator(cursor, q)) < 0)
+        int taken = q ? take_argument(cursor, key, length, &q, event) : -1;
+        if (taken < 0)
+            return -1;
+        more = taken == SKIPPED ? skip_member(cursor, q) : take_separator(cursor, q);
+        if (more < 0)
             return -1;
     }
     const char *end = text + cursor->entry[-1] + 1;
@@ -346,7 +409,7 @@ static int take_phase(struct fm_trace_cursor *cursor, const char **p, struct fm_
     return 0;
 }
 
-static inline int take_field(struct fm_trace_cursor *cursor, const char *key, size_t length, const char **p,
+ALWAYS_INLINE int take_field(struct fm_trace_cursor *cursor, const char *key, size_t length, const char **p,
                              struct fm_trace_event *event)
 {
     struct fm_trace_span ignored;

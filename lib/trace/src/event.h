@@ -41,12 +41,15 @@ enum { FM_TRACE_SENTINELS = 4 };
 /* All times lie within +-this (146 years), so that sums and differences of two of them fit 64 bits. */
 #define FM_TRACE_TIME_MAX (INT64_MAX / 2)
 
+/* Bytes that are readable behind the text. */
+enum { FM_TRACE_TEXT_SLACK = 16 };
+
 /* Decodes the event whose '{' is the cursor's entry; on success the cursor's entry is the one behind its '}'. Returns 0 on
  * success, -1 when the text ends first or is malformed. */
 int fm_trace_event_decode(struct fm_trace_cursor *cursor, struct fm_trace_event *out_event);
 
 /* Microseconds as JSON writes them to nanoseconds, rounded; `out_end` is the first byte behind the number. 0, or -1 when
- * there is no number or it does not fit. `text` ends with a byte that no number contains. */
+ * there is no number or it does not fit. `text` ends with a byte that no number contains, behind which FM_TRACE_TEXT_SLACK bytes are readable. */
 int fm_trace_microseconds(const char *text, int64_t *out_ns, const char **out_end);
 
 /* A whole number (a fraction is cut off); -1 when there is none or it does not fit. */

@@ -2,16 +2,33 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+// From this size on a column lies on huge pages: its first touches cost a fault each 2 MiB, not each 4 KiB.
+enum { HUGE_BYTES = 2 << 20 };
+
+/* A block of `wanted` bytes with the first `used` of `old`, which is freed; NULL, and `old` stays. */
+static void *grow_block(void *old, size_t used, size_t wanted)
+{
+    if (wanted < HUGE_BYTES)
+        return fm_base_mem_realloc(old, wanted, 1);
+    void *block = fm_base_mem_aligned(wanted, HUGE_BYTES);
+    if (!block)
+        return NULL;
+    (void)madvise(block, wanted, MADV_HUGEPAGE); // where the kernel has none, all is as before
+    if (used)
+        memcpy(block, old, used);
+    fm_base_mem_free(old);
+    return block;
+}
 
 /* One more element's room; `what` names it in the message. */
 static fm_status grow(void **at, size_t *capacity, size_t count, size_t size, const char *what)
 {
-    if (count < *capacity)
-        return FM_OK;
     if (count >= FM_TRACE_NONE - 1)
         return fm_base_error_set(FM_ERR_LIMIT, "more than 2^32 - 2 %s in a trace", what);
     size_t wanted = *capacity ? 2 * *capacity : 64;
-    void *grown = fm_base_mem_realloc(*at, wanted, size);
+    void *grown = grow_block(*at, count * size, wanted * size);
     if (!grown)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu %s", wanted, what);
     *at = grown;
@@ -19,11 +36,13 @@ static fm_status grow(void **at, size_t *capacity, size_t count, size_t size, co
     return FM_OK;
 }
 
-#define GROW(column, what)                                                                 \
-    do {                                                                                   \
-        void *at_ = (column).at;                                                           \
-        FM_TRY(grow(&at_, &(column).capacity, (column).count, sizeof *(column).at, what)); \
-        (column).at = at_;                                                                 \
+#define GROW(column, what)                                                                     \
+    do {                                                                                       \
+        if (__builtin_expect((column).count == (column).capacity, 0)) {                        \
+            void *at_ = (column).at;                                                           \
+            FM_TRY(grow(&at_, &(column).capacity, (column).count, sizeof *(column).at, what)); \
+            (column).at = at_;                                                                 \
+        }                                                                                      \
     } while (0)
 
 #define PUSH(column, what, ...)                      \
@@ -158,12 +177,14 @@ static inline int same_span(struct fm_trace_span a, struct fm_trace_span b)
     return a.length == b.length && a.quoted == b.quoted && (a.bytes != NULL) == (b.bytes != NULL);
 }
 
-/* Up to 8 bytes of an ID as a number, to compare it with the last. */
+/* Up to 8 bytes of an ID as a number, to compare it with the last. Events point into the reader's buffer, behind which
+ * there is room to read. */
 static inline uint64_t key_of(struct fm_trace_span span)
 {
     uint64_t key = 0;
-    memcpy(&key, span.bytes ? span.bytes : "", span.bytes && span.length < 8 ? span.length : 0);
-    return key;
+    if (span.bytes)
+        memcpy(&key, span.bytes, sizeof key);
+    return span.length < 8 ? key & ((UINT64_C(1) << (8 * span.length)) - 1) : key;
 }
 
 static fm_status track_of(struct fm_trace_store *store, const struct fm_trace_event *event, uint32_t *out)
@@ -208,7 +229,7 @@ static fm_status keep_arguments(struct fm_trace_store *store, struct fm_trace_sp
     size_t length = args.length;
     while (store->args_text.capacity - store->args_text.count < length) {
         size_t wanted = store->args_text.capacity ? 2 * store->args_text.capacity : 65536;
-        char *grown = fm_base_mem_realloc(store->args_text.at, wanted, 1);
+        char *grown = grow_block(store->args_text.at, store->args_text.count, wanted);
         if (!grown)
             return fm_base_error_set(FM_ERR_NOMEM, "no memory for the arguments of events");
         store->args_text.at = grown;
@@ -397,6 +418,36 @@ static fm_status lacks(const char *what, char phase)
                              phase >= ' ' && phase < 127 ? phase : '?', what);
 }
 
+enum { OF_THREAD, OF_PROCESS, OF_NOTHING };
+
+/* What an event of this phase belongs to; an asynchronous one to a process. */
+static inline int owner_of(char phase)
+{
+    switch (phase) {
+    case 'X':
+    case 'B':
+    case 'E':
+    case 'i':
+    case 'I':
+    case 'R':
+    case 'C':
+    case 's':
+    case 't':
+    case 'f':
+        return OF_THREAD;
+    case 'b':
+    case 'n':
+    case 'e':
+    case 'S':
+    case 'T':
+    case 'p':
+    case 'F':
+        return OF_PROCESS;
+    default:
+        return OF_NOTHING;
+    }
+}
+
 fm_status fm_trace_store_add(struct fm_trace_store *store, const struct fm_trace_event *event)
 {
     fm_trace_file *file = &store->files.at[store->files.count - 1];
@@ -406,13 +457,14 @@ fm_status fm_trace_store_add(struct fm_trace_store *store, const struct fm_trace
         return fm_base_error_set(FM_ERR_FORMAT, "an event lacks its phase (\"ph\")");
     if (event->phase == 'M')
         return add_metadata(store, event);
-    if (!strchr("XBEiIRCstfbneSTpF", event->phase)) {
+    int owner = owner_of(event->phase);
+    if (owner == OF_NOTHING) {
         file->skipped++;
         return FM_OK;
     }
     if (!event->has_ts)
         return lacks("\"ts\"", event->phase);
-    if (strchr("bneSTpF", event->phase))
+    if (owner == OF_PROCESS)
         return add_async(store, event);
     FM_TRY(track_of(store, event, &track));
     switch (event->phase) {

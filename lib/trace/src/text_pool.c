@@ -225,15 +225,36 @@ static fm_status intern_escaped(struct fm_trace_text_pool *pool, const char *spe
     return FM_OK;
 }
 
+/* Which recent spelling this may be: by its length and ends alone, for the bytes are compared anyway. */
+static inline size_t recent_of(const char *bytes, size_t length)
+{
+    uint64_t first = 0, last = 0;
+    if (length >= 8) {
+        first = load64(bytes);
+        last = load64(bytes + length - 8);
+    } else {
+        for (size_t i = 0; i < length; i++)
+            first = first << 8 | (unsigned char)bytes[i];
+    }
+    return (mix(first ^ 0xa0761d6478bd642f, last + length * 0xe7037ed1a0b428db) >> 20) % FM_TRACE_POOL_RECENT;
+}
+
 fm_status fm_trace_pool_intern(struct fm_trace_text_pool *pool, const char *spelling, size_t length,
                                uint32_t *out_text)
 {
+    struct fm_trace_pool_recent *recent = &pool->recent[recent_of(spelling, length)];
+    if (recent->bytes && recent->length == length && memcmp(recent->bytes, spelling, length) == 0) {
+        *out_text = recent->text;
+        return FM_OK;
+    }
     // Room for the two entries that a spelling may need, and the table never more than half full.
     if (2 * (pool->slots_used + 2) > pool->slot_count)
         FM_TRY(grow_slots(pool));
-    if (memchr(spelling, '\\', length))
+    if (memchr(spelling, '\\', length)) // rare, and then twice: not worth a recent place
         return intern_escaped(pool, spelling, length, out_text);
-    return intern_plain(pool, spelling, length, out_text);
+    FM_TRY(intern_plain(pool, spelling, length, out_text));
+    *recent = (struct fm_trace_pool_recent){pool->texts[*out_text], (uint32_t)length, *out_text};
+    return FM_OK;
 }
 
 void fm_trace_pool_clear(struct fm_trace_text_pool *pool)

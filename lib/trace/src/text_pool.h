@@ -9,6 +9,17 @@
 
 struct fm_trace_pool_slot;
 
+/* A spelling met lately: most events repeat one. */
+struct fm_trace_pool_recent {
+    const char *bytes;
+    uint32_t length;
+    uint32_t text;
+};
+
+enum {
+    FM_TRACE_POOL_RECENT = 1024
+}; // distinct names of a step are fewer; 16 KiB stay in the first-level cache
+
 /* Zero-initialise. */
 struct fm_trace_text_pool {
     fm_arena bytes;
@@ -17,6 +28,7 @@ struct fm_trace_text_pool {
     size_t count, capacity;
     struct fm_trace_pool_slot *slots; /* open addressing over spellings and texts */
     size_t slot_count, slots_used;
+    struct fm_trace_pool_recent recent[FM_TRACE_POOL_RECENT];
 };
 
 /**
