@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# `fathom trace` as people and programs use it: report, gates, salvage, diff, whatif, merge, html, query, and what is refused.
+set -euo pipefail
+fathom=$1
+expect() { # exit status, command...
+    local want=$1 got=0
+    shift
+    "$@" >out.txt 2>err.txt || got=$?
+    [ $got = "$want" ] || { echo "$*: exit $got, expected $want: $(cat out.txt err.txt)" >&2; exit 1; }
+}
+says() { # file, text
+    grep -qF -e "$2" "$1" || { echo "$1 lacks '$2': $(cat "$1")" >&2; exit 1; }
+}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+
+# 300 us of computation, 300 us of communication, 100 us of both at once.
+cat >a.json <<'J'
+{"traceEvents": [
+{"ph":"X","cat":"user_annotation","name":"attn(F)","pid":9,"tid":9,"ts":1000,"dur":500},
+{"ph":"X","cat":"cuda_runtime","name":"cudaLaunchKernel","pid":9,"tid":9,"ts":1010,"dur":5,"args":{"correlation":1}},
+{"ph":"X","cat":"kernel","name":"gemm_bf16","pid":0,"tid":7,"ts":1100,"dur":300,"args":{"stream":7,"correlation":1}},
+{"ph":"X","cat":"kernel","name":"ncclDevKernel_AllReduce","pid":0,"tid":8,"ts":1300,"dur":300,"args":{"stream":8}}]}
+J
+expect 0 "$fathom" trace report a.json --json
+says out.txt '"exposed_comm_us": 200'
+says out.txt '"overlap_us": 100'
+says out.txt '"name": "attn(F)"'
+expect 0 "$fathom" trace report a.json
+says out.txt 'comm_collective'
+gzip -k a.json
+expect 0 "$fathom" trace report a.json.gz --json
+says out.txt '"span_us": 500'
+expect 1 "$fathom" trace report a.json --fail-if 'exposed_pct > 39 or idle_pct > 1'
+says err.txt 'gate'
+expect 0 "$fathom" trace report a.json --fail-if 'exposed_pct > 41'
+expect 1 "$fathom" trace report a.json --fail-if 'nonsense > 1'
+says err.txt "no figure 'nonsense'"
+
+# Rules: printed, edited, used; what is wrong in them is named.
+"$fathom" trace rules >rules.yaml
+sed -i 's/nccl(Dev)?Kernel/no_such_kernel/' rules.yaml
+expect 0 "$fathom" trace report a.json --rules rules.yaml --json
+says out.txt '"comm_busy_us": 0'
+echo 'groups: [{group: a, kind: fast}]' >bad.yaml
+expect 1 "$fathom" trace report a.json --rules bad.yaml
+says err.txt "bad.yaml:1: kind is 'fast'"
+
+# Damage: where, and what is left.
+head -c 400 a.json >cut.json
+expect 1 "$fathom" trace report cut.json
+says err.txt 'cut.json: byte'
+expect 0 "$fathom" trace report cut.json --salvage --json
+says out.txt '"damaged": 1'
+expect 1 "$fathom" trace report missing.json
+says err.txt 'missing.json'
+
+# Comparing and replaying.
+sed 's/"dur":300,"args":{"stream":8}/"dur":600,"args":{"stream":8}/' a.json >b.json
+expect 0 "$fathom" trace diff a.json b.json --json
+says out.txt '"exposed_us": {'
+expect 1 "$fathom" trace diff a.json b.json --fail-if 'exposed_us > 5'
+expect 0 "$fathom" trace whatif b.json --scale 'comm*0.5' --json
+says out.txt '"span_us": 500.0'
+expect 1 "$fathom" trace whatif b.json --scale 'comm'
+expect 2 "$fathom" trace whatif b.json
+
+# Two ranks as one file; a page; a question.
+expect 0 "$fathom" trace merge a.json b.json -o both.json
+expect 0 "$fathom" trace report both.json --json
+says out.txt '"comm_busy_us": 900'
+expect 0 "$fathom" trace html a.json -o page.html
+says page.html '</html>'
+if "$fathom" info --json --no-bandwidth | grep -A1 '"name": "DuckDB"' | grep -q '"found": true'; then
+    expect 0 "$fathom" trace query a.json --format csv 'SELECT name, dur_us FROM kernels ORDER BY ts_us'
+    says out.txt 'gemm_bf16,300.0'
+    expect 1 "$fathom" trace query a.json 'SELECT nothing'
+    says err.txt 'nothing'
+else
+    echo "SKIP command.trace_analysis: no DuckDB to query with"
+fi
