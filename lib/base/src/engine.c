@@ -21,34 +21,29 @@ static void *try_open(const char *path, fm_engine_info *info)
 }
 
 // Looks beside `file`, which is the program or the library that holds this code.
-static void *open_beside(const char *file, const char *soname, fm_engine_info *info)
+static int find_beside(const char *file, const char *name, char *out_path, size_t size)
 {
     static const char *const folders[] = {"fathom", "lib/fathom", "../lib/fathom"};
     const char *slash = strrchr(file, '/');
     for (size_t i = 0; slash && i < sizeof folders / sizeof folders[0]; i++) {
-        char path[1024];
-        int length = snprintf(path, sizeof path, "%.*s/%s/%s", (int)(slash - file), file, folders[i], soname);
-        if (length < (int)sizeof path && access(path, R_OK) == 0)
-            return try_open(path, info);
+        int length = snprintf(out_path, size, "%.*s/%s/%s", (int)(slash - file), file, folders[i], name);
+        if (length >= 0 && (size_t)length < size && access(out_path, R_OK) == 0)
+            return 1;
     }
-    return NULL;
+    return 0;
 }
 
-static void *open_installed(const char *soname, fm_engine_info *info)
+int fm_base_installed_find(const char *name, char *out_path, size_t size)
 {
     char program[512];
     Dl_info here;
-    void *library = NULL;
     // An address of this file's: dladdr() wants a data pointer, and a static object serves as well as a function.
     static const char marker;
-    if (dladdr(&marker, &here) && here.dli_fname)
-        library = open_beside(here.dli_fname, soname, info);
+    if (dladdr(&marker, &here) && here.dli_fname && find_beside(here.dli_fname, name, out_path, size))
+        return 1;
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-    if (!library && length > 0) {
-        program[length] = 0;
-        library = open_beside(program, soname, info);
-    }
-    return library;
+    program[length > 0 ? length : 0] = 0;
+    return find_beside(program, name, out_path, size);
 }
 
 void *fm_base_engine_open(const char *env, const char *const *sonames, fm_engine_info *info)
@@ -56,7 +51,9 @@ void *fm_base_engine_open(const char *env, const char *const *sonames, fm_engine
     const char *given = getenv(env);
     if (given && *given) // asked for by name: no other may take its place
         return try_open(given, info);
-    void *library = open_installed(sonames[0], info);
+    char installed[1024];
+    void *library =
+        fm_base_installed_find(sonames[0], installed, sizeof installed) ? try_open(installed, info) : NULL;
     for (int i = 0; !library && sonames[i]; i++)
         library = try_open(sonames[i], info);
     if (!library)

@@ -39,6 +39,15 @@ static void a_named_library_is_not_replaced(void **state)
     assert_non_null(strstr(info.reason, "/nonexistent/libnvrtc.so"));
 }
 
+static void what_is_not_installed_is_not_found(void **state)
+{
+    (void)state;
+    char path[1024];
+    assert_false(fm_base_installed_find("no_such_file.so", path, sizeof path));
+    char none[1];
+    assert_false(fm_base_installed_find("no_such_file.so", none, sizeof none));
+}
+
 static void a_library_without_the_symbol_is_refused(void **state)
 {
     (void)state;
@@ -72,6 +81,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_engine_answers),
         cmocka_unit_test(a_named_library_is_not_replaced),
+        cmocka_unit_test(what_is_not_installed_is_not_found),
         cmocka_unit_test(a_library_without_the_symbol_is_refused),
         cmocka_unit_test(gpus_are_listed_or_refused),
     };

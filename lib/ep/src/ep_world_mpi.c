@@ -3,10 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "ep_mpi.h"
 #include "ep_private.h"
+
+#include "fathom/engine.h"
 
 _Static_assert((int)FM_EP_MPI_ALIGN == (int)FM_EP_ALIGN, "flags lie on cache lines");
 
@@ -18,35 +19,21 @@ typedef struct card {
     fm_status status;
 } card;
 
-/** The folder of the running program, or "." where the system does not tell. */
-static void program_folder(char *out, size_t size)
-{
-    ssize_t length = readlink("/proc/self/exe", out, size - 1);
-    out[length > 0 ? length : 0] = 0;
-    char *slash = strrchr(out, '/');
-    if (slash)
-        *slash = 0;
-    else
-        snprintf(out, size, ".");
-}
-
 /** NULL, with a message, when there is none. */
 static const fm_ep_mpi *load_plugin(void)
 {
-    char folder[2048], path[4096];
+    char path[4096];
     const char *given = getenv("FM_EP_MPI_PLUGIN");
-    program_folder(folder, sizeof folder);
-    snprintf(path, sizeof path, "%s/../lib/fathom/" PLUGIN_FILE, folder);
     if (given && given[0])
         snprintf(path, sizeof path, "%s", given);
-    else if (access(path, R_OK) != 0)
-        snprintf(path, sizeof path, "%s", FM_EP_MPI_BUILT);
+    else if (!fm_base_installed_find(PLUGIN_FILE, path, sizeof path))
+        snprintf(path, sizeof path, PLUGIN_FILE);
     // Open MPI opens components that look for its symbols in the global scope.
     void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
     if (!library) {
         fm_base_error_set(
             FM_ERR_UNAVAILABLE,
-            "MPI: %s; expected the plug-in beside the program in ../lib/fathom, or at FM_EP_MPI_PLUGIN",
+            "MPI: %s; expected the plug-in in lib/fathom of the installation, or at FM_EP_MPI_PLUGIN",
             dlerror());
         return NULL;
     }

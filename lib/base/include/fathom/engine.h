@@ -46,6 +46,11 @@ typedef struct fm_engine_info {
  * `reason`. */
 FM_API void fm_base_engine_probe(fm_engine engine, fm_engine_info *out_info);
 
+/** Where an installation keeps the file `name` of its folder lib/fathom (engines and plug-ins that are opened at run
+ * time): looked for from the place of this library, then of the running program. Returns 1 and its path, or 0 when there is no
+ * such file that can be read, or `size` bytes do not hold its path; `out_path` is then undefined. */
+FM_API int fm_base_installed_find(const char *name, char *out_path, size_t size);
+
 /** A CUDA device as the driver describes it. */
 typedef struct fm_gpu_info {
     char name[128];
