@@ -83,6 +83,9 @@ set(FM_TEST_ENVIRONMENT FM_SOURCE_DIR=${PROJECT_SOURCE_DIR})
 if(EXISTS ${PROJECT_SOURCE_DIR}/.deps/duckdb/libduckdb.so)
   list(APPEND FM_TEST_ENVIRONMENT FM_DUCKDB_LIB=${PROJECT_SOURCE_DIR}/.deps/duckdb/libduckdb.so)
 endif()
+if(FM_SANITIZE MATCHES thread)
+  list(APPEND FM_TEST_ENVIRONMENT TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/test/tsan_suppressions.txt)
+endif()
 
 # fm_test(<library> <unit>_test.c [SOURCES ...] [LINK ...] [LABELS ...] [TIMEOUT s] [ARGS ...] [CASES ...])
 #
