@@ -298,7 +298,7 @@ int fm_base_command_main(const fm_command *root, int argc, char **argv)
         const fm_command *child = find_child(parse.command, argv[0]);
         if (!child) {
             if (argv[0][0] == '-')
-                unknown_option(parse.command, argv[0], parse.command == root);
+                unknown_option(parse.command, argv[0], parse.command == root && !parse.help);
             else
                 unknown_child(parse.command, argv[0]);
             return usage_error(parse.path);

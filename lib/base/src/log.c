@@ -86,6 +86,9 @@ static fm_status parse_element(const char *text, size_t length, struct levels *l
     size_t name_length = (size_t)(equals - text);
     fm_log_level level;
     FM_TRY(parse_level(equals + 1, length - name_length - 1, &level));
+    if (name_length == 0)
+        return fm_base_error_set(FM_ERR_ARG, "log level \"%.*s\": expected a library before \"=\"",
+                                 (int)length, text);
     if (levels->count == LIBRARIES_MAX || name_length >= NAME_BYTES)
         return fm_base_error_set(
             FM_ERR_LIMIT,

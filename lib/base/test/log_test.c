@@ -157,6 +157,7 @@ static void wrong_levels_change_nothing(void **state)
     assert_ok(fm_base_log_configure("info"));
     assert_fails(fm_base_log_configure("debug,Warn"), FM_ERR_ARG, "\"Warn\"; expected off, error");
     assert_fails(fm_base_log_configure("net="), FM_ERR_ARG, "\"\"");
+    assert_fails(fm_base_log_configure("=info"), FM_ERR_ARG, "before \"=\"");
     assert_fails(fm_base_log_configure("a_name_that_is_too_long=info"), FM_ERR_LIMIT,
                  "a_name_that_is_too_long");
     char many[33 * 8] = "";

@@ -130,7 +130,7 @@ FM_API void fm_base_json_real(fm_json *json, const char *key, double value);
 FM_API void fm_base_json_string(fm_json *json, const char *key, const char *value);
 /**
  * Writes to `file` (a FILE *; NULL: write nowhere), a newline after it, and frees the buffer; the writer can then be
- * used again. Writes nothing when an earlier call failed. FM_ERR_IO; FM_ERR_NOMEM; FM_ERR_LIMIT (too many brackets
+ * used again. Writes nothing when an earlier call failed. FM_ERR_ARG (a bracket that is none); FM_ERR_IO; FM_ERR_NOMEM; FM_ERR_LIMIT (too many brackets
  * open); FM_ERR_STATE (no value, brackets left open, a key where none belongs or none where one does).
  */
 FM_API FM_MUST_USE fm_status fm_base_json_finish(fm_json *json, void *file);
