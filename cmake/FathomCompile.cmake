@@ -39,6 +39,9 @@ add_compile_options("$<$<COMPILE_LANGUAGE:C>:${FM_WARNINGS}>")
 if(FM_SANITIZE)
   add_compile_options(-fsanitize=${FM_SANITIZE} -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${FM_SANITIZE})
+  # The sanitizers take over __cxa_throw when a program starts, and end it when a C++ library that was opened later, such as
+  # DuckDB, throws: so the C++ runtime has to be there from the start.
+  add_link_options(LINKER:--push-state,--no-as-needed -lstdc++ LINKER:--pop-state)
   if(FM_SANITIZE MATCHES undefined)
     add_compile_options(-fno-sanitize-recover=undefined)
   endif()
