@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "report_build.h"
+#include "store.h"
 
 static void add_sm_time(struct fm_trace_builder *builder, const fm_trace_work *work)
 {
@@ -85,20 +86,31 @@ static uint32_t stream_of(const fm_trace_work *work)
     return work->stream;
 }
 
-/* Of the paired kernels of one group on one stream the odd ones send, the even ones receive. */
-static void pair_up(struct fm_trace_builder *builder, const uint32_t *order, struct fm_trace_range range,
-                    uint16_t group, struct fm_trace_interval *flights, size_t *count)
+/* Of the paired kernels of one name on one stream the odd ones send, the even ones receive. `sends` holds the work that waits
+ * for its partner, by stream and name, plus 1. */
+static fm_status pair_up(struct fm_trace_builder *builder, const uint32_t *order, struct fm_trace_range range,
+                         const struct fm_trace_rule_group *groups, struct fm_trace_map *sends,
+                         struct fm_trace_interval *flights, size_t *count)
 {
-    const fm_trace_work *send = NULL;
     for (size_t i = range.begin; i < range.end; i++) {
         const fm_trace_work *work = &builder->works[order[i]];
-        if (work->group != group)
+        uint32_t *send;
+        int known;
+        if (!groups[work->group].is_pair)
             continue;
-        if (send && work->begin_ns > send->end_ns)
-            flights[(*count)++] = (struct fm_trace_interval){send->end_ns, work->begin_ns};
-        builder->report.in_flight.pairs += send != NULL;
-        send = send ? NULL : work;
+        FM_TRY(fm_trace_map_put(sends, work->stream, builder->report.trace->slices[work->slice].name, 0,
+                                &send, &known));
+        if (*send == 0) {
+            *send = order[i] + 1;
+            continue;
+        }
+        int64_t sent = builder->works[*send - 1].end_ns;
+        if (work->begin_ns > sent)
+            flights[(*count)++] = (struct fm_trace_interval){sent, work->begin_ns};
+        builder->report.in_flight.pairs++;
+        *send = 0;
     }
+    return FM_OK;
 }
 
 static int by_begin(const void *a, const void *b)
@@ -107,15 +119,11 @@ static int by_begin(const void *a, const void *b)
     return x->begin < y->begin ? -1 : x->begin > y->begin;
 }
 
-static fm_status measure_flights(struct fm_trace_builder *builder)
+/* The flights of each unit: their union, and what of it lies under work. */
+static fm_status measure_flights(struct fm_trace_builder *builder, const struct fm_trace_rule_group *groups,
+                                 struct fm_trace_map *sends)
 {
     fm_trace_report *report = &builder->report;
-    size_t group_count, used = 0;
-    const struct fm_trace_rule_group *groups = fm_trace_rules_groups(report->rules, &group_count);
-    for (size_t g = 0; g < group_count; g++)
-        used += groups[g].is_pair && builder->groups[g].count > 0;
-    if (!used)
-        return FM_OK;
     uint32_t *order;
     struct fm_trace_range *ranges;
     struct fm_trace_interval *flights;
@@ -127,9 +135,8 @@ static fm_status measure_flights(struct fm_trace_builder *builder)
     for (size_t unit = 0; unit < report->unit_count; unit++) {
         size_t count = 0;
         for (size_t s = 0; s < report->stream_count; s++)
-            for (size_t g = 0; g < group_count && builder->streams[s].unit == unit; g++)
-                if (groups[g].is_pair)
-                    pair_up(builder, order, ranges[s], (uint16_t)g, flights, &count);
+            if (builder->streams[s].unit == unit)
+                FM_TRY(pair_up(builder, order, ranges[s], groups, sends, flights, &count));
         qsort(flights, count, sizeof *flights, by_begin);
         all.count = work.count = 0;
         for (size_t i = 0; i < count; i++) {
@@ -142,6 +149,20 @@ static fm_status measure_flights(struct fm_trace_builder *builder)
         report->in_flight.overlap_ns += fm_trace_set_common(&all, &work);
     }
     return FM_OK;
+}
+
+static fm_status find_flights(struct fm_trace_builder *builder)
+{
+    size_t group_count, used = 0;
+    const struct fm_trace_rule_group *groups = fm_trace_rules_groups(builder->report.rules, &group_count);
+    struct fm_trace_map sends = {0};
+    for (size_t g = 0; g < group_count; g++)
+        used += groups[g].is_pair && builder->groups[g].count > 0;
+    if (!used)
+        return FM_OK;
+    fm_status status = measure_flights(builder, groups, &sends);
+    fm_trace_map_clear(&sends);
+    return status;
 }
 
 fm_status fm_trace_build_device(struct fm_trace_builder *builder)
@@ -157,5 +178,5 @@ fm_status fm_trace_build_device(struct fm_trace_builder *builder)
         add_sm_time(builder, &builder->works[i]);
     FM_TRY(measure_launches(builder));
     FM_TRY(count_waits(builder));
-    return measure_flights(builder);
+    return find_flights(builder);
 }

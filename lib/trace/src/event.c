@@ -289,17 +289,22 @@ static int take_time(struct fm_trace_cursor *cursor, const char **p, int64_t *ou
     return 0;
 }
 
-/* Whole numbers of the arguments: what is no number is no argument of this meaning. */
+/* Whole numbers of the arguments, some writers quote them: what is no number is no argument of this meaning. */
 static int take_integer(struct fm_trace_cursor *cursor, const char **p, int64_t *value)
 {
-    struct fm_trace_span ignored;
+    struct fm_trace_span text;
     const char *end;
     if (fm_trace_integer(*p, value, &end) == 0 && (*end == ',' || *end == '}' || fm_trace_is_space(*end))) {
         *p = end;
         return 1;
     }
     *value = 0;
-    return take_value(cursor, p, &ignored);
+    if (take_value(cursor, p, &text) < 0)
+        return -1;
+    if (text.quoted && fm_trace_integer(text.bytes, value, &end) == 0 && end == text.bytes + text.length)
+        return 1;
+    *value = 0;
+    return 0;
 }
 
 /* [x, y, z] as a product, saturated at 2^31 - 1; 0 when it is something else. */

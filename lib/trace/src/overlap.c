@@ -176,12 +176,15 @@ fm_status fm_trace_build_groups(struct fm_trace_builder *builder)
     return FM_OK;
 }
 
-static int longest_first(const void *a, const void *b)
+/* Equal sums by name, so that the order of events in the file does not matter. */
+static int longest_first(const void *a, const void *b, void *builder)
 {
+    const fm_trace *trace = ((const struct fm_trace_builder *)builder)->report.trace;
     const fm_trace_kernel *x = a, *y = b;
     if (x->sum_ns != y->sum_ns)
         return x->sum_ns > y->sum_ns ? -1 : 1;
-    return x->name < y->name ? -1 : x->name > y->name;
+    int order = strcmp(fm_trace_data_text(trace, x->name), fm_trace_data_text(trace, y->name));
+    return order ? order : (int)x->group - (int)y->group;
 }
 
 static fm_status sum_kernels(struct fm_trace_builder *builder, struct fm_trace_map *map,
@@ -216,7 +219,7 @@ fm_status fm_trace_build_kernels(struct fm_trace_builder *builder)
     fm_trace_map_clear(&map);
     FM_TRY(status);
     size_t count = builder->report.kernel_count;
-    qsort(all, count, sizeof *all, longest_first);
+    qsort_r(all, count, sizeof *all, longest_first, builder);
     FM_TRY(fm_trace_take(&builder->arena, count + 1, sizeof *kernels, &kernels));
     memcpy(kernels, all, count * sizeof *all);
     builder->report.kernels = kernels;

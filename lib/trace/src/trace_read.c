@@ -39,6 +39,7 @@ struct reader {
     size_t capacity, length;
     uint64_t base; // offset of the buffer in the whole text
     int ended;     // no more bytes follow the buffer
+    int broken;    // salvaging: the stream failed there
     enum place place;
     int is_object;                     // the events are in an object's traceEvents
     size_t depth;                      // VALUE
@@ -82,6 +83,26 @@ static fm_status grow_buffer(struct reader *reader)
     return FM_OK;
 }
 
+/* Counts damage; the message at hand says what the first was. */
+static void note_damage(struct reader *reader)
+{
+    fm_trace_file *file = &reader->store->files.at[reader->store->files.count - 1];
+    if (file->damaged++ == 0)
+        snprintf(file->damage, sizeof file->damage, "%s", fm_error_message());
+}
+
+/* More bytes of the stream. Of compressed data that are damaged, what came before stays for a salvaging reader. */
+static fm_status read_stream(struct reader *reader, size_t room, size_t *out_got)
+{
+    fm_status status = fm_base_gzip_read(reader->stream, reader->buffer + reader->length, room, out_got);
+    if (status != FM_ERR_FORMAT || !reader->salvage)
+        return status;
+    note_damage(reader);
+    reader->broken = 1;
+    *out_got = 0;
+    return FM_OK;
+}
+
 /* Fills the buffer behind its first `kept` bytes. */
 static fm_status fill(struct reader *reader, size_t kept)
 {
@@ -89,7 +110,7 @@ static fm_status fill(struct reader *reader, size_t kept)
     while (reader->length < reader->capacity && !reader->ended) {
         size_t room = reader->capacity - reader->length, got = 0;
         if (reader->stream) {
-            FM_TRY(fm_base_gzip_read(reader->stream, reader->buffer + reader->length, room, &got));
+            FM_TRY(read_stream(reader, room, &got));
         } else {
             size_t left = (size_t)(reader->memory_end - reader->memory);
             got = left < room ? left : room;
@@ -408,9 +429,8 @@ static int is_event(struct reader *reader)
 /* Steps over damage behind `from`: the buffer then begins with a whole event, or the text has ended. */
 static fm_status resume(struct reader *reader, const char *from)
 {
-    fm_trace_file *file = &reader->store->files.at[reader->store->files.count - 1];
-    if (file->damaged++ == 0)
-        snprintf(file->damage, sizeof file->damage, "%s", fm_error_message());
+    if (!reader->broken || !reader->ended)
+        note_damage(reader); // else the cut that ends the text is what broke the stream, counted before
     for (;;) {
         const char *end = reader->buffer + reader->length, *p = from;
         while (p < end && (p = memchr(p, '{', (size_t)(end - p))) && !may_begin_event(reader, p))
@@ -447,9 +467,6 @@ static fm_status read_events(struct reader *reader)
         if (step == NEED_MORE)
             status = next_buffer(reader, spot.p);
         if (status == FM_ERR_FORMAT && reader->salvage) {
-            // Damage of the stream itself ends it; what came before stays.
-            if (step == NEED_MORE)
-                reader->ended = 1;
             status = resume(reader, spot.p + (spot.p < reader->buffer + reader->length));
             if (status == FM_OK && reader->length == 0)
                 return FM_OK;

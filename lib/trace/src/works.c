@@ -243,6 +243,41 @@ static fm_status add_host_works(struct worker *worker, struct host_span *spans, 
     return FM_OK;
 }
 
+struct numbered_stream {
+    fm_trace_stream stream;
+    uint32_t number;
+};
+
+static int compare_streams(const void *a, const void *b)
+{
+    const struct numbered_stream *x = a, *y = b;
+    if (x->stream.unit != y->stream.unit)
+        return x->stream.unit < y->stream.unit ? -1 : 1;
+    if (x->stream.stream != y->stream.stream)
+        return x->stream.stream < y->stream.stream ? -1 : 1;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+/* Orders the streams by unit and ID, whatever the order of events in the file, and renumbers them in the works. */
+static fm_status sort_streams(struct fm_trace_builder *builder)
+{
+    size_t count = builder->report.stream_count;
+    struct numbered_stream *streams;
+    uint32_t *new_number;
+    FM_TRY(fm_trace_take(&builder->scratch, count + 1, sizeof *streams, &streams));
+    FM_TRY(fm_trace_take(&builder->scratch, count + 1, sizeof *new_number, &new_number));
+    for (size_t i = 0; i < count; i++)
+        streams[i] = (struct numbered_stream){builder->streams[i], (uint32_t)i};
+    qsort(streams, count, sizeof *streams, compare_streams);
+    for (size_t i = 0; i < count; i++) {
+        builder->streams[i] = streams[i].stream;
+        new_number[streams[i].number] = (uint32_t)i;
+    }
+    for (size_t i = 0; i < builder->report.work_count; i++)
+        builder->works[i].stream = new_number[builder->works[i].stream];
+    return FM_OK;
+}
+
 static int compare_works(const void *a, const void *b)
 {
     const fm_trace_work *x = a, *y = b;
@@ -321,6 +356,7 @@ static fm_status make_works(struct worker *worker)
                          &builder->streams));
     FM_TRY(add_device_works(worker));
     FM_TRY(add_host_works(worker, spans, span_count));
+    FM_TRY(sort_streams(builder));
     qsort(builder->works, builder->report.work_count, sizeof *builder->works, compare_works);
     return find_phases(builder);
 }

@@ -115,6 +115,16 @@ static void a_kernel(void **state)
     assert_true(e.args.bytes[0] == '{' && e.args.bytes[e.args.length - 1] == '}');
 }
 
+static void quoted_numbers(void **state)
+{
+    (void)state;
+    struct fm_trace_event e;
+    uint32_t at;
+    assert_int_equal(
+        decode("{\"args\": {\"stream\": \"7\", \"correlation\": \"12\", \"bytes\": \"8 B\"}}", &e, &at), 0);
+    assert_true(e.stream == 7 && e.has_stream && e.correlation == 12 && e.bytes == 0);
+}
+
 static void malformed_events(void **state)
 {
     (void)state;
@@ -161,6 +171,7 @@ int main(void)
         cmocka_unit_test(times),
         cmocka_unit_test(times_round_like_integers),
         cmocka_unit_test(a_kernel),
+        cmocka_unit_test(quoted_numbers),
         cmocka_unit_test(malformed_events),
         cmocka_unit_test(last_of_equal_keys_counts),
     };

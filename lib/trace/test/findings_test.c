@@ -82,6 +82,35 @@ static void waits_are_told_from_transfers(void **state)
     fm_test_free_run(&run);
 }
 
+/* Two low-latency transfers at once, of kernels of two names: each send belongs to the receive of its name. */
+static void flights_of_two_names(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "[{\"ph\":\"X\",\"cat\":\"kernel\",\"name\":\"ep::dispatch_ll<1>\",\"pid\":0,\"tid\":7,\"ts\":0,"
+        "\"dur\":10},"
+        "{\"ph\":\"X\",\"cat\":\"kernel\",\"name\":\"ep::dispatch_ll<0>\",\"pid\":0,\"tid\":7,\"ts\":20,"
+        "\"dur\":10},"
+        "{\"ph\":\"X\",\"cat\":\"kernel\",\"name\":\"gemm_bf16\",\"pid\":0,\"tid\":7,\"ts\":30,\"dur\":50},"
+        "{\"ph\":\"X\",\"cat\":\"kernel\",\"name\":\"ep::dispatch_ll<1>\",\"pid\":0,\"tid\":7,\"ts\":90,"
+        "\"dur\":10},"
+        "{\"ph\":\"X\",\"cat\":\"kernel\",\"name\":\"ep::dispatch_ll<0>\",\"pid\":0,\"tid\":7,\"ts\":110,"
+        "\"dur\":10},"
+        "{\"ph\":\"X\",\"cat\":\"kernel\",\"name\":\"ep::dispatch_ll<0>\",\"pid\":0,\"tid\":7,\"ts\":130,"
+        "\"dur\":10}]";
+    struct fm_test_loaded run;
+    assert_ok(fm_trace_data_parse(json, sizeof json - 1, "made", NULL, &run.trace));
+    assert_ok(fm_trace_rules_load(NULL, &run.rules));
+    assert_ok(fm_trace_report_make(run.trace, run.rules, &run.report));
+    const fm_trace_in_flight *flights = &run.report->in_flight;
+    assert_int_equal(flights->pairs, 2); // the last send has no receive yet
+    assert_int_equal(flights->sum_ns, (90 - 10) * 1000 + (110 - 30) * 1000);
+    assert_int_equal(flights->union_ns, (110 - 10) * 1000);
+    assert_int_equal(flights->overlap_ns,
+                     (10 + 50 + 10) * 1000); // the other's send, the product, the other's receive
+    fm_test_free_run(&run);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -90,6 +119,7 @@ int main(void)
         cmocka_unit_test(a_stalled_stream_is_found_where_it_stalls),
         cmocka_unit_test(a_renamed_kernel_is_noticed),
         cmocka_unit_test(waits_are_told_from_transfers),
+        cmocka_unit_test(flights_of_two_names),
     };
     return fm_test_run("findings", tests);
 }
