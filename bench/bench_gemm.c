@@ -100,9 +100,9 @@ static fm_status pack(struct product *product, uint64_t seed)
         status = fm_gemm_weights_pack_size(shape->n, shape->k, &b, &product->blob_bytes);
     if (status == FM_OK) {
         product->blob = fm_bench_alloc(product->blob_bytes);
-        status = product->blob
-                     ? fm_gemm_weights_pack(shape->n, shape->k, &b, product->blob, product->blob_bytes)
-                     : fm_base_error_set(FM_ERR_NOMEM, "no memory for the packed weights");
+        status = product->blob ? fm_gemm_weights_pack(product->all, shape->n, shape->k, &b, product->blob,
+                                                      product->blob_bytes)
+                               : fm_base_error_set(FM_ERR_NOMEM, "no memory for the packed weights");
     }
     if (status == FM_OK)
         status = fm_gemm_weights_open(product->blob, product->blob_bytes, &product->weights);

@@ -149,28 +149,99 @@ INLINE __m256i halves(__m256i codes)
 }
 
 // VCVTPH2PS takes fp16 subnormals as they are whatever DAZ says.
-INLINE void store_halves(__m256i half, float *to)
+INLINE void store_halves(__m256i half, float *pair_0, float *pair_1)
 {
     const __m256 unscale = _mm256_set1_ps(256);
-    _mm256_storeu_ps(to, _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), unscale));
-    _mm256_storeu_ps(to + LANES, _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), unscale));
+    _mm256_storeu_ps(pair_0, _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), unscale));
+    _mm256_storeu_ps(pair_1, _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), unscale));
 }
 
+// 32 bytes are two pairs of 8 columns, 4 columns at a time.
 static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
 {
-    for (int64_t pair = 0; pair < pairs; pair++) {
-        __m256i codes = _mm256_loadu_si256((const __m256i *)(panel + pair * 32));
-        float *to = out + pair * 2 * FM_GEMM_STRIP;
-        store_halves(halves(_mm256_slli_epi16(codes, 8)), to);
-        store_halves(halves(codes), to + FM_GEMM_STRIP);
-    }
+    for (int64_t pair = 0; pair < pairs; pair += 2)
+        for (int half = 0; half < 2; half++) {
+            __m256i codes = _mm256_loadu_si256((const __m256i *)(panel + pair * 32 + half * 32));
+            float *to = out + pair * 2 * FM_GEMM_STRIP + (size_t)half * LANES;
+            codes = _mm256_permute4x64_epi64(codes, _MM_SHUFFLE(3, 1, 2, 0));
+            store_halves(halves(_mm256_slli_epi16(codes, 8)), to, to + (size_t)2 * FM_GEMM_STRIP);
+            store_halves(halves(codes), to + FM_GEMM_STRIP, to + (size_t)3 * FM_GEMM_STRIP);
+        }
+}
+
+// The low four bits of each lane.
+INLINE __m256 e2m1(__m256i codes)
+{
+    const __m256 magnitudes = _mm256_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6); // takes the low three
+    __m256i sign = _mm256_slli_epi32(_mm256_and_si256(codes, _mm256_set1_epi32(8)), 28);
+    return _mm256_or_ps(_mm256_permutevar8x32_ps(magnitudes, codes), _mm256_castsi256_ps(sign));
+}
+
+static void unpack_e2m1(const uint8_t *panel, int64_t pairs, float *out)
+{
+    for (int64_t pair = 0; pair < pairs; pair++)
+        for (int v = 0; v < VECTORS; v++) {
+            __m256i codes =
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(panel + pair * 16 + v * LANES)));
+            float *to = out + pair * 2 * FM_GEMM_STRIP + (size_t)v * LANES;
+            _mm256_storeu_ps(to, e2m1(codes));
+            _mm256_storeu_ps(to + FM_GEMM_STRIP, e2m1(_mm256_srli_epi32(codes, 4)));
+        }
+}
+
+static void scale_strip(float *strip, int64_t rows, const float *scales)
+{
+    for (int64_t i = 0; i < rows * FM_GEMM_STRIP; i += LANES)
+        _mm256_storeu_ps(strip + i, _mm256_mul_ps(_mm256_loadu_ps(strip + i),
+                                                  _mm256_loadu_ps(scales + i % FM_GEMM_STRIP)));
+}
+
+static void scale_line(float *line, int64_t count, float scale)
+{
+    __m256 factor = _mm256_set1_ps(scale);
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        _mm256_storeu_ps(line + i, _mm256_mul_ps(_mm256_loadu_ps(line + i), factor));
+    for (; i < count; i++)
+        line[i] *= scale;
+}
+
+static void transpose(const float *from, size_t from_stride, float *to, size_t to_stride)
+{
+    for (size_t i = 0; i < FM_GEMM_SQUARE; i += LANES)
+        for (size_t j = 0; j < FM_GEMM_SQUARE; j += LANES) {
+            __m256 row[LANES], pair[LANES], quad[LANES];
+            for (size_t r = 0; r < LANES; r++)
+                row[r] = _mm256_loadu_ps(from + (i + r) * from_stride + j);
+            for (size_t r = 0; r < LANES; r += 2) {
+                pair[r] = _mm256_unpacklo_ps(row[r], row[r + 1]);
+                pair[r + 1] = _mm256_unpackhi_ps(row[r], row[r + 1]);
+            }
+            for (size_t r = 0; r < LANES; r += 4) {
+                quad[r] = _mm256_shuffle_ps(pair[r], pair[r + 2], _MM_SHUFFLE(1, 0, 1, 0));
+                quad[r + 1] = _mm256_shuffle_ps(pair[r], pair[r + 2], _MM_SHUFFLE(3, 2, 3, 2));
+                quad[r + 2] = _mm256_shuffle_ps(pair[r + 1], pair[r + 3], _MM_SHUFFLE(1, 0, 1, 0));
+                quad[r + 3] = _mm256_shuffle_ps(pair[r + 1], pair[r + 3], _MM_SHUFFLE(3, 2, 3, 2));
+            }
+            for (size_t r = 0; r < 4; r++) {
+                float *out = to + (j + r) * to_stride + i;
+                _mm256_storeu_ps(out, _mm256_permute2f128_ps(quad[r], quad[r + 4], 0x20));
+                _mm256_storeu_ps(out + 4 * to_stride, _mm256_permute2f128_ps(quad[r], quad[r + 4], 0x31));
+            }
+        }
 }
 
 void fm_gemm_install_avx2(struct fm_gemm_kernels *kernels)
 {
-    *kernels = (struct fm_gemm_kernels){.isa = FM_ISA_AVX2,
-                                        .flushes = 1,
-                                        .multiply = multiply,
-                                        .unpack_bf16 = unpack_bf16,
-                                        .unpack_e4m3 = unpack_e4m3};
+    *kernels = (struct fm_gemm_kernels){
+        .isa = FM_ISA_AVX2,
+        .flushes = 1,
+        .multiply = multiply,
+        .unpack_bf16 = unpack_bf16,
+        .unpack_e4m3 = unpack_e4m3,
+        .unpack_e2m1 = unpack_e2m1,
+        .scale_strip = scale_strip,
+        .scale_line = scale_line,
+        .transpose = transpose,
+    };
 }

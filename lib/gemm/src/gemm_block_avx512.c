@@ -149,22 +149,95 @@ INLINE void store_halves(__m512i half, float *pair_0, float *pair_1)
     _mm512_storeu_ps(pair_1, _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)), unscale));
 }
 
-// 64 bytes are two pairs of 16 columns.
+// 64 bytes are two pairs of 16 columns, 4 columns at a time.
 static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
 {
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     for (int64_t pair = 0; pair < pairs; pair += 2) {
-        __m512i codes = _mm512_loadu_si512(panel + pair * 32);
+        __m512i codes = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(panel + pair * 32));
         float *to = out + pair * 2 * FM_GEMM_STRIP;
         store_halves(halves(_mm512_slli_epi16(codes, 8)), to, to + (size_t)2 * FM_GEMM_STRIP);
         store_halves(halves(codes), to + FM_GEMM_STRIP, to + (size_t)3 * FM_GEMM_STRIP);
     }
 }
 
+// VPERMPS takes the low four bits of a lane.
+static void unpack_e2m1(const uint8_t *panel, int64_t pairs, float *out)
+{
+    const __m512 values =
+        _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(panel + pair * 16)));
+        float *to = out + pair * 2 * FM_GEMM_STRIP;
+        _mm512_storeu_ps(to, _mm512_permutexvar_ps(codes, values));
+        _mm512_storeu_ps(to + FM_GEMM_STRIP, _mm512_permutexvar_ps(_mm512_srli_epi32(codes, 4), values));
+    }
+}
+
+static void scale_strip(float *strip, int64_t rows, const float *scales)
+{
+    __m512 s0 = _mm512_loadu_ps(scales), s1 = _mm512_loadu_ps(scales + LANES);
+    for (float *row = strip; row < strip + rows * FM_GEMM_STRIP; row += FM_GEMM_STRIP) {
+        _mm512_storeu_ps(row, _mm512_mul_ps(_mm512_loadu_ps(row), s0));
+        _mm512_storeu_ps(row + LANES, _mm512_mul_ps(_mm512_loadu_ps(row + LANES), s1));
+    }
+}
+
+static void scale_line(float *line, int64_t count, float scale)
+{
+    __m512 factor = _mm512_set1_ps(scale);
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        _mm512_storeu_ps(line + i, _mm512_mul_ps(_mm512_loadu_ps(line + i), factor));
+    __mmask16 rest = (__mmask16)((1u << (count - i)) - 1);
+    _mm512_mask_storeu_ps(line + i, rest, _mm512_mul_ps(_mm512_maskz_loadu_ps(rest, line + i), factor));
+}
+
+static void transpose(const float *from, size_t from_stride, float *to, size_t to_stride)
+{
+    __m512 a[LANES], b[LANES];
+    UNROLL for (size_t r = 0; r < LANES; r++)
+    {
+        a[r] = _mm512_loadu_ps(from + r * from_stride);
+    }
+    UNROLL for (size_t r = 0; r < LANES; r += 2)
+    {
+        b[r] = _mm512_unpacklo_ps(a[r], a[r + 1]);
+        b[r + 1] = _mm512_unpackhi_ps(a[r], a[r + 1]);
+    }
+    UNROLL for (size_t r = 0; r < LANES; r += 4) // a[4 q + c]: column c of each four, of rows 4 q ... 4 q + 3
+    {
+        a[r] = _mm512_shuffle_ps(b[r], b[r + 2], _MM_SHUFFLE(1, 0, 1, 0));
+        a[r + 1] = _mm512_shuffle_ps(b[r], b[r + 2], _MM_SHUFFLE(3, 2, 3, 2));
+        a[r + 2] = _mm512_shuffle_ps(b[r + 1], b[r + 3], _MM_SHUFFLE(1, 0, 1, 0));
+        a[r + 3] = _mm512_shuffle_ps(b[r + 1], b[r + 3], _MM_SHUFFLE(3, 2, 3, 2));
+    }
+    UNROLL for (size_t c = 0; c < 4; c++)
+    {
+        __m512 low0 = _mm512_shuffle_f32x4(a[c], a[4 + c], _MM_SHUFFLE(2, 0, 2, 0));
+        __m512 low1 = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], _MM_SHUFFLE(2, 0, 2, 0));
+        __m512 high0 = _mm512_shuffle_f32x4(a[c], a[4 + c], _MM_SHUFFLE(3, 1, 3, 1));
+        __m512 high1 = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], _MM_SHUFFLE(3, 1, 3, 1));
+        _mm512_storeu_ps(to + c * to_stride, _mm512_shuffle_f32x4(low0, low1, _MM_SHUFFLE(2, 0, 2, 0)));
+        _mm512_storeu_ps(to + (8 + c) * to_stride, _mm512_shuffle_f32x4(low0, low1, _MM_SHUFFLE(3, 1, 3, 1)));
+        _mm512_storeu_ps(to + (4 + c) * to_stride,
+                         _mm512_shuffle_f32x4(high0, high1, _MM_SHUFFLE(2, 0, 2, 0)));
+        _mm512_storeu_ps(to + (12 + c) * to_stride,
+                         _mm512_shuffle_f32x4(high0, high1, _MM_SHUFFLE(3, 1, 3, 1)));
+    }
+}
+
 void fm_gemm_install_avx512(struct fm_gemm_kernels *kernels)
 {
-    *kernels = (struct fm_gemm_kernels){.isa = FM_ISA_AVX512,
-                                        .flushes = 1,
-                                        .multiply = multiply,
-                                        .unpack_bf16 = unpack_bf16,
-                                        .unpack_e4m3 = unpack_e4m3};
+    *kernels = (struct fm_gemm_kernels){
+        .isa = FM_ISA_AVX512,
+        .flushes = 1,
+        .multiply = multiply,
+        .unpack_bf16 = unpack_bf16,
+        .unpack_e4m3 = unpack_e4m3,
+        .unpack_e2m1 = unpack_e2m1,
+        .scale_strip = scale_strip,
+        .scale_line = scale_line,
+        .transpose = transpose,
+    };
 }

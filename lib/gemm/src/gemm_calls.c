@@ -13,9 +13,7 @@ static fm_status check(const fm_gemm_context *context, int64_t m, const fm_gemm_
         return fm_base_error_set(FM_ERR_ARG, "b is null; expected weights");
     FM_TRY(fm_gemm_args_extent("m", m));
     FM_TRY(fm_gemm_args_operand("a", m, b->k, a));
-    if (a->dtype != b->operand.dtype)
-        return fm_base_error_set(FM_ERR_UNSUPPORTED, "a is %s and b is %s; expected the same",
-                                 fm_base_dtype_name(a->dtype), fm_base_dtype_name(b->operand.dtype));
+    FM_TRY(fm_gemm_args_pair(a, &b->operand));
     return fm_gemm_args_result(m, b->n, d);
 }
 
@@ -23,8 +21,8 @@ fm_status fm_gemm_dense(fm_gemm_context *context, int64_t m, const fm_gemm_opera
                         const fm_gemm_weights *b, const fm_gemm_result *d)
 {
     FM_TRY(check(context, m, a, b, d));
-    struct fm_gemm_segment segment = {.b = b, .count = m};
-    fm_gemm_run(context, b->n, b->k, a, d, &segment, 1);
+    struct fm_gemm_segment segment = {.a = a, .b = b, .d = d, .count = m};
+    fm_gemm_run(context, &segment, 1);
     return FM_OK;
 }
 
@@ -50,28 +48,15 @@ static fm_status check_groups(const fm_gemm_context *context, int groups, const 
     return FM_OK;
 }
 
-static fm_status allocate_segments(int groups, const fm_gemm_weights *b,
-                                   struct fm_gemm_segment **out_segments)
+static fm_status allocate_segments(int groups, const fm_gemm_operand *a, const fm_gemm_weights *b,
+                                   const fm_gemm_result *d, struct fm_gemm_segment **out_segments)
 {
     struct fm_gemm_segment *segments = fm_base_mem_zalloc((size_t)groups, sizeof *segments);
     if (!segments)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a list of %d groups", groups);
     for (int g = 0; g < groups; g++)
-        segments[g].b = &b[g];
+        segments[g] = (struct fm_gemm_segment){.a = a, .b = &b[g], .d = d};
     *out_segments = segments;
-    return FM_OK;
-}
-
-static fm_status check_offsets(int groups, const int64_t *offsets, int64_t m)
-{
-    int64_t before = 0;
-    for (int g = 0; g <= groups; g++) {
-        if (offsets[g] < before || offsets[g] > m)
-            return fm_base_error_set(FM_ERR_ARG,
-                                     "offsets[%d] is %lld; expected %lld (the offset before it) to %lld (m)",
-                                     g, (long long)offsets[g], (long long)before, (long long)m);
-        before = offsets[g];
-    }
     return FM_OK;
 }
 
@@ -80,13 +65,13 @@ fm_status fm_gemm_grouped(fm_gemm_context *context, int groups, const int64_t *o
 {
     struct fm_gemm_segment *segments;
     FM_TRY(check_groups(context, groups, offsets, "offsets", m, a, b, d));
-    FM_TRY(check_offsets(groups, offsets, m));
-    FM_TRY(allocate_segments(groups, b, &segments));
+    FM_TRY(fm_gemm_args_offsets(groups, offsets, m));
+    FM_TRY(allocate_segments(groups, a, b, d, &segments));
     for (int g = 0; g < groups; g++) {
         segments[g].first = offsets[g];
         segments[g].count = offsets[g + 1] - offsets[g];
     }
-    fm_gemm_run(context, b->n, b->k, a, d, segments, groups);
+    fm_gemm_run(context, segments, groups);
     fm_base_mem_free(segments);
     return FM_OK;
 }
@@ -119,14 +104,14 @@ fm_status fm_gemm_grouped_by_id(fm_gemm_context *context, int groups, const int3
             return fm_base_error_set(FM_ERR_ARG,
                                      "ids[%lld] is %d; expected a group from 0 to %d, or -1 for none",
                                      (long long)row, ids[row], groups - 1);
-    FM_TRY(allocate_segments(groups, b, &segments));
+    FM_TRY(allocate_segments(groups, a, b, d, &segments));
     int64_t *rows = fm_base_mem_alloc((size_t)(m ? m : 1) * sizeof *rows);
     if (!rows) {
         fm_base_mem_free(segments);
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a list of %lld rows", (long long)m);
     }
     sort_rows(groups, ids, m, segments, rows);
-    fm_gemm_run(context, b->n, b->k, a, d, segments, groups);
+    fm_gemm_run(context, segments, groups);
     fm_base_mem_free(rows);
     fm_base_mem_free(segments);
     return FM_OK;
@@ -142,12 +127,12 @@ fm_status fm_gemm_grouped_masked(fm_gemm_context *context, int groups, const int
         if (masked_m[g] < 0 || masked_m[g] > m_max)
             return fm_base_error_set(FM_ERR_ARG, "masked_m[%d] is %d; expected 0 to %lld (m_max)", g,
                                      masked_m[g], (long long)m_max);
-    FM_TRY(allocate_segments(groups, b, &segments));
+    FM_TRY(allocate_segments(groups, a, b, d, &segments));
     for (int g = 0; g < groups; g++) {
         segments[g].first = g * m_max;
         segments[g].count = masked_m[g];
     }
-    fm_gemm_run(context, b->n, b->k, a, d, segments, groups);
+    fm_gemm_run(context, segments, groups);
     fm_base_mem_free(segments);
     return FM_OK;
 }

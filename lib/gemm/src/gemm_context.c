@@ -31,6 +31,8 @@ static fm_status check_options(const fm_gemm_options *options)
     if (options->capped && options->isa_max >= FM_ISA_COUNT)
         return fm_base_error_set(FM_ERR_ARG, "isa_max is %d; expected a level of fm_isa",
                                  (int)options->isa_max);
+    if (options->team && !options->team->run)
+        return fm_base_error_set(FM_ERR_ARG, "run of the team is null; expected what runs its threads");
     return FM_OK;
 }
 
@@ -48,10 +50,13 @@ fm_status fm_gemm_context_open(const fm_gemm_options *options, fm_gemm_context *
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a gemm context");
     int threads = options->threads ? options->threads : fm_base_cpu_threads();
     context->threads = threads < FM_GEMM_THREADS_MAX ? threads : FM_GEMM_THREADS_MAX;
+    if (options->team)
+        context->team = *options->team;
     // Not touched here: a page belongs to the NUMA node of the thread that writes it first.
     context->spaces = fm_base_mem_aligned((size_t)context->threads * sizeof *context->spaces, 64);
-    if (!context->spaces) {
-        fm_base_mem_free(context);
+    context->shares = fm_base_mem_aligned((size_t)context->threads * sizeof *context->shares, FM_CACHE_LINE);
+    if (!context->spaces || !context->shares) {
+        fm_gemm_context_close(context);
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for the workspace of %d threads", threads);
     }
     fm_isa limit = options->capped && options->isa_max < FM_ISA_AVX512 ? options->isa_max : FM_ISA_AVX512;
@@ -65,6 +70,7 @@ void fm_gemm_context_close(fm_gemm_context *context)
     if (!context)
         return;
     fm_base_mem_free(context->spaces);
+    fm_base_mem_free(context->shares);
     fm_base_mem_free(context);
 }
 

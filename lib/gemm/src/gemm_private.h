@@ -1,12 +1,13 @@
 /**
  * @file gemm_private.h
- * How a product is cut up.
+ * How products are cut up.
  *
  *     call -> segments (a matrix B and the rows of A that meet it)
  *          -> tasks (up to ROWS rows x up to COLUMNS columns of D: one thread's, in one go)
- *          -> chunks of k (as many blocks of 128 as leave the task's rows of A, as f32, in the second-level cache)
+ *          -> pieces (a task's rows that fold, and those that do not)
+ *          -> chunks of k (as many blocks of 128 as leave the piece's rows of A, as f32, in the second-level cache)
  *          -> strips (32 columns) -> blocks (128 k): B's codes become f32 in the first-level cache, and multiply() adds
- *             the block's products to all rows of the task.
+ *             the block's products to all rows of the piece.
  *
  * What a task computes does not depend on how tasks are cut, so neither does the result.
  */
@@ -14,6 +15,8 @@
 #define GEMM_PRIVATE_H
 
 #include "fathom/gemm.h"
+#include "fathom/mem.h"
+#include "fathom/numfmt.h"
 
 enum {
     FM_GEMM_STEP = 32,     // k of a step of the summation order: what TDPBF16PS adds at once
@@ -27,7 +30,9 @@ enum {
     FM_GEMM_A_PAD = 16, // floats between rows of A, so that rows do not share cache sets
     FM_GEMM_ACC_STRIDE = FM_GEMM_COLUMNS + 16, // of accumulators, for the same reason
     FM_GEMM_A_FLOATS = FM_GEMM_ROWS * (FM_GEMM_BLOCK + FM_GEMM_A_PAD),
-    FM_GEMM_A_BLOCKS = FM_GEMM_A_FLOATS / FM_GEMM_BLOCK // rows x blocks that a chunk has at most
+    FM_GEMM_A_BLOCKS = FM_GEMM_A_FLOATS / FM_GEMM_BLOCK, // rows x blocks that a chunk has at most
+    FM_GEMM_SQUARE = 16,                                 // rows and columns that transpose() takes
+    FM_GEMM_LINE = FM_GEMM_COLUMNS + 16                  // floats between lines that wait to be transposed
 };
 
 /** A block of k: rows of A against a strip of B, both in f32 and padded with zeros to whole steps. */
@@ -38,7 +43,7 @@ struct fm_gemm_block {
     int rows, steps;
     float *acc; // rows x FM_GEMM_STRIP
     size_t acc_stride;
-    const float *a_scales; // `rows`; NULL for BF16
+    const float *a_scales; // `rows`; NULL: a chain
     const float *b_scales; // FM_GEMM_STRIP
 };
 
@@ -59,6 +64,12 @@ struct fm_gemm_kernels {
     void (*multiply)(const struct fm_gemm_block *block);
     void (*unpack_bf16)(const uint8_t *panel, int64_t pairs, float *out);
     void (*unpack_e4m3)(const uint8_t *panel, int64_t pairs, float *out);
+    void (*unpack_e2m1)(const uint8_t *panel, int64_t pairs, float *out);
+    /** Row after row of a strip times the same FM_GEMM_STRIP scales. */
+    void (*scale_strip)(float *strip, int64_t rows, const float *scales);
+    void (*scale_line)(float *line, int64_t count, float scale);
+    /** A square of FM_GEMM_SQUARE: to[j][i] = from[i][j]. */
+    void (*transpose)(const float *from, size_t from_stride, float *to, size_t to_stride);
 };
 
 void fm_gemm_install_ref(struct fm_gemm_kernels *kernels);
@@ -70,43 +81,101 @@ struct fm_gemm_space {
     _Alignas(64) float acc[FM_GEMM_ROWS * FM_GEMM_ACC_STRIDE];
     _Alignas(64) float a[FM_GEMM_A_FLOATS];
     _Alignas(64) float b[FM_GEMM_BLOCK * FM_GEMM_STRIP];
-    _Alignas(64) float line[FM_GEMM_COLUMNS]; // a row of C, or of B on its way to being transposed
+    _Alignas(64) float lines[FM_GEMM_SQUARE * FM_GEMM_LINE]; // to be transposed; or a row of C
     float a_scales[FM_GEMM_A_BLOCKS];
     float b_scales[FM_GEMM_STRIP];
+    int64_t rows[FM_GEMM_ROWS]; // of a task, those that fold first
+};
+
+/** The next task of a thread's share: in a cache line of its own, since others look at it. */
+struct fm_gemm_share {
+    _Alignas(FM_CACHE_LINE) int64_t next;
 };
 
 struct fm_gemm_context {
     struct fm_gemm_kernels kernels;
     int threads;
+    fm_gemm_team team;            // run is NULL: OpenMP
     struct fm_gemm_space *spaces; // one for each thread
+    struct fm_gemm_share *shares; // likewise
 };
 
-/** Rows of A, by number, that meet one B. */
+/** Rows of an A, by number, that meet one B. */
 struct fm_gemm_segment {
+    const fm_gemm_operand *a;
     const fm_gemm_weights *b;
+    const fm_gemm_result *d;
     const int64_t *rows; // NULL: first, first + 1, ...
     int64_t first, count;
-    int64_t task_rows;    // of each task but the last; set by fm_gemm_run(), as is the next
-    int64_t tasks_before; // in the segments before this one
+    // Set by fm_gemm_run().
+    int64_t task_rows, task_columns; // of each task but the last
+    int64_t across;                  // tasks side by side
+    int64_t tasks_before;            // in the segments before this one
 };
 
 /** Computes all segments. Arguments have been checked. Cannot fail. */
-void fm_gemm_run(fm_gemm_context *context, int64_t n, int64_t k, const fm_gemm_operand *a,
-                 const fm_gemm_result *d, struct fm_gemm_segment *segments, int count);
+void fm_gemm_run(fm_gemm_context *context, struct fm_gemm_segment *segments, int count);
 
-/** The rows `rows[0]` ... (NULL: `first` ...) of A, k from `k_from` on, `length` of them, as f32; zeros up to a whole
- *  step. */
-void fm_gemm_source_a(const fm_gemm_operand *a, const int64_t *rows, int64_t first, int count, int64_t k_from,
-                      int64_t length, float *out, size_t out_stride);
-/** Columns `from` ... of a plain B (rows of its operand; none beyond n) as a strip of f32. */
-void fm_gemm_source_b(const fm_gemm_weights *b, int64_t from, int64_t k_from, int64_t length, float *line,
+/**
+ * Deals `tasks` out to the context's threads: body(argument, task, space) once for each, in the kernels' floating-point
+ * mode. Each thread starts with its own share of consecutive tasks and then helps the others, so that what is dealt
+ * out twice alike goes to the same threads.
+ */
+void fm_gemm_deal(fm_gemm_context *context, int64_t tasks,
+                  void (*body)(void *argument, int64_t task, struct fm_gemm_space *space), void *argument);
+
+/** Rows first ... first + count - 1 of a segment, columns from `column` on. */
+struct fm_gemm_piece {
+    const struct fm_gemm_kernels *kernels;
+    const fm_gemm_operand *a;
+    const fm_gemm_weights *b;
+    const fm_gemm_result *d;
+    const int64_t *rows; // NULL: first, first + 1, ...
+    int64_t first;
+    int count;
+    int64_t column, columns;
+    int folds;
+    struct fm_gemm_space *space;
+};
+
+void fm_gemm_piece_run(const struct fm_gemm_piece *piece);
+
+/** The scale of row `row` and block `block` (of scale_k). */
+static inline float fm_gemm_scale_at(const fm_gemm_operand *operand, int64_t row, int64_t block)
+{
+    int64_t at = row / operand->scale_rows * operand->scale_stride + block;
+    if (operand->scale_dtype == FM_DTYPE_F8_UE8M0)
+        return fm_ue8m0_to_f32(((const fm_ue8m0 *)operand->scales)[at]);
+    return ((const float *)operand->scales)[at];
+}
+
+static inline int fm_gemm_scale_k(const fm_gemm_operand *operand)
+{
+    return operand->scale_k ? operand->scale_k : FM_GEMM_SCALE_BLOCK;
+}
+
+/** True when the scales of row `row` (of its row of scales) fold, as fathom/gemm.h says. */
+int fm_gemm_source_row_folds(const fm_gemm_operand *operand, int64_t row, int64_t k);
+int fm_gemm_source_folds(const fm_gemm_operand *operand, int64_t rows, int64_t k);
+
+/** The piece's rows of A, k from `k_from` on, `length` of them, as f32; zeros up to a whole step. */
+void fm_gemm_source_a(const struct fm_gemm_piece *piece, int64_t k_from, int64_t length, float *out,
+                      size_t out_stride);
+/** A strip of B from column `from` on, times its scales where they fold or are of 32; zeros beyond n. */
+void fm_gemm_source_b(const struct fm_gemm_piece *piece, int64_t from, int64_t k_from, int64_t length,
                       float *out);
+
+/** Bytes of `pairs` pairs of k of a panel. */
+int64_t fm_gemm_panel_bytes(fm_dtype dtype, int64_t pairs);
 
 /* Checks; each names what is wrong. */
 FM_MUST_USE fm_status fm_gemm_args_extent(const char *name, int64_t value);
 FM_MUST_USE fm_status fm_gemm_args_operand(const char *name, int64_t rows, int64_t k,
                                            const fm_gemm_operand *operand);
 FM_MUST_USE fm_status fm_gemm_args_result(int64_t m, int64_t n, const fm_gemm_result *d);
+FM_MUST_USE fm_status fm_gemm_args_pair(const fm_gemm_operand *a, const fm_gemm_operand *b);
+/** groups + 1 offsets that do not decrease, from 0 or above to `end` or below. */
+FM_MUST_USE fm_status fm_gemm_args_offsets(int groups, const int64_t *offsets, int64_t end);
 
 static inline int64_t fm_gemm_ceil_div(int64_t a, int64_t b)
 {

@@ -13,8 +13,9 @@ struct call {
 static struct call begin(fm_dtype dtype)
 {
     fm_gen gen = fm_gen_seeded(2);
-    struct call call = {.a = gemm_matrix_make(&gen, 12, 200, dtype, 0, 1, GEMM_NORMAL),
-                        .b = gemm_matrix_make(&gen, 30, 200, dtype, 0, 128, GEMM_NORMAL),
+    struct gemm_format fine = {.dtype = dtype, .scale_rows = 1}, coarse = {.dtype = dtype, .scale_rows = 128};
+    struct call call = {.a = gemm_matrix_make(&gen, 12, 200, &fine, GEMM_NORMAL),
+                        .b = gemm_matrix_make(&gen, 30, 200, &coarse, GEMM_NORMAL),
                         .d = gemm_output_make(&gen, 12, 30, FM_DTYPE_F32, 1),
                         .context = gemm_open(FM_ISA_AVX512, 1)};
     for (int g = 0; g < 2; g++)
@@ -59,7 +60,14 @@ static void bad_operands_are_refused(void **state)
     WITH(scale_stride, 1, FM_ERR_ARG, "stride of scales of a is 1");
     WITH(scale_rows, 64, FM_ERR_ARG, "scale_rows of a is 64");
     WITH(scale_rows, 0, FM_ERR_ARG, "scale_rows of a is 0");
+    WITH(scale_k, 64, FM_ERR_ARG, "scale_k of a is 64");
+    WITH(scale_k, 32, FM_ERR_UNSUPPORTED, "expected F8_E8M0");
+    WITH(scale_dtype, FM_DTYPE_BF16, FM_ERR_UNSUPPORTED, "scale_dtype of a is BF16");
 #undef WITH
+    a = call.a.operand;
+    a.dtype = FM_DTYPE_F4_E2M1;
+    a.stride = 201;
+    refused_a(&call, a, FM_ERR_ARG, "stride of a is 201; expected an even");
     a = call.a.operand;
     a.transposed = 1;
     a.stride = 11;
@@ -155,6 +163,44 @@ static void bad_groups_are_refused(void **state)
     end(&call);
 }
 
+static void bad_batches_are_refused(void **state)
+{
+    (void)state;
+    struct call call = begin(FM_DTYPE_F8_E4M3);
+    fm_gemm_product products[2] = {{12, call.a.operand, call.weights[0], call.d.result}};
+    products[1] = products[0];
+    products[1].a.stride = 3;
+    assert_fails(fm_gemm_batched(call.context, 2, products), FM_ERR_ARG, "product 1: stride of a is 3");
+    assert_fails(fm_gemm_batched(call.context, 2, NULL), FM_ERR_ARG, "products is null");
+    assert_fails(fm_gemm_batched(call.context, -1, products), FM_ERR_ARG, "count is -1");
+    assert_fails(fm_gemm_batched(NULL, 1, products), FM_ERR_ARG, "context");
+    assert_ok(fm_gemm_batched(call.context, 0, NULL));
+
+    const fm_gemm_operand *a = &call.a.operand, *b = &call.b.operand;
+    fm_gemm_operand odd = *a;
+    const int64_t offsets[] = {0, 73, 200}, falling[] = {0, 73, 72};
+    fm_gemm_context *context = call.context;
+    const fm_gemm_result *d = &call.d.result;
+    int64_t apart = 12 * d->stride;
+    assert_fails(fm_gemm_grouped_k(context, 2, falling, 12, 30, a, b, d, apart), FM_ERR_ARG,
+                 "offsets[2] is 72");
+    assert_fails(fm_gemm_grouped_k(context, 2, offsets, 12, 30, a, b, d, apart - 1), FM_ERR_ARG,
+                 "d_group_stride");
+    assert_fails(fm_gemm_grouped_k(context, 2, offsets, 12, 30, a, b, d, INT64_MAX / 2), FM_ERR_LIMIT,
+                 "2 groups");
+    assert_fails(fm_gemm_grouped_k(context, 2, NULL, 12, 30, a, b, d, apart), FM_ERR_ARG, "offsets is null");
+    odd.dtype = FM_DTYPE_F4_E2M1;
+    odd.stride = 200;
+    assert_fails(fm_gemm_grouped_k(context, 2, offsets, 12, 30, &odd, b, d, apart), FM_ERR_ARG,
+                 "expected an even one");
+    const int64_t three[] = {0, 1, 2, 200};
+    odd = *a;
+    odd.scale_stride = 3;
+    assert_fails(fm_gemm_grouped_k(context, 3, three, 12, 30, &odd, b, d, apart), FM_ERR_ARG,
+                 "the groups' blocks");
+    end(&call);
+}
+
 // Nothing there to read or write: null pointers are fine.
 static void empty_products_are_no_error(void **state)
 {
@@ -181,9 +227,8 @@ static void empty_products_are_no_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bad_operands_are_refused),
-        cmocka_unit_test(bad_results_are_refused),
-        cmocka_unit_test(bad_groups_are_refused),
+        cmocka_unit_test(bad_operands_are_refused),    cmocka_unit_test(bad_results_are_refused),
+        cmocka_unit_test(bad_groups_are_refused),      cmocka_unit_test(bad_batches_are_refused),
         cmocka_unit_test(empty_products_are_no_error),
     };
     return fm_test_run("gemm_args", tests);

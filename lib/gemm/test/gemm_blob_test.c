@@ -7,36 +7,69 @@
 
 static struct gemm_matrix any_matrix(fm_gen *gen)
 {
-    int64_t n = fm_gen_size(gen, 0, 70), k = fm_gen_size(gen, 0, 300);
-    fm_dtype dtype = fm_gen_chance(gen, 0.5) ? FM_DTYPE_BF16 : FM_DTYPE_F8_E4M3;
-    return gemm_matrix_make(gen, n, k, dtype, fm_gen_chance(gen, 0.5), fm_gen_chance(gen, 0.5) ? 1 : 128,
-                            GEMM_NORMAL);
+    static const struct gemm_format formats[] = {
+        {.dtype = FM_DTYPE_BF16},
+        {.dtype = FM_DTYPE_F8_E4M3, .scale_rows = 1, .powers = GEMM_POWERS},
+        {.dtype = FM_DTYPE_F8_E4M3, .scale_rows = 128},
+        {.dtype = FM_DTYPE_F8_E4M3, .scale_rows = 128, .scale_dtype = FM_DTYPE_F8_UE8M0},
+        {.dtype = FM_DTYPE_F4_E2M1, .scale_rows = 1, .scale_k = 32, .scale_dtype = FM_DTYPE_F8_UE8M0}};
+    struct gemm_format format = formats[fm_gen_int(gen, 0, 4)];
+    format.transposed = fm_gen_chance(gen, 0.5);
+    return gemm_matrix_make(gen, fm_gen_size(gen, 0, 70), fm_gen_size(gen, 0, 300), &format, GEMM_NORMAL);
 }
 
-// By the offsets of gemm_blob.h, not by the library's reader.
+// By the table of gemm_blob.h, not by the library's reader.
+static void check_scales(const uint8_t *blob, const struct gemm_matrix *b, int64_t down, int64_t across)
+{
+    const fm_gemm_operand *operand = &b->operand;
+    size_t size = operand->scale_dtype == FM_DTYPE_F8_UE8M0 ? 1 : 4;
+    for (int64_t row = 0; row < down; row++)
+        assert_memory_equal(blob + 64 + (size_t)(row * across) * size,
+                            (const uint8_t *)b->scales + (size_t)(row * operand->scale_stride) * size,
+                            (size_t)across * size);
+}
+
+static unsigned code_of(const struct gemm_matrix *b, int64_t row, int64_t i)
+{
+    const fm_gemm_operand *operand = &b->operand;
+    int64_t from = operand->transposed ? i * operand->stride + row : row * operand->stride + i;
+    if (row >= b->rows || i >= b->k)
+        return 0;
+    if (operand->dtype == FM_DTYPE_BF16)
+        return ((const uint16_t *)b->data)[from];
+    const uint8_t *bytes = b->data;
+    return operand->dtype == FM_DTYPE_F8_E4M3 ? bytes[from] : bytes[from / 2] >> (from % 2 ? 4 : 0) & 15;
+}
+
+static unsigned packed_code(fm_dtype dtype, const uint8_t *panel, int64_t i, int64_t column)
+{
+    if (dtype == FM_DTYPE_BF16)
+        return fm_get_le16(panel + i / 2 * 64 + column * 4 + i % 2 * 2);
+    if (dtype == FM_DTYPE_F8_E4M3)
+        return panel[i / 4 * 64 + column / 4 * 16 + i % 4 / 2 * 8 + column % 4 * 2 + i % 2];
+    return panel[i / 2 * 16 + column] >> (i % 2 ? 4 : 0) & 15;
+}
+
 static void every_code_is_where_the_layout_says(fm_gen *gen)
 {
     struct gemm_matrix b = any_matrix(gen);
     const fm_gemm_operand *operand = &b.operand;
     fm_gemm_weights weights;
     uint8_t *blob = gemm_pack(&b, &weights);
-    int wide = operand->dtype == FM_DTYPE_BF16;
-    int64_t k_padded = (b.k + 31) / 32 * 32, across = (b.k + 127) / 128;
-    int64_t down = wide ? 0 : (b.rows + operand->scale_rows - 1) / operand->scale_rows;
-    for (int64_t row = 0; row < down; row++)
-        for (int64_t block = 0; block < across; block++)
-            assert_memory_equal(blob + 64 + 4 * (row * across + block),
-                                &b.scales[row * operand->scale_stride + block], 4);
-    const uint8_t *panels = blob + 64 + (down * across * 4 + 63) / 64 * 64;
+    int bits = fm_base_dtype_bits(operand->dtype);
+    int64_t k_padded = (b.k + 31) / 32 * 32, down = 0, across = 0;
+    if (bits < 16) {
+        int64_t scale_k = operand->scale_k ? operand->scale_k : 128;
+        down = (b.rows + operand->scale_rows - 1) / operand->scale_rows;
+        across = (b.k + scale_k - 1) / scale_k;
+    }
+    check_scales(blob, &b, down, across);
+    int64_t scale_bytes = down * across * (operand->scale_dtype == FM_DTYPE_F8_UE8M0 ? 1 : 4);
+    const uint8_t *panels = blob + 64 + (scale_bytes + 63) / 64 * 64;
     for (int64_t row = 0; row < (b.rows + 15) / 16 * 16; row++)
         for (int64_t i = 0; i < k_padded; i++) {
-            int64_t at = row / 16 * 16 * k_padded + i / 2 * 32 + row % 16 * 2 + i % 2;
-            int64_t from = operand->transposed ? i * operand->stride + row : row * operand->stride + i;
-            int inside = row < b.rows && i < b.k;
-            if (wide)
-                assert_int_equal(fm_get_le16(panels + 2 * at), inside ? ((const uint16_t *)b.data)[from] : 0);
-            else
-                assert_int_equal(panels[at], inside ? ((const uint8_t *)b.data)[from] : 0);
+            const uint8_t *panel = panels + row / 16 * 16 * k_padded * bits / 8;
+            assert_int_equal(packed_code(operand->dtype, panel, i, row % 16), code_of(&b, row, i));
         }
     fm_base_mem_free(blob);
     gemm_matrix_free(&b);
@@ -52,7 +85,9 @@ static void bad_arguments_are_refused(void **state)
 {
     (void)state;
     fm_gen gen = fm_gen_seeded(3);
-    struct gemm_matrix b = gemm_matrix_make(&gen, 20, 40, FM_DTYPE_F8_E4M3, 0, 128, GEMM_NORMAL);
+    struct gemm_matrix b = gemm_matrix_make(
+        &gen, 20, 40, &(struct gemm_format){.dtype = FM_DTYPE_F8_E4M3, .scale_rows = 128}, GEMM_NORMAL);
+    fm_gemm_context *context = gemm_open(FM_ISA_REF, 1);
     _Alignas(64) uint8_t blob[4096];
     fm_gemm_weights weights;
     size_t bytes = 0;
@@ -63,10 +98,14 @@ static void bad_arguments_are_refused(void **state)
     assert_fails(fm_gemm_weights_pack_size(20, 40, NULL, &bytes), FM_ERR_ARG, "b is null");
     assert_ok(fm_gemm_weights_pack_size(20, 40, &b.operand, &bytes));
     assert_true(bytes <= sizeof blob - 64);
-    assert_fails(fm_gemm_weights_pack(20, 40, &b.operand, blob + 4, bytes), FM_ERR_ARG, "multiple of 64");
-    assert_fails(fm_gemm_weights_pack(20, 40, &b.operand, NULL, bytes), FM_ERR_ARG, "multiple of 64");
-    assert_fails(fm_gemm_weights_pack(20, 40, &b.operand, blob, bytes - 1), FM_ERR_ARG, "expected");
-    assert_ok(fm_gemm_weights_pack(20, 40, &b.operand, blob, bytes));
+    assert_fails(fm_gemm_weights_pack(context, 20, 40, &b.operand, blob + 4, bytes), FM_ERR_ARG,
+                 "multiple of 64");
+    assert_fails(fm_gemm_weights_pack(context, 20, 40, &b.operand, NULL, bytes), FM_ERR_ARG,
+                 "multiple of 64");
+    assert_fails(fm_gemm_weights_pack(context, 20, 40, &b.operand, blob, bytes - 1), FM_ERR_ARG, "expected");
+    assert_fails(fm_gemm_weights_pack(NULL, 20, 40, &b.operand, blob, bytes), FM_ERR_ARG, "context");
+    assert_ok(fm_gemm_weights_pack(context, 20, 40, &b.operand, blob, bytes));
+    fm_gemm_context_close(context);
     assert_fails(fm_gemm_weights_open(blob, bytes, NULL), FM_ERR_ARG, "out_weights");
     assert_fails(fm_gemm_weights_open(NULL, bytes, &weights), FM_ERR_ARG, "multiple of 64");
     assert_fails(fm_gemm_weights_open(blob + 4, bytes, &weights), FM_ERR_ARG, "multiple of 64");
@@ -83,12 +122,15 @@ static void damaged_blobs_are_refused(void **state)
 {
     (void)state;
     fm_gen gen = fm_gen_seeded(5);
-    struct gemm_matrix b = gemm_matrix_make(&gen, 20, 40, FM_DTYPE_F8_E4M3, 0, 128, GEMM_NORMAL);
+    struct gemm_matrix b = gemm_matrix_make(
+        &gen, 20, 40, &(struct gemm_format){.dtype = FM_DTYPE_F8_E4M3, .scale_rows = 128}, GEMM_NORMAL);
+    fm_gemm_context *context = gemm_open(FM_ISA_REF, 1);
     _Alignas(64) uint8_t blob[4096] = {0}, good[4096] = {0};
     fm_gemm_weights weights;
     size_t bytes;
     assert_ok(fm_gemm_weights_pack_size(20, 40, &b.operand, &bytes));
-    assert_ok(fm_gemm_weights_pack(20, 40, &b.operand, good, bytes));
+    assert_ok(fm_gemm_weights_pack(context, 20, 40, &b.operand, good, bytes));
+    fm_gemm_context_close(context);
     for (size_t cut = 0; cut < bytes; cut++)
         assert_fails(fm_gemm_weights_open(good, cut, &weights), FM_ERR_FORMAT, "packed weights");
     for (int at = 0; at < FM_GEMM_BLOB_AT_CRC + 4;
@@ -104,10 +146,12 @@ static void damaged_blobs_are_refused(void **state)
         fm_status status;
         const char *text;
     } lies[] = {
-        {FM_GEMM_BLOB_AT_VERSION, 2, FM_ERR_VERSION, "version 2"},
+        {FM_GEMM_BLOB_AT_VERSION, 1, FM_ERR_VERSION, "version 1"},
         {FM_GEMM_BLOB_AT_DTYPE, 7, FM_ERR_FORMAT, "dtype 7"},
-        {FM_GEMM_BLOB_AT_SCALE_ROWS, 64, FM_ERR_FORMAT, "scale_rows 64"},
-        {FM_GEMM_BLOB_AT_SCALE_ROWS, 0, FM_ERR_FORMAT, "scale_rows 0"},
+        {FM_GEMM_BLOB_AT_SCALE_ROWS, 64, FM_ERR_FORMAT, "for 64 rows"},
+        {FM_GEMM_BLOB_AT_SCALE_ROWS, 0, FM_ERR_FORMAT, "for 0 rows"},
+        {FM_GEMM_BLOB_AT_SCALE_K, 32, FM_ERR_FORMAT, "32 of k"},
+        {FM_GEMM_BLOB_AT_SCALE_DTYPE, 3, FM_ERR_FORMAT, "scales of dtype 3"},
         {FM_GEMM_BLOB_AT_N, 4000, FM_ERR_FORMAT, "bytes"},
         {FM_GEMM_BLOB_AT_N + 4, 1, FM_ERR_FORMAT, "at most"},
         {FM_GEMM_BLOB_AT_K + 4, 0x80000000, FM_ERR_FORMAT, "at most"},

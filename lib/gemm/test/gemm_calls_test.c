@@ -8,8 +8,9 @@
 
 struct product {
     int64_t m, n, k;
-    fm_dtype dtype, d_dtype;
-    int a_transposed, b_transposed, b_scale_rows, with_c;
+    struct gemm_format a, b;
+    fm_dtype d_dtype;
+    int with_c;
     enum gemm_values values;
 };
 
@@ -22,10 +23,8 @@ struct run {
 static struct run prepare(fm_gen *gen, const struct product *product)
 {
     struct run run = {.product = *product};
-    run.a = gemm_matrix_make(gen, product->m, product->k, product->dtype, product->a_transposed, 1,
-                             product->values);
-    run.b = gemm_matrix_make(gen, product->n, product->k, product->dtype, product->b_transposed,
-                             product->b_scale_rows, product->values);
+    run.a = gemm_matrix_make(gen, product->m, product->k, &product->a, product->values);
+    run.b = gemm_matrix_make(gen, product->n, product->k, &product->b, product->values);
     run.gen = *gen; // outputs made from it are all alike
     return run;
 }
@@ -98,17 +97,34 @@ static void check_all_ways(fm_gen *gen, const struct product *product, int oracl
     discard(&run);
 }
 
+// BF16, or any of the scaled ones.
+static struct gemm_format any_format(fm_gen *gen, int wide)
+{
+    struct gemm_format format = {.dtype = FM_DTYPE_BF16, .transposed = fm_gen_chance(gen, 0.3)};
+    if (wide)
+        return format;
+    format.dtype = fm_gen_chance(gen, 0.7) ? FM_DTYPE_F8_E4M3 : FM_DTYPE_F4_E2M1;
+    format.scale_rows = fm_gen_chance(gen, 0.5) ? 128 : 1;
+    if (fm_gen_chance(gen, 0.3))
+        format.scale_dtype = FM_DTYPE_F8_UE8M0;
+    if (format.scale_dtype == FM_DTYPE_F8_UE8M0 && fm_gen_chance(gen, 0.5)) {
+        format.scale_k = 32;
+        format.scale_rows = 1;
+    }
+    format.powers = (enum gemm_powers)fm_gen_int(gen, GEMM_NO_POWERS, GEMM_POWERS);
+    return format;
+}
+
 static struct product any_product(fm_gen *gen, int64_t extent_max)
 {
+    int wide = fm_gen_chance(gen, 0.3);
     return (struct product){
         .m = fm_gen_size(gen, 0, extent_max),
         .n = fm_gen_size(gen, 0, extent_max),
         .k = fm_gen_size(gen, 0, 3 * extent_max),
-        .dtype = fm_gen_chance(gen, 0.5) ? FM_DTYPE_BF16 : FM_DTYPE_F8_E4M3,
+        .a = any_format(gen, wide),
+        .b = any_format(gen, wide),
         .d_dtype = fm_gen_chance(gen, 0.5) ? FM_DTYPE_BF16 : FM_DTYPE_F32,
-        .a_transposed = fm_gen_chance(gen, 0.3),
-        .b_transposed = fm_gen_chance(gen, 0.3),
-        .b_scale_rows = fm_gen_chance(gen, 0.6) ? 128 : 1,
         .with_c = fm_gen_chance(gen, 0.5),
     };
 }
@@ -122,7 +138,7 @@ static void random_product(fm_gen *gen)
 static void every_way_gives_the_same_right_product(void **state)
 {
     (void)state;
-    fm_gen_property(30, random_product);
+    fm_gen_property(60, random_product);
 }
 
 static void extreme_product(fm_gen *gen)
@@ -135,7 +151,7 @@ static void extreme_product(fm_gen *gen)
 static void every_way_gives_the_same_with_any_codes(void **state)
 {
     (void)state;
-    fm_gen_property(60, extreme_product);
+    fm_gen_property(100, extreme_product);
 }
 
 // Each extent from 1 to 129 while the others are small: all tails of tiles, panels, strips, steps and blocks.
@@ -143,13 +159,16 @@ static void tails_of_every_extent(void **state)
 {
     (void)state;
     fm_gen gen = fm_gen_seeded(7);
+    static const struct gemm_format formats[2][2] = {
+        {{.dtype = FM_DTYPE_BF16}, {.dtype = FM_DTYPE_BF16}},
+        {{.dtype = FM_DTYPE_F8_E4M3, .scale_rows = 1}, {.dtype = FM_DTYPE_F8_E4M3, .scale_rows = 128}}};
     for (int64_t size = 1; size <= 129; size++) {
         struct product tall = {.m = size,
                                .n = 5,
                                .k = 9,
-                               .dtype = size % 2 ? FM_DTYPE_BF16 : FM_DTYPE_F8_E4M3,
+                               .a = formats[size % 2][0],
+                               .b = formats[size % 2][1],
                                .d_dtype = size % 4 < 2 ? FM_DTYPE_F32 : FM_DTYPE_BF16,
-                               .b_scale_rows = 128,
                                .with_c = size % 3 == 0};
         struct product wide = tall, deep = tall;
         wide.m = deep.m = 3;
@@ -157,7 +176,8 @@ static void tails_of_every_extent(void **state)
         check_all_ways(&gen, &tall, 1);
         check_all_ways(&gen, &wide, 1);
         check_all_ways(&gen, &deep, 1);
-        deep.dtype = size % 2 ? FM_DTYPE_F8_E4M3 : FM_DTYPE_BF16;
+        deep.a = formats[1 - size % 2][0];
+        deep.b = formats[1 - size % 2][1];
         check_all_ways(&gen, &deep, 1);
     }
 }
@@ -167,24 +187,28 @@ static void a_row_alone_gives_what_it_gives_among_others(void **state)
 {
     (void)state;
     fm_gen gen = fm_gen_seeded(11);
-    const fm_dtype dtypes[] = {FM_DTYPE_BF16, FM_DTYPE_F8_E4M3};
-    for (int i = 0; i < 2; i++) {
+    static const struct gemm_format formats[3][2] = {
+        {{.dtype = FM_DTYPE_BF16}, {.dtype = FM_DTYPE_BF16}},
+        {{.dtype = FM_DTYPE_F8_E4M3, .scale_rows = 1}, {.dtype = FM_DTYPE_F8_E4M3, .scale_rows = 128}},
+        {{.dtype = FM_DTYPE_F8_E4M3, .scale_rows = 1, .powers = GEMM_SOME_POWERS},
+         {.dtype = FM_DTYPE_F8_E4M3, .scale_rows = 128, .powers = GEMM_POWERS}}};
+    for (int i = 0; i < 3; i++) {
         struct run run = prepare(&gen, &(struct product){.m = 490,
                                                          .n = 530,
                                                          .k = 700,
-                                                         .dtype = dtypes[i],
-                                                         .d_dtype = FM_DTYPE_F32,
-                                                         .b_scale_rows = 128});
+                                                         .a = formats[i][0],
+                                                         .b = formats[i][1],
+                                                         .d_dtype = FM_DTYPE_F32});
         struct gemm_output together = compute(&run, FM_ISA_AVX512, 1, 1),
                            team = compute(&run, FM_ISA_AVX512, 3, 0);
         gemm_output_equal(&together, &team, "three threads");
         for (int64_t row = 0; row < 490; row += 163) {
             struct run alone = run;
             alone.product.m = 1;
-            alone.a.operand.data = (const uint8_t *)run.a.data +
-                                   row * run.a.operand.stride * (dtypes[i] == FM_DTYPE_BF16 ? 2 : 1);
+            alone.a.operand.data =
+                (const uint8_t *)run.a.data + row * run.a.operand.stride * (i == 0 ? 2 : 1);
             if (run.a.scales)
-                alone.a.operand.scales = run.a.scales + row * run.a.operand.scale_stride;
+                alone.a.operand.scales = (const float *)run.a.scales + row * run.a.operand.scale_stride;
             struct gemm_output single = compute(&alone, FM_ISA_AVX512, 1, 1);
             for (int64_t column = 0; column < 530; column++)
                 assert_true(fm_f32_bits(gemm_output_at(&single, 0, column)) ==
@@ -250,8 +274,8 @@ static void quantised_products_are_near_the_unquantised(void **state)
         }
     quantise(values[0], DIFF_M, DIFF_K, 1, small[0], scales[0]);
     quantise(values[1], DIFF_N, DIFF_K, 128, small[1], scales[1]);
-    fm_gemm_operand a = {FM_DTYPE_F8_E4M3, 0, small[0], DIFF_K, scales[0], 8, 1};
-    fm_gemm_operand b = {FM_DTYPE_F8_E4M3, 0, small[1], DIFF_K, scales[1], 8, 128};
+    fm_gemm_operand a = {FM_DTYPE_F8_E4M3, 0, small[0], DIFF_K, scales[0], 8, 1, 0, 0};
+    fm_gemm_operand b = {FM_DTYPE_F8_E4M3, 0, small[1], DIFF_K, scales[1], 8, 128, 0, 0};
     fm_gemm_result result = {.dtype = FM_DTYPE_BF16, .data = d, .stride = DIFF_N};
     fm_gemm_weights weights;
     fm_gemm_context *context = gemm_open(FM_ISA_AVX512, 1);
@@ -271,9 +295,13 @@ static void c_may_be_d(void **state)
 {
     (void)state;
     fm_gen gen = fm_gen_seeded(13);
-    struct run run = prepare(
-        &gen, &(struct product){
-                  .m = 37, .n = 41, .k = 130, .dtype = FM_DTYPE_BF16, .d_dtype = FM_DTYPE_BF16, .with_c = 1});
+    struct run run = prepare(&gen, &(struct product){.m = 37,
+                                                     .n = 41,
+                                                     .k = 130,
+                                                     .a.dtype = FM_DTYPE_BF16,
+                                                     .b.dtype = FM_DTYPE_BF16,
+                                                     .d_dtype = FM_DTYPE_BF16,
+                                                     .with_c = 1});
     struct gemm_output apart = compute(&run, FM_ISA_AVX512, 1, 0);
     fm_gen again = run.gen;
     struct gemm_output same = gemm_output_make(&again, 37, 41, FM_DTYPE_BF16, 1);
@@ -308,9 +336,11 @@ static struct grouped grouped_make(fm_gen *gen, int64_t m)
 {
     struct grouped grouped = {.m = m};
     fm_dtype dtype = fm_gen_chance(gen, 0.5) ? FM_DTYPE_BF16 : FM_DTYPE_F8_E4M3;
-    grouped.a = gemm_matrix_make(gen, m, GROUP_K, dtype, 0, 1, GEMM_NORMAL);
+    struct gemm_format format = {.dtype = dtype, .scale_rows = 1};
+    grouped.a = gemm_matrix_make(gen, m, GROUP_K, &format, GEMM_NORMAL);
+    format.scale_rows = 128;
     for (int g = 0; g < GROUPS; g++) {
-        grouped.b[g] = gemm_matrix_make(gen, GROUP_N, GROUP_K, dtype, 0, 128, GEMM_NORMAL);
+        grouped.b[g] = gemm_matrix_make(gen, GROUP_N, GROUP_K, &format, GEMM_NORMAL);
         if (g % 2)
             grouped.blobs[g] = gemm_pack(&grouped.b[g], &grouped.weights[g]);
         else

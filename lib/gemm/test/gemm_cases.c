@@ -8,6 +8,22 @@
 
 enum { POISON = 0xFF, MARGIN = 64 }; // all ones are a NaN in every format here
 
+static void put_code(struct gemm_matrix *matrix, int64_t at, float value)
+{
+    uint8_t *byte = (uint8_t *)matrix->data + at / 2;
+    switch (matrix->operand.dtype) {
+    case FM_DTYPE_BF16:
+        ((fm_bf16 *)matrix->data)[at] = fm_f32_to_bf16(value);
+        break;
+    case FM_DTYPE_F8_E4M3:
+        ((fm_e4m3 *)matrix->data)[at] = fm_f32_to_e4m3(100 * value);
+        break;
+    default:
+        *byte = (uint8_t)((*byte & (at % 2 ? 0x0F : 0xF0)) | fm_f32_to_e2m1(2 * value) << (at % 2 ? 4 : 0));
+        break;
+    }
+}
+
 static void fill_codes(fm_gen *gen, struct gemm_matrix *matrix, int64_t lines, int64_t inner,
                        enum gemm_values values)
 {
@@ -17,38 +33,63 @@ static void fill_codes(fm_gen *gen, struct gemm_matrix *matrix, int64_t lines, i
             int64_t at = line * operand->stride + i;
             uint64_t any = fm_gen_u64(gen);
             float value = fm_gen_normal(gen);
-            if (operand->dtype == FM_DTYPE_BF16)
-                ((fm_bf16 *)matrix->data)[at] = values == GEMM_EXTREME ? (fm_bf16)any : fm_f32_to_bf16(value);
+            if (values != GEMM_EXTREME || operand->dtype == FM_DTYPE_F4_E2M1)
+                put_code(matrix, at, value);
+            else if (operand->dtype == FM_DTYPE_BF16)
+                ((fm_bf16 *)matrix->data)[at] = (fm_bf16)any;
             else
-                ((fm_e4m3 *)matrix->data)[at] =
-                    values == GEMM_EXTREME ? (fm_e4m3)any : fm_f32_to_e4m3(100 * value);
+                ((fm_e4m3 *)matrix->data)[at] = (fm_e4m3)any;
         }
 }
 
-struct gemm_matrix gemm_matrix_make(fm_gen *gen, int64_t rows, int64_t k, fm_dtype dtype, int transposed,
-                                    int scale_rows, enum gemm_values values)
+// Powers of two from `powers` on: all rows, or half of them.
+static void fill_scales(fm_gen *gen, struct gemm_matrix *matrix, const struct gemm_format *format,
+                        int64_t lines, enum gemm_values values)
+{
+    fm_gemm_operand *operand = &matrix->operand;
+    for (int64_t line = 0; line < lines; line++) {
+        int power =
+            format->powers == GEMM_POWERS || (format->powers == GEMM_SOME_POWERS && fm_gen_chance(gen, 0.5));
+        for (int64_t i = 0; i < operand->scale_stride; i++) {
+            int64_t at = line * operand->scale_stride + i;
+            uint8_t any = (uint8_t)fm_gen_u64(gen), usual = (uint8_t)fm_gen_int(gen, 117, 123);
+            float scale =
+                power ? ldexpf(1, (int)fm_gen_int(gen, -10, -4)) : (float)fm_gen_real(gen, 0.001, 0.01);
+            if (operand->scale_dtype == FM_DTYPE_F8_UE8M0)
+                ((fm_ue8m0 *)matrix->scales)[at] = values == GEMM_EXTREME ? any : usual;
+            else
+                ((float *)matrix->scales)[at] = values == GEMM_EXTREME ? fm_gen_any_float(gen) : scale;
+        }
+    }
+}
+
+struct gemm_matrix gemm_matrix_make(fm_gen *gen, int64_t rows, int64_t k, const struct gemm_format *format,
+                                    enum gemm_values values)
 {
     struct gemm_matrix matrix = {.rows = rows, .k = k};
-    int64_t lines = transposed ? k : rows, inner = transposed ? rows : k;
-    size_t element = (size_t)fm_base_dtype_bits(dtype) / 8;
+    int64_t lines = format->transposed ? k : rows, inner = format->transposed ? rows : k;
+    int64_t stride = inner + fm_gen_int(gen, 0, 9);
     matrix.operand =
-        (fm_gemm_operand){.dtype = dtype, .transposed = transposed, .stride = inner + fm_gen_int(gen, 0, 9)};
-    size_t bytes = (size_t)(lines * matrix.operand.stride) * element;
+        (fm_gemm_operand){.dtype = format->dtype,
+                          .transposed = format->transposed,
+                          .stride = format->dtype == FM_DTYPE_F4_E2M1 ? stride + stride % 2 : stride};
+    size_t bytes = (size_t)(lines * matrix.operand.stride) * (size_t)fm_base_dtype_bits(format->dtype) / 8;
     matrix.data = fm_base_mem_alloc(bytes + 1);
     assert_non_null(matrix.data);
     memset(matrix.data, POISON, bytes);
     matrix.operand.data = matrix.data;
     fill_codes(gen, &matrix, lines, inner, values);
-    if (dtype == FM_DTYPE_F8_E4M3) {
-        int64_t down = (rows + scale_rows - 1) / scale_rows, across = (k + 127) / 128;
-        matrix.operand.scale_rows = scale_rows;
+    if (format->dtype != FM_DTYPE_BF16) {
+        int scale_k = format->scale_k ? format->scale_k : 128;
+        int64_t down = (rows + format->scale_rows - 1) / format->scale_rows,
+                across = (k + scale_k - 1) / scale_k;
+        matrix.operand.scale_rows = format->scale_rows;
+        matrix.operand.scale_k = format->scale_k;
+        matrix.operand.scale_dtype = format->scale_dtype;
         matrix.operand.scale_stride = across + fm_gen_int(gen, 0, 3);
-        size_t count = (size_t)(down * matrix.operand.scale_stride);
-        matrix.scales = fm_base_mem_alloc(count * sizeof(float) + 1);
+        matrix.scales = fm_base_mem_alloc((size_t)(down * matrix.operand.scale_stride) * sizeof(float) + 1);
         assert_non_null(matrix.scales);
-        for (size_t i = 0; i < count; i++)
-            matrix.scales[i] =
-                values == GEMM_EXTREME ? fm_gen_any_float(gen) : (float)fm_gen_real(gen, 0.001, 0.01);
+        fill_scales(gen, &matrix, format, down, values);
         matrix.operand.scales = matrix.scales;
     }
     return matrix;
@@ -66,8 +107,15 @@ double gemm_matrix_at(const struct gemm_matrix *matrix, int64_t row, int64_t i)
     int64_t at = operand->transposed ? i * operand->stride + row : row * operand->stride + i;
     if (operand->dtype == FM_DTYPE_BF16)
         return (double)fm_bf16_to_f32(((const fm_bf16 *)matrix->data)[at]);
-    return (double)fm_e4m3_to_f32(((const fm_e4m3 *)matrix->data)[at]) *
-           (double)matrix->scales[row / operand->scale_rows * operand->scale_stride + i / 128];
+    const uint8_t *codes = matrix->data;
+    float code = operand->dtype == FM_DTYPE_F8_E4M3 ? fm_e4m3_to_f32(codes[at])
+                                                    : fm_e2m1_to_f32(codes[at / 2] >> (at % 2 ? 4 : 0));
+    int64_t scale_at =
+        row / operand->scale_rows * operand->scale_stride + i / (operand->scale_k ? operand->scale_k : 128);
+    float scale = operand->scale_dtype == FM_DTYPE_F8_UE8M0
+                      ? fm_ue8m0_to_f32(((const fm_ue8m0 *)matrix->scales)[scale_at])
+                      : ((const float *)matrix->scales)[scale_at];
+    return (double)code * (double)scale;
 }
 
 struct gemm_output gemm_output_make(fm_gen *gen, int64_t rows, int64_t n, fm_dtype dtype, int with_c)
@@ -156,7 +204,9 @@ void *gemm_pack(const struct gemm_matrix *b, fm_gemm_weights *out_weights)
     assert_ok(fm_gemm_weights_pack_size(b->rows, b->k, &b->operand, &bytes));
     void *blob = fm_base_mem_aligned(bytes, FM_GEMM_BLOB_ALIGN);
     assert_non_null(blob);
-    assert_ok(fm_gemm_weights_pack(b->rows, b->k, &b->operand, blob, bytes));
+    fm_gemm_context *context = gemm_open(FM_ISA_REF, 2);
+    assert_ok(fm_gemm_weights_pack(context, b->rows, b->k, &b->operand, blob, bytes));
+    fm_gemm_context_close(context);
     assert_ok(fm_gemm_weights_open(blob, bytes, out_weights));
     return blob;
 }

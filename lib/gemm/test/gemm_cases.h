@@ -13,8 +13,18 @@
 struct gemm_matrix {
     fm_gemm_operand operand;
     int64_t rows, k;
-    void *data;
-    float *scales;
+    void *data, *scales;
+};
+
+/** Which f32 scales are powers of two. */
+enum gemm_powers { GEMM_NO_POWERS, GEMM_SOME_POWERS, GEMM_POWERS };
+
+/** As in fm_gemm_operand. */
+struct gemm_format {
+    fm_dtype dtype;
+    int transposed, scale_rows, scale_k;
+    fm_dtype scale_dtype;
+    enum gemm_powers powers;
 };
 
 /** What `values` of a matrix are drawn from. */
@@ -23,8 +33,8 @@ enum gemm_values {
     GEMM_EXTREME /**< any code: NaN, infinities, subnormals; scales of any bits */
 };
 
-struct gemm_matrix gemm_matrix_make(fm_gen *gen, int64_t rows, int64_t k, fm_dtype dtype, int transposed,
-                                    int scale_rows, enum gemm_values values);
+struct gemm_matrix gemm_matrix_make(fm_gen *gen, int64_t rows, int64_t k, const struct gemm_format *format,
+                                    enum gemm_values values);
 void gemm_matrix_free(struct gemm_matrix *matrix);
 /** Code times scale. */
 double gemm_matrix_at(const struct gemm_matrix *matrix, int64_t row, int64_t i);
