@@ -80,14 +80,8 @@ endfunction()
 
 # What every test is told: where the sources are (golden files), and where set-up put DuckDB's library.
 set(FM_TEST_ENVIRONMENT FM_SOURCE_DIR=${PROJECT_SOURCE_DIR})
-if(FM_SANITIZE STREQUAL thread)
-  list(APPEND FM_TEST_ENVIRONMENT TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/test/support/tsan.supp)
-endif()
 if(EXISTS ${PROJECT_SOURCE_DIR}/.deps/duckdb/libduckdb.so)
   list(APPEND FM_TEST_ENVIRONMENT FM_DUCKDB_LIB=${PROJECT_SOURCE_DIR}/.deps/duckdb/libduckdb.so)
-endif()
-if(FM_SANITIZE MATCHES thread)
-  list(APPEND FM_TEST_ENVIRONMENT TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/test/tsan_suppressions.txt)
 endif()
 
 # fm_test(<library> <unit>_test.c [SOURCES ...] [LINK ...] [LABELS ...] [TIMEOUT s] [ARGS ...] [CASES ...])

@@ -112,8 +112,32 @@ static void too_many_open_files_is_a_limit(void **state)
     fm_fs_close(fs);
 }
 
-// Runs in a child with a mount namespace of its own, so that nothing outlives it. Exit 0 done, 77 not
-// allowed.
+static int put(const char *path, const char *text)
+{
+    int file = open(path, O_WRONLY);
+    int done = file >= 0 && write(file, text, strlen(text)) == (ssize_t)strlen(text);
+    if (file >= 0)
+        close(file);
+    return done;
+}
+
+// Enters a mount namespace of its own: in a user namespace in which the user is root, where the user is not root already.
+static int enter_own_mounts(void)
+{
+    uid_t user = geteuid();
+    gid_t group = getegid();
+    char users[64], groups[64];
+    snprintf(users, sizeof users, "0 %u 1", (unsigned)user);
+    snprintf(groups, sizeof groups, "0 %u 1", (unsigned)group);
+    if (unshare(CLONE_NEWNS | (user ? CLONE_NEWUSER : 0)) < 0)
+        return 0;
+    if (user && !(put("/proc/self/setgroups", "deny") && put("/proc/self/uid_map", users) &&
+                  put("/proc/self/gid_map", groups)))
+        return 0;
+    return mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
+}
+
+// Runs in a child with mounts of its own, so that nothing outlives it. Exit 0 done, 77 not allowed.
 static int fill_a_small_disk(const char *where)
 {
     enum { DISK_BYTES = 256 << 10 };
@@ -122,9 +146,7 @@ static int fill_a_small_disk(const char *where)
     fm_fs_info info;
     void *data;
     size_t length;
-    if (unshare(CLONE_NEWNS | (geteuid() ? CLONE_NEWUSER : 0)) < 0 ||
-        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-        mount("none", where, "tmpfs", 0, "size=256k") < 0)
+    if (!enter_own_mounts() || mount("none", where, "tmpfs", 0, "size=256k") < 0)
         return 77;
     memset(piece, 'p', sizeof piece);
 #define MUST(condition) \
