@@ -7,6 +7,7 @@
 /* X(name), in the order of the help. */
 #define FM_COMMAND_LIST(X) \
     X(run)                 \
+    X(generate)            \
     X(ep)                  \
     X(eplb)                \
     X(pipe)                \

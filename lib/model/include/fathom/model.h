@@ -1,0 +1,169 @@
+/**
+ * @file model.h
+ * Models of the DeepSeek-V2 and V3 architecture: read from Hugging Face directories, run, and made to generate.
+ *
+ *     fm_model *model;
+ *     fm_model_session *session;
+ *     fm_model_options options = {.size = sizeof options};
+ *     FM_TRY(fm_model_open("DeepSeek-V2-Lite", &options, &model));
+ *     FM_TRY(fm_model_session_open(model, 4096, &session));
+ *     FM_TRY(fm_model_feed(session, ids, count, FM_MODEL_LAST, logits));     // logits: [vocab]
+ *     ...
+ *     fm_model_session_close(session);
+ *     fm_model_close(model);
+ *
+ * The architecture (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437): embedding; layers of RMSNorm,
+ * multi-head latent attention (queries through a low rank or not, rotary embedding in interleaved pairs, YaRN), RMSNorm and
+ * a SwiGLU network, dense in the first layers and a mixture of experts after them (softmax or sigmoid gate, correction
+ * bias, groups, shared experts); RMSNorm and the output head. A multi-token prediction head is used in training alone.
+ *
+ * Arithmetic is f32 throughout, whatever the weights are stored as. Results do not depend on the instruction set, the
+ * number of threads, or how a text is cut into calls of fm_model_feed().
+ *
+ * Threads. A model serves one call at a time, on the calling thread and an OpenMP team: its sessions take turns.
+ */
+#ifndef FATHOM_MODEL_H
+#define FATHOM_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fathom/status.h"
+#include "fathom/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum fm_model_family {
+    FM_MODEL_V2 = 1, /**< `deepseek_v2` */
+    FM_MODEL_V3,     /**< `deepseek_v3` */
+} fm_model_family;
+
+/** How the gate turns logits into scores. */
+typedef enum fm_model_gate {
+    FM_MODEL_SOFTMAX = 1,
+    FM_MODEL_SIGMOID,
+} fm_model_gate;
+
+/** YaRN (arXiv 2309.00071): how far positions reach beyond what the model was trained for. `factor` 0: none. */
+typedef struct fm_model_yarn {
+    double factor, beta_fast, beta_slow, mscale, mscale_all_dim;
+    int original_context;
+} fm_model_yarn;
+
+/** The shape of a model, as config.json tells it; the comment is its key there where the name differs. */
+typedef struct fm_model_config {
+    fm_model_family family;  /**< model_type */
+    int vocab;               /**< vocab_size */
+    int hidden;              /**< hidden_size */
+    int intermediate;        /**< intermediate_size: of the dense layers */
+    int layers;              /**< num_hidden_layers */
+    int dense_layers;        /**< first_k_dense_replace */
+    int heads;               /**< num_attention_heads */
+    int q_lora;              /**< q_lora_rank; 0: queries have one projection */
+    int kv_lora;             /**< kv_lora_rank */
+    int nope;                /**< qk_nope_head_dim */
+    int rope;                /**< qk_rope_head_dim */
+    int value;               /**< v_head_dim */
+    int experts;             /**< n_routed_experts; 0: all layers are dense */
+    int expert_intermediate; /**< moe_intermediate_size */
+    int shared_experts;      /**< n_shared_experts */
+    int topk;                /**< num_experts_per_tok */
+    int groups;              /**< n_group */
+    int topk_groups;         /**< topk_group */
+    fm_model_gate gate;      /**< scoring_func */
+    int correction_bias;     /**< topk_method noaux_tc: a bias chooses, a group scores by its best two */
+    int normalise_topk;      /**< norm_topk_prob */
+    double routed_scale;     /**< routed_scaling_factor */
+    double epsilon;          /**< rms_norm_eps */
+    double rope_theta;
+    fm_model_yarn yarn; /**< rope_scaling */
+    int context;        /**< max_position_embeddings */
+    int predict_layers; /**< num_nextn_predict_layers: multi-token prediction */
+    int tied_head;      /**< tie_word_embeddings */
+    int bos, eos;       /**< bos_token_id, eos_token_id; -1: none */
+} fm_model_config;
+
+/**
+ * Reads a config.json. FM_ERR_FORMAT: a key is missing, out of range or contradicts another (message: file, line, what was
+ * expected); FM_ERR_UNSUPPORTED: another architecture (the message lists those known), or a feature that is none of the
+ * above (attention_bias, other activations, other topk_method); or as fm_base_doc_load() fails.
+ */
+FM_API FM_MUST_USE fm_status fm_model_config_load(const char *path, fm_model_config *out_config);
+/** Checks a configuration that was filled by hand. FM_ERR_ARG. */
+FM_API FM_MUST_USE fm_status fm_model_config_check(const fm_model_config *config);
+/** Writes it as config.json, with "torch_dtype": `dtype` ("bfloat16", "float32"). Fails as fm_model_config_check() and
+ *  fm_base_file_save() do. */
+FM_API FM_MUST_USE fm_status fm_model_config_save(const fm_model_config *config, const char *dtype,
+                                                  const char *path);
+/** Parameters in all, and those that a token meets (shared ones and its topk experts). Multi-token heads not counted. */
+FM_API int64_t fm_model_config_parameters(const fm_model_config *config, int64_t *out_active);
+
+/** Zero-initialise, then set `size`. */
+typedef struct fm_model_options {
+    size_t size;
+    int threads; /**< 0: fm_base_cpu_threads() */
+} fm_model_options;
+
+typedef struct fm_model fm_model;
+
+/**
+ * Opens a directory with config.json and model.safetensors, or the shards that model.safetensors.index.json names. Weights
+ * (F32, BF16, or F8_E4M3 with a `<name>_scale_inv` of 128x128 blocks) are mapped and used as they lie. FM_ERR_NOT_FOUND: no
+ * such file, a shard is missing, or a tensor (named); FM_ERR_FORMAT: a tensor's shape is not what config.json asks for
+ * (message: its name and both shapes); FM_ERR_UNSUPPORTED: its dtype; or as fm_model_config_load() and
+ * fm_base_safetensors_open() fail; FM_ERR_NOMEM.
+ */
+FM_API FM_MUST_USE fm_status fm_model_open(const char *directory, const fm_model_options *options,
+                                           fm_model **out_model);
+/** After its sessions. NULL is allowed. */
+FM_API void fm_model_close(fm_model *model);
+FM_API const fm_model_config *fm_model_config_of(const fm_model *model);
+
+/** A text in the making: its latent cache, in blocks of FM_MODEL_BLOCK positions. */
+typedef struct fm_model_session fm_model_session;
+#define FM_MODEL_BLOCK 64
+
+/** `positions_max` 0: the model's context. FM_ERR_LIMIT: more than that; FM_ERR_NOMEM. Blocks are allocated as positions
+ *  fill them. */
+FM_API FM_MUST_USE fm_status fm_model_session_open(fm_model *model, int positions_max,
+                                                   fm_model_session **out_session);
+/** NULL is allowed. */
+FM_API void fm_model_session_close(fm_model_session *session);
+/** Positions that are filled. */
+FM_API int fm_model_session_length(const fm_model_session *session);
+/** Forgets all positions from `length` on. FM_ERR_ARG: more than there are. */
+FM_API FM_MUST_USE fm_status fm_model_session_cut(fm_model_session *session, int length);
+
+typedef enum fm_model_logits {
+    FM_MODEL_LAST = 1, /**< of the last token: [vocab] */
+    FM_MODEL_ALL,      /**< of every token fed: [count, vocab] */
+} fm_model_logits;
+
+/**
+ * Appends `count` tokens and computes the logits that follow them, f32. FM_ERR_ARG: no token, or an id outside
+ * the vocabulary (message: which); FM_ERR_LIMIT: more positions than the session has; FM_ERR_NOMEM. The session is as
+ * before where it fails.
+ */
+FM_API FM_MUST_USE fm_status fm_model_feed(fm_model_session *session, const int32_t *ids, int count,
+                                           fm_model_logits which, float *out_logits);
+
+/** How the next token is drawn; zeros: the likeliest. */
+typedef struct fm_model_sampling {
+    double temperature; /**< 0: greedy */
+    double top_p;       /**< among the likeliest whose probabilities reach this sum; 0 or 1: all */
+    int top_k;          /**< among so many likeliest; 0: all */
+    uint64_t seed;
+} fm_model_sampling;
+
+/** Draws a token from logits: equal for equal logits, sampling and `position`. Of equally likely ones the lowest id is the
+ *  likeliest. FM_ERR_ARG: a negative or NaN field, top_p above 1, or no finite logit; FM_ERR_NOMEM. */
+FM_API FM_MUST_USE fm_status fm_model_sample(const float *logits, int vocab,
+                                             const fm_model_sampling *sampling, int position,
+                                             int32_t *out_id);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

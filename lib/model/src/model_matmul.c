@@ -1,0 +1,172 @@
+/*
+ * Products in f32, blocked as Goto and van de Geijn describe: B is packed into panels of a tile's columns and KC rows of
+ * k, A into panels of a tile's rows, and tiles run over the packed panels. What a team shares are rows or columns of the
+ * result, so that no element's sum is ever split.
+ */
+#include "model_compute.h"
+
+#include "fathom/numfmt.h"
+
+// A packed block of A (MC x KC, 96 KiB) stays in the second-level cache while B's panels pass.
+enum { KC = 256, MC = 96, NC = 512, TILE_MAX = 32, ROW_MAX = KC > NC ? KC : NC };
+// Below so many products a second thread costs more than it brings.
+enum { SHARE_PRODUCTS = 1 << 17 };
+enum { PACK_FLOATS = (MC + TILE_MAX) * KC + (NC + TILE_MAX) * KC };
+
+// `count` consecutive stored elements of stored row `row` from column `column` on, as f32; in place where they are that.
+static const float *stored(const struct fm_model_matrix *x, int64_t row, int64_t column, int64_t count,
+                           float *space)
+{
+    int64_t at = row * x->stride + column;
+    if (x->dtype == FM_DTYPE_F32)
+        return (const float *)x->data + at;
+    if (x->dtype == FM_DTYPE_BF16) {
+        fm_base_bf16_to_f32((const fm_bf16 *)x->data + at, (size_t)count, space);
+        return space;
+    }
+    fm_base_e4m3_to_f32((const fm_e4m3 *)x->data + at, (size_t)count, space);
+    const float *scales = x->scales + (x->row + row) / FM_MODEL_SCALE_BLOCK * x->scale_stride;
+    for (int64_t i = 0; i < count; i++)
+        space[i] *= scales[(column + i) / FM_MODEL_SCALE_BLOCK];
+    return space;
+}
+
+// Rows [row, row + rows) and columns [p, p + length) into panels of `width` rows, the column running outside; rows
+// beyond the last are zeros.
+static void pack(const struct fm_model_matrix *x, int64_t row, int64_t rows, int64_t p, int64_t length,
+                 int width, float *out)
+{
+    float space[ROW_MAX];
+    int64_t padded = (rows + width - 1) / width * width;
+    if (padded > rows)
+        memset(out + (padded - width) * length, 0, (size_t)(width * length) * sizeof *out);
+    if (x->transposed) {
+        for (int64_t q = 0; q < length; q++) {
+            const float *from = stored(x, p + q, row, rows, space);
+            for (int64_t i = 0; i < rows; i += width) {
+                int64_t count = rows - i < width ? rows - i : width;
+                memcpy(out + i * length + q * width, from + i, (size_t)count * sizeof *out);
+            }
+        }
+        return;
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        const float *from = stored(x, row + i, p, length, space);
+        float *to = out + i / width * width * length + i % width;
+        for (int64_t q = 0; q < length; q++)
+            to[q * width] = from[q];
+    }
+}
+
+// The tiles of one packed block; the last row and column of tiles may be cut.
+static void tiles(const struct fm_model_kernels *kernels, int64_t rows, int64_t columns, int64_t length,
+                  const float *a, const float *b, float *c, int64_t c_stride, int accumulate)
+{
+    int tr = kernels->tile_rows, tc = kernels->tile_columns;
+    for (int64_t j = 0; j < columns; j += tc)
+        for (int64_t i = 0; i < rows; i += tr) {
+            const float *a_panel = a + i * length, *b_panel = b + j * length;
+            int64_t height = rows - i < tr ? rows - i : tr, width = columns - j < tc ? columns - j : tc;
+            float *corner = c + i * c_stride + j;
+            if (height == tr && width == tc) {
+                kernels->tile(length, a_panel, b_panel, corner, c_stride, accumulate);
+                continue;
+            }
+            float whole[TILE_MAX * TILE_MAX] = {0};
+            for (int64_t r = 0; accumulate && r < height; r++)
+                memcpy(whole + r * tc, corner + r * c_stride, (size_t)width * sizeof *whole);
+            kernels->tile(length, a_panel, b_panel, whole, tc, 1);
+            for (int64_t r = 0; r < height; r++)
+                memcpy(corner + r * c_stride, whole + r * tc, (size_t)width * sizeof *whole);
+        }
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+// Rows [i0, i1) and columns [j0, j1) of the product.
+static void region(const struct fm_model_kernels *kernels, float *space, int64_t i0, int64_t i1, int64_t j0,
+                   int64_t j1, int64_t k, const struct fm_model_matrix *a, const struct fm_model_matrix *b,
+                   float *c, int64_t c_stride, int accumulate)
+{
+    float *a_pack = space, *b_pack = space + (MC + TILE_MAX) * KC;
+    for (int64_t i = i0; k == 0 && !accumulate && i < i1; i++)
+        memset(c + i * c_stride + j0, 0, (size_t)(j1 - j0) * sizeof *c);
+    for (int64_t j = j0; j < j1; j += NC)
+        for (int64_t p = 0; p < k; p += KC) {
+            int64_t columns = smaller(NC, j1 - j), length = smaller(KC, k - p);
+            pack(b, j, columns, p, length, kernels->tile_columns, b_pack);
+            for (int64_t i = i0; i < i1; i += MC) {
+                int64_t rows = smaller(MC, i1 - i);
+                pack(a, i, rows, p, length, kernels->tile_rows, a_pack);
+                tiles(kernels, rows, columns, length, a_pack, b_pack, c + i * c_stride + j, c_stride,
+                      accumulate || p > 0);
+            }
+        }
+}
+
+struct product {
+    const struct fm_model_compute *compute;
+    int64_t m, n, k;
+    const struct fm_model_matrix *a, *b;
+    float *c;
+    int64_t c_stride;
+    int accumulate, by_columns;
+};
+
+static void product_part(void *context, int64_t begin, int64_t end, int thread)
+{
+    const struct product *x = context;
+    region(x->compute->kernels, x->compute->packs[thread], x->by_columns ? 0 : begin,
+           x->by_columns ? x->m : end, x->by_columns ? begin : 0, x->by_columns ? end : x->n, x->k, x->a,
+           x->b, x->c, x->c_stride, x->accumulate);
+}
+
+void fm_model_matmul(const struct fm_model_compute *compute, int64_t m, int64_t n, int64_t k,
+                     const struct fm_model_matrix *a, const struct fm_model_matrix *b, float *c,
+                     int64_t c_stride, int accumulate)
+{
+    struct product product = {compute, m, n, k, a, b, c, c_stride, accumulate, n > m};
+    int64_t extent = product.by_columns ? n : m;
+    int unit = product.by_columns ? compute->kernels->tile_columns : compute->kernels->tile_rows;
+    int64_t grain = (extent + compute->threads - 1) / compute->threads;
+    grain = (grain + unit - 1) / unit * unit;
+    if (m * n * k < SHARE_PRODUCTS || m == 0 || n == 0)
+        grain = extent > 0 ? extent : 1;
+    if (m > 0 && n > 0)
+        fm_model_share(compute, extent, grain, product_part, &product);
+}
+
+void fm_model_matmul_alone(const struct fm_model_compute *compute, int thread, int64_t m, int64_t n,
+                           int64_t k, const struct fm_model_matrix *a, const struct fm_model_matrix *b,
+                           float *c, int64_t c_stride, int accumulate)
+{
+    region(compute->kernels, compute->packs[thread], 0, m, 0, n, k, a, b, c, c_stride, accumulate);
+}
+
+fm_status fm_model_compute_open(int threads, struct fm_model_compute *out_compute)
+{
+    struct fm_model_compute compute = {.kernels = fm_model_kernels_get(), .threads = threads};
+    compute.packs = fm_base_mem_zalloc((size_t)threads, sizeof *compute.packs);
+    for (int i = 0; compute.packs && i < threads; i++) {
+        compute.packs[i] = fm_base_mem_aligned(PACK_FLOATS * sizeof(float), FM_CACHE_LINE);
+        if (!compute.packs[i]) {
+            fm_model_compute_close(&compute);
+            break;
+        }
+    }
+    if (!compute.packs)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %d threads' workspaces", threads);
+    *out_compute = compute;
+    return FM_OK;
+}
+
+void fm_model_compute_close(struct fm_model_compute *compute)
+{
+    for (int i = 0; compute->packs && i < compute->threads; i++)
+        fm_base_mem_free(compute->packs[i]);
+    fm_base_mem_free(compute->packs);
+    *compute = (struct fm_model_compute){0};
+}

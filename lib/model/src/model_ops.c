@@ -1,0 +1,81 @@
+#include "model_private.h"
+
+#include "fathom/numfmt.h"
+
+// Rows or elements that a thread takes at a time: some 10 us of work.
+enum { ROW_GRAIN = 16, ELEMENT_GRAIN = 1 << 14 };
+
+void fm_model_linear(const struct fm_model_compute *compute, int64_t rows, const float *x,
+                     const struct fm_model_weight *weight, float *out)
+{
+    struct fm_model_matrix a = fm_model_rows(x, weight->columns);
+    fm_model_matmul(compute, rows, weight->rows, weight->columns, &a, &weight->matrix, out, weight->rows, 0);
+}
+
+struct norm_work {
+    const struct fm_model_kernels *kernels;
+    int64_t width, x_stride, out_stride;
+    const float *x, *weight;
+    float epsilon;
+    float *out, *inverses;
+};
+
+static void norm_part(void *context, int64_t begin, int64_t end, int thread)
+{
+    const struct norm_work *work = context;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        float inverse = work->kernels->norm(work->x + i * work->x_stride, work->weight, work->epsilon,
+                                            work->out + i * work->out_stride, work->width);
+        if (work->inverses)
+            work->inverses[i] = inverse;
+    }
+}
+
+void fm_model_norm_rows(const struct fm_model_compute *compute, int64_t rows, int64_t width, const float *x,
+                        int64_t x_stride, const struct fm_model_weight *weight, float epsilon, float *out,
+                        int64_t out_stride, float *inverses)
+{
+    struct norm_work work = {compute->kernels, width,   x_stride, out_stride, x,
+                             weight->vector,   epsilon, out,      inverses};
+    fm_model_share(compute, rows, ROW_GRAIN, norm_part, &work);
+}
+
+struct swiglu_work {
+    const struct fm_model_kernels *kernels;
+    const float *gate, *up;
+    float *out;
+};
+
+static void swiglu_part(void *context, int64_t begin, int64_t end, int thread)
+{
+    const struct swiglu_work *work = context;
+    (void)thread;
+    work->kernels->swiglu(work->gate + begin, work->up + begin, work->out + begin, end - begin);
+}
+
+void fm_model_swiglu_rows(const struct fm_model_compute *compute, int64_t count, const float *gate,
+                          const float *up, float *out)
+{
+    struct swiglu_work work = {compute->kernels, gate, up, out};
+    fm_model_share(compute, count, ELEMENT_GRAIN, swiglu_part, &work);
+}
+
+void fm_model_embed(const struct fm_model_weight *embed, const int32_t *ids, int64_t count, float *out)
+{
+    const struct fm_model_matrix *matrix = &embed->matrix;
+    int64_t width = embed->columns;
+    for (int64_t i = 0; i < count; i++, out += width) {
+        int64_t at = ids[i] * matrix->stride;
+        if (matrix->dtype == FM_DTYPE_F32) {
+            memcpy(out, (const float *)matrix->data + at, (size_t)width * sizeof *out);
+        } else if (matrix->dtype == FM_DTYPE_BF16) {
+            fm_base_bf16_to_f32((const fm_bf16 *)matrix->data + at, (size_t)width, out);
+        } else {
+            fm_base_e4m3_to_f32((const fm_e4m3 *)matrix->data + at, (size_t)width, out);
+            for (int64_t j = 0; j < width; j++)
+                out[j] *= matrix->scales[ids[i] / FM_MODEL_SCALE_BLOCK * matrix->scale_stride +
+                                         j / FM_MODEL_SCALE_BLOCK];
+        }
+    }
+}

@@ -1,0 +1,59 @@
+/* The parameters of a model, by the names that Hugging Face checkpoints give them. */
+#ifndef FM_MODEL_WEIGHTS_H
+#define FM_MODEL_WEIGHTS_H
+
+#include "fathom/model.h"
+#include "model_compute.h"
+
+/** A parameter: [rows, columns], or a vector of `columns` where rows is 0. */
+struct fm_model_weight {
+    int64_t rows, columns;
+    struct fm_model_matrix matrix; // as stored
+    float *vector;                 // of a vector: as f32; owned where the file has another type
+    float *values;                 // in training: the f32 master, which `matrix` and `vector` view
+    float *gradient;               // in training
+};
+
+struct fm_model_mlp {
+    struct fm_model_weight gate, up, down;
+};
+
+struct fm_model_layer {
+    struct fm_model_weight input_norm, q_a, q_a_norm, q_b; // q_b is q_proj where there is no low rank
+    struct fm_model_weight kv_a, kv_a_norm, kv_b, o, post_norm;
+    struct fm_model_mlp mlp; // of a dense layer, or the shared experts
+    struct fm_model_weight router, router_bias;
+    struct fm_model_mlp *experts; // NULL in a dense layer
+};
+
+/** A multi-token prediction head (V3 report, 2.2): a layer behind a projection of what it follows and the next token. */
+struct fm_model_predictor {
+    struct fm_model_weight embed_norm, hidden_norm, project, norm;
+    struct fm_model_layer layer;
+};
+
+struct fm_model_weights {
+    struct fm_model_weight embed, norm, head; // head views embed where they are tied
+    struct fm_model_layer *layers;
+    struct fm_model_predictor *predictors;
+};
+
+/** Makes the structs with their shapes; no values yet. */
+FM_MUST_USE fm_status fm_model_weights_create(const fm_model_config *config,
+                                              struct fm_model_weights *out_weights);
+void fm_model_weights_destroy(const fm_model_config *config, struct fm_model_weights *weights);
+
+/** Called with every parameter's name, in a fixed order. */
+typedef fm_status (*fm_model_weight_visitor)(void *context, const char *name, struct fm_model_weight *weight);
+/** Heads for multi-token prediction are visited last, and only when asked for. Stops at the first failure. */
+FM_MUST_USE fm_status fm_model_weights_each(const fm_model_config *config, struct fm_model_weights *weights,
+                                            int with_predictors, fm_model_weight_visitor visit,
+                                            void *context);
+
+/** Tells whether layer `index` is a mixture of experts. */
+static inline int fm_model_is_moe(const fm_model_config *config, int index)
+{
+    return index >= config->dense_layers && config->experts > 0;
+}
+
+#endif

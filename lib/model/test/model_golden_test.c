@@ -1,0 +1,115 @@
+// The golden models: their logits and greedy tokens, by prefill and token by token.
+#include "fm_test.h"
+
+#include <math.h>
+
+#include "fathom/doc.h"
+#include "fathom/model.h"
+#include "fathom/npy.h"
+
+enum { TOKENS = 24, VOCAB = 256 };
+
+struct golden {
+    int32_t prompt[TOKENS], greedy[TOKENS];
+    float logits[TOKENS][VOCAB];
+    fm_model *model;
+};
+
+static void read_ids(const fm_doc *list, int32_t *out)
+{
+    assert_int_equal(fm_base_doc_count(list), TOKENS);
+    for (size_t i = 0; i < TOKENS; i++) {
+        int64_t id;
+        assert_ok(fm_base_doc_int(fm_base_doc_at(list, i), "id", 0, VOCAB - 1, &id));
+        out[i] = (int32_t)id;
+    }
+}
+
+static void golden_open(const char *name, struct golden *golden)
+{
+    char folder[1024], path[1100];
+    fm_doc *doc;
+    fm_tensor logits;
+    fm_model_options options = {.size = sizeof options, .threads = 2};
+    snprintf(path, sizeof path, "golden/model/%s", name);
+    snprintf(folder, sizeof folder, "%s", fm_test_shared(path));
+    snprintf(path, sizeof path, "%s/golden.json", folder);
+    assert_ok(fm_base_doc_load(path, &doc));
+    read_ids(fm_base_doc_get(doc, "prompt"), golden->prompt);
+    read_ids(fm_base_doc_get(doc, "greedy"), golden->greedy);
+    fm_base_doc_free(doc);
+    snprintf(path, sizeof path, "%s/logits.npy", folder);
+    assert_ok(fm_base_npy_load_f32(path, &logits));
+    assert_int_equal(logits.shape[0], TOKENS);
+    assert_int_equal(logits.shape[1], VOCAB);
+    memcpy(golden->logits, logits.data, sizeof golden->logits);
+    fm_base_mem_free(logits.data);
+    assert_ok(fm_model_open(folder, &options, &golden->model));
+}
+
+static float worst_difference(const float *a, const float *b, int count)
+{
+    float worst = 0;
+    for (int i = 0; i < count; i++)
+        worst = fmaxf(worst, fabsf(a[i] - b[i]));
+    return worst;
+}
+
+static void check_greedy(fm_model_session *session, const float *logits, const int32_t *expected)
+{
+    float next[VOCAB];
+    fm_model_sampling greedy = {0};
+    int32_t id;
+    memcpy(next, logits, sizeof next);
+    for (int i = 0; i < TOKENS; i++) {
+        assert_ok(fm_model_sample(next, VOCAB, &greedy, i, &id));
+        assert_int_equal(id, expected[i]);
+        assert_ok(fm_model_feed(session, &id, 1, FM_MODEL_LAST, next));
+    }
+}
+
+static void check_model(const char *name)
+{
+    struct golden golden;
+    fm_model_session *session;
+    float whole[TOKENS][VOCAB], single[TOKENS][VOCAB];
+    golden_open(name, &golden);
+    assert_ok(fm_model_session_open(golden.model, 0, &session));
+    assert_ok(fm_model_feed(session, golden.prompt, TOKENS, FM_MODEL_ALL, whole[0]));
+    float worst = worst_difference(whole[0], golden.logits[0], TOKENS * VOCAB);
+    if (worst > 2e-3f)
+        fail_msg("%s: logits differ by %g", name, (double)worst);
+    check_greedy(session, whole[TOKENS - 1], golden.greedy);
+    assert_ok(fm_model_session_cut(session, 0));
+    for (int i = 0; i < TOKENS; i++)
+        assert_ok(fm_model_feed(session, &golden.prompt[i], 1, FM_MODEL_LAST, single[i]));
+    assert_memory_equal(single, whole, sizeof whole); // however a text is cut
+    check_greedy(session, single[TOKENS - 1], golden.greedy);
+    fm_model_session_close(session);
+    fm_model_close(golden.model);
+}
+
+static void v2_is_reproduced(void **state)
+{
+    (void)state;
+    check_model("v2");
+}
+
+static void v3_is_reproduced(void **state)
+{
+    (void)state;
+    check_model("v3");
+}
+
+static void v3_with_yarn_is_reproduced(void **state)
+{
+    (void)state;
+    check_model("v3-yarn");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(v2_is_reproduced), cmocka_unit_test(v3_is_reproduced),
+                                       cmocka_unit_test(v3_with_yarn_is_reproduced)};
+    return fm_test_run("model_golden", tests);
+}
