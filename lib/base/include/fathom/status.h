@@ -32,34 +32,36 @@ typedef int fm_status;
  * ep -700, fs -800, pond -900, model -1000, each 100 wide. The base codes serve all libraries; a library adds
  * one only where its callers act on the difference.
  */
-#define FM_STATUS_LIST(X)                                          \
-    X(FM_OK, 0, "success")                                         \
-    X(FM_ERR_ARG, -1, "invalid argument")                          \
-    X(FM_ERR_NOMEM, -2, "out of memory")                           \
-    X(FM_ERR_IO, -3, "input/output error")                         \
-    X(FM_ERR_FORMAT, -4, "malformed data")                         \
-    X(FM_ERR_NOT_FOUND, -5, "not found")                           \
-    X(FM_ERR_EXISTS, -6, "exists already")                         \
-    X(FM_ERR_UNSUPPORTED, -7, "not supported")                     \
-    X(FM_ERR_UNAVAILABLE, -8, "engine or device not available")    \
-    X(FM_ERR_LIMIT, -9, "limit exceeded")                          \
-    X(FM_ERR_TIMEOUT, -10, "timed out")                            \
-    X(FM_ERR_CANCELLED, -11, "cancelled")                          \
-    X(FM_ERR_BUSY, -12, "busy")                                    \
-    X(FM_ERR_PERM, -13, "not permitted")                           \
-    X(FM_ERR_STATE, -14, "called in the wrong state")              \
-    X(FM_ERR_VERSION, -15, "version mismatch")                     \
-    X(FM_ERR_SPACE, -16, "no space left")                          \
-    X(FM_ERR_INTERNAL, -17, "internal error (a bug in Fathom)")    \
-    X(FM_ERR_NET_CLOSED, -100, "connection closed")                \
-    X(FM_ERR_NET_REFUSED, -101, "connection refused")              \
-    X(FM_ERR_NET_AUTH, -102, "peer failed to authenticate")        \
-    X(FM_ERR_NET_CREDIT, -103, "no credit left on the connection") \
-    X(FM_ERR_FS_NOT_DIR, -800, "not a directory")                  \
-    X(FM_ERR_FS_IS_DIR, -801, "is a directory")                    \
-    X(FM_ERR_FS_NOT_EMPTY, -802, "directory not empty")            \
-    X(FM_ERR_FS_CONFLICT, -803, "transactions conflict")           \
-    X(FM_ERR_FS_MAYBE, -804, "outcome unknown")
+#define FM_STATUS_LIST(X)                                              \
+    X(FM_OK, 0, "success")                                             \
+    X(FM_ERR_ARG, -1, "invalid argument")                              \
+    X(FM_ERR_NOMEM, -2, "out of memory")                               \
+    X(FM_ERR_IO, -3, "input/output error")                             \
+    X(FM_ERR_FORMAT, -4, "malformed data")                             \
+    X(FM_ERR_NOT_FOUND, -5, "not found")                               \
+    X(FM_ERR_EXISTS, -6, "exists already")                             \
+    X(FM_ERR_UNSUPPORTED, -7, "not supported")                         \
+    X(FM_ERR_UNAVAILABLE, -8, "engine or device not available")        \
+    X(FM_ERR_LIMIT, -9, "limit exceeded")                              \
+    X(FM_ERR_TIMEOUT, -10, "timed out")                                \
+    X(FM_ERR_CANCELLED, -11, "cancelled")                              \
+    X(FM_ERR_BUSY, -12, "busy")                                        \
+    X(FM_ERR_PERM, -13, "not permitted")                               \
+    X(FM_ERR_STATE, -14, "called in the wrong state")                  \
+    X(FM_ERR_VERSION, -15, "version mismatch")                         \
+    X(FM_ERR_SPACE, -16, "no space left")                              \
+    X(FM_ERR_INTERNAL, -17, "internal error (a bug in Fathom)")        \
+    X(FM_ERR_NET_CLOSED, -100, "connection closed")                    \
+    X(FM_ERR_NET_REFUSED, -101, "connection refused")                  \
+    X(FM_ERR_NET_AUTH, -102, "peer failed to authenticate")            \
+    X(FM_ERR_NET_CREDIT, -103, "no credit left on the connection")     \
+    X(FM_ERR_FS_NOT_DIR, -800, "not a directory")                      \
+    X(FM_ERR_FS_IS_DIR, -801, "is a directory")                        \
+    X(FM_ERR_FS_NOT_EMPTY, -802, "directory not empty")                \
+    X(FM_ERR_FS_CONFLICT, -803, "transactions conflict")               \
+    X(FM_ERR_FS_MAYBE, -804, "outcome unknown")                        \
+    X(FM_ERR_FS_ROT, -805, "stored bytes do not match their checksum") \
+    X(FM_ERR_FS_CHAIN, -806, "the chain has changed")
 
 enum {
 #define FM_STATUS_ENUM(name, code, text) name = code,

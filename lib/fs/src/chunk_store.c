@@ -1,0 +1,433 @@
+// Changes and reads. The other parts: chunk_tree.c, chunk_alloc.c, chunk_session.c, chunk_journal.c,
+// chunk_checkpoint.c, chunk_open.c, chunk_record.c.
+#include "chunk_store_private.h"
+
+#include "fathom/crc.h"
+
+enum { FAIL = 1, READ_BASE, WRITE_DATA, WAIT_SYNC, WAIT_RECORD };
+
+static void apply_step(fm_fs_disk_io *io);
+static void class_synced(fm_fs_disk_io *io);
+static void read_done(fm_fs_disk_io *io);
+
+fm_status fm_fs_store_new(fm_fs_disk *disk, const fm_fs_store_options *options, fm_fs_store **out_store)
+{
+    fm_fs_store *store = fm_base_mem_zalloc(1, sizeof *store);
+    if (!store)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a chunk store");
+    store->disk = disk;
+    store->options = *options;
+    if (!store->options.journal_bytes)
+        store->options.journal_bytes = 16 << 20;
+    store->live_applies.live_before = store->live_applies.live_after = &store->live_applies;
+    store->live_reads.live_before = store->live_reads.live_after = &store->live_reads;
+    fm_status status = fm_fs_store_open_begin(store);
+    if (status < 0) {
+        fm_fs_store_free(store);
+        return status;
+    }
+    *out_store = store;
+    return FM_OK;
+}
+
+static void apply_forget(fm_fs_store *store, fm_fs_apply *apply)
+{
+    apply->live_before->live_after = apply->live_after;
+    apply->live_after->live_before = apply->live_before;
+    fm_fs_buffer_drop(apply->work);
+    fm_fs_chunk_copy_drop(store, apply->base);
+    fm_fs_chunk_copy_drop(store, apply->fresh);
+    apply->work = NULL;
+    apply->base = NULL;
+    apply->fresh = NULL;
+}
+
+static void read_forget(fm_fs_store *store, fm_fs_chunk_read *read)
+{
+    read->live_before->live_after = read->live_after;
+    read->live_after->live_before = read->live_before;
+    fm_fs_chunk_copy_drop(store, read->copy);
+    read->copy = NULL;
+}
+
+void fm_fs_store_free(fm_fs_store *store)
+{
+    if (!store)
+        return;
+    store->open = 0; // blocks are not given back any more
+    while (store->live_applies.live_after != &store->live_applies)
+        apply_forget(store, store->live_applies.live_after);
+    while (store->live_reads.live_after != &store->live_reads) {
+        fm_fs_buffer_drop(store->live_reads.live_after->bytes);
+        read_forget(store, store->live_reads.live_after);
+    }
+    fm_fs_store_open_free(store);
+    fm_fs_store_tree_free(store);
+    for (int i = 0; i < FM_FS_CHUNK_CLASSES; i++)
+        fm_base_mem_free(store->classes[i].used);
+    fm_base_mem_free(store->freed);
+    fm_base_mem_free(store->sessions);
+    fm_base_mem_free(store->session_heads);
+    fm_base_mem_free(store->batch.data);
+    fm_base_mem_free(store->checkpoint_out.data);
+    fm_fs_buffer_drop(store->flush_bytes);
+    fm_fs_buffer_drop(store->checkpoint_io_bytes);
+    fm_base_mem_free(store);
+}
+
+const uint8_t *fm_fs_store_identity(const fm_fs_store *store)
+{
+    return store->identity;
+}
+
+fm_status fm_fs_store_health(const fm_fs_store *store)
+{
+    return store->broken;
+}
+
+uint64_t fm_fs_store_used_bytes(const fm_fs_store *store)
+{
+    return store->used_bytes;
+}
+
+size_t fm_fs_store_count(const fm_fs_store *store)
+{
+    return store->live_count;
+}
+
+/* Changes */
+
+void fm_fs_store_apply_end(fm_fs_store *store, fm_fs_apply *apply, fm_status status)
+{
+    apply_forget(store, apply);
+    apply->status = status;
+    apply->done(apply);
+}
+
+static void apply_submit(fm_fs_store *store, fm_fs_apply *apply, enum fm_fs_disk_kind kind,
+                         const fm_fs_chunk_copy *copy, size_t size, int step)
+{
+    apply->step = step;
+    apply->io = (fm_fs_disk_io){
+        .kind = kind,
+        .file = 4 + (copy ? copy->size_class : 0u),
+        .offset = copy ? (uint64_t)copy->block << (16 + copy->size_class) // FM_FS_CHUNK_CLASS_MIN is 2^16
+                       : 0,
+        .size = fm_round_up(size, FM_FS_PAGE),
+        .data = apply->work ? apply->work->data : NULL,
+        .done = apply_step,
+        .context = apply};
+    fm_fs_disk_submit(store->disk, &apply->io);
+}
+
+// The failure is told once this function has returned.
+static void apply_fail_later(fm_fs_store *store, fm_fs_apply *apply, fm_status status)
+{
+    apply->status = status;
+    apply_submit(store, apply, FM_FS_DISK_READ, NULL, 0, FAIL);
+}
+
+// Journals where the new version is, and makes it what the memory says.
+static fm_status apply_record(fm_fs_store *store, fm_fs_apply *apply)
+{
+    uint8_t record[FM_FS_RECORD_MAX];
+    int replaces = apply->kind == FM_FS_APPLY_REPLACE || apply->kind == FM_FS_APPLY_REPLACE_REMOVED;
+    fm_fs_session session = {
+        .tag = apply->tag, .id = apply->id, .version = apply->version, .chain_version = apply->chain_version};
+    const fm_fs_session *remembered = apply->tag.client ? &session : NULL;
+    fm_status status = FM_OK;
+    fm_fs_chunk *chunk = fm_fs_store_make(store, &apply->id);
+    if (!chunk)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a chunk");
+    if (remembered)
+        fm_fs_store_session_set(store, remembered, &status);
+    FM_TRY(status);
+    size_t size = fm_fs_record_copy(record, replaces ? FM_FS_RECORD_REPLACE : FM_FS_RECORD_APPLY, &apply->id,
+                                    apply->fresh, remembered);
+    FM_TRY(fm_fs_journal_add(store, record, size, &apply->lsn));
+    fm_fs_chunk_copy *fresh = apply->fresh;
+    apply->fresh = NULL;
+    if (replaces) {
+        fm_fs_store_set_pending(store, chunk, NULL);
+        fm_fs_store_set_committed(store, chunk, fresh);
+    } else {
+        fm_fs_store_set_pending(store, chunk, fresh);
+    }
+    return FM_OK;
+}
+
+// The data is durable (or there is none). Waits for the record.
+void fm_fs_store_apply_durable(fm_fs_store *store, fm_fs_apply *apply)
+{
+    fm_status status = apply_record(store, apply);
+    if (status < 0) {
+        apply_fail_later(store, apply, status);
+        return;
+    }
+    if (FM_FS_PLANT(FM_FS_PLANT_ACK_BEFORE_FLUSH)) {
+        apply->status = FM_OK;
+        apply_submit(store, apply, FM_FS_DISK_READ, NULL, 0, FAIL);
+        return;
+    }
+    apply->step = WAIT_RECORD;
+    apply->next = NULL;
+    if (store->waiting_first)
+        store->waiting_last->next = apply;
+    else
+        store->waiting_first = apply;
+    store->waiting_last = apply;
+    fm_fs_journal_kick(store);
+}
+
+static void class_sync(fm_fs_store *store, unsigned size_class)
+{
+    struct fm_fs_store_class *blocks = &store->classes[size_class];
+    if (blocks->syncing || !blocks->written)
+        return;
+    blocks->syncing = 1;
+    blocks->in_sync = blocks->written;
+    blocks->written = NULL;
+    blocks->io = (fm_fs_disk_io){
+        .kind = FM_FS_DISK_SYNC, .file = 4 + size_class, .done = class_synced, .context = store};
+    fm_fs_disk_submit(store->disk, &blocks->io);
+}
+
+static void class_synced(fm_fs_disk_io *io)
+{
+    fm_fs_store *store = io->context;
+    struct fm_fs_store_class *blocks = &store->classes[io->file - 4];
+    fm_fs_apply *apply = blocks->in_sync;
+    blocks->syncing = 0;
+    blocks->in_sync = NULL;
+    if (io->status < 0 && !store->broken)
+        fm_fs_journal_fail(store, io->status);
+    while (apply) {
+        fm_fs_apply *next = apply->next;
+        if (store->broken)
+            fm_fs_store_apply_end(store, apply, store->broken);
+        else
+            fm_fs_store_apply_durable(store, apply);
+        apply = next;
+    }
+    class_sync(store, io->file - 4);
+}
+
+// `work` holds the contents: takes a block and writes them there.
+static fm_status apply_write(fm_fs_store *store, fm_fs_apply *apply, uint32_t size)
+{
+    apply->fresh = fm_fs_chunk_copy_new(size, fm_fs_chunk_class(size));
+    if (!apply->fresh)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a chunk of %u bytes", size);
+    apply->fresh->version = apply->version;
+    apply->fresh->chain_version = apply->chain_version;
+    if (!size) {
+        fm_fs_chunk_copy_sum(apply->fresh, NULL);
+        fm_fs_store_apply_durable(store, apply);
+        return FM_OK;
+    }
+    fm_fs_chunk_copy_sum(apply->fresh, apply->work->data);
+    apply->fresh->size = 0; // without a block for now
+    FM_TRY(fm_fs_store_block_take(store, apply->fresh->size_class, &apply->fresh->block));
+    apply->fresh->size = size;
+    apply_submit(store, apply, FM_FS_DISK_WRITE, apply->fresh, size, WRITE_DATA);
+    return FM_OK;
+}
+
+static uint32_t size_after(const fm_fs_apply *apply)
+{
+    uint32_t old = apply->base ? apply->base->size : 0;
+    uint64_t end = (uint64_t)apply->offset + (apply->data ? apply->data->size : 0);
+    if (apply->kind == FM_FS_APPLY_TRUNCATE)
+        return apply->size;
+    if (apply->kind == FM_FS_APPLY_REPLACE || end > old)
+        return end > UINT32_MAX ? UINT32_MAX : (uint32_t)end;
+    return old;
+}
+
+// The committed bytes, if any were needed, are in `work`: lays the change over them.
+static fm_status apply_merge(fm_fs_store *store, fm_fs_apply *apply)
+{
+    uint32_t size = size_after(apply);
+    uint32_t old = apply->base ? apply->base->size : 0;
+    uint8_t *bytes = apply->work->data;
+    if (old < size)
+        memset(bytes + old, 0, size - old);
+    if (apply->kind == FM_FS_APPLY_WRITE && apply->data && apply->data->size)
+        memcpy(bytes + apply->offset, apply->data->data, apply->data->size);
+    apply->work->size = size;
+    memset(bytes + size, 0, fm_round_up(size, FM_FS_PAGE) - size);
+    return apply_write(store, apply, size);
+}
+
+static fm_status apply_begin(fm_fs_store *store, fm_fs_apply *apply)
+{
+    const fm_fs_chunk *chunk = fm_fs_store_find(store, &apply->id);
+    if (store->broken)
+        return fm_base_error_set(store->broken, "the chunk store stopped after a failed flush");
+    if (apply->kind == FM_FS_APPLY_REMOVE || apply->kind == FM_FS_APPLY_REPLACE_REMOVED) {
+        apply->fresh = fm_fs_chunk_copy_new(0, 0);
+        if (!apply->fresh)
+            return fm_base_error_set(FM_ERR_NOMEM, "no memory for a chunk's removal");
+        apply->fresh->removed = 1;
+        apply->fresh->version = apply->version;
+        apply->fresh->chain_version = apply->chain_version;
+        fm_fs_chunk_copy_sum(apply->fresh, NULL);
+        fm_fs_store_apply_durable(store, apply);
+        return FM_OK;
+    }
+    if (chunk && chunk->committed && apply->kind != FM_FS_APPLY_REPLACE) {
+        apply->base = chunk->committed;
+        apply->base->refs++;
+    }
+    uint32_t size = size_after(apply);
+    uint32_t old = apply->base ? apply->base->size : 0;
+    if (size > FM_FS_CHUNK_BYTES_MAX)
+        return fm_base_error_set(FM_ERR_LIMIT, "a chunk of %u bytes; expected at most %d", size,
+                                 FM_FS_CHUNK_BYTES_MAX);
+    if (apply->data && apply->offset == 0 && apply->data->size == size) {
+        apply->work = fm_fs_buffer_ref(apply->data); // all of it is new
+        return apply_write(store, apply, size);
+    }
+    apply->work = fm_fs_buffer_new(old > size ? old : size);
+    if (!apply->work)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a chunk of %u bytes", size);
+    if (!old)
+        return apply_merge(store, apply);
+    apply_submit(store, apply, FM_FS_DISK_READ, apply->base, old, READ_BASE);
+    return FM_OK;
+}
+
+void fm_fs_store_apply(fm_fs_store *store, fm_fs_apply *apply)
+{
+    apply->store = store;
+    apply->status = FM_OK;
+    apply->live_before = store->live_applies.live_before;
+    apply->live_after = &store->live_applies;
+    apply->live_before->live_after = apply;
+    store->live_applies.live_before = apply;
+    fm_status status = apply_begin(store, apply);
+    if (status < 0)
+        apply_fail_later(store, apply, status);
+}
+
+static void apply_step(fm_fs_disk_io *io)
+{
+    fm_fs_apply *apply = io->context;
+    fm_fs_store *store = apply->store;
+    fm_status status = io->status;
+    if (apply->step == FAIL) {
+        fm_fs_store_apply_end(store, apply, apply->status);
+        return;
+    }
+    if (status == FM_OK && store->broken)
+        status = store->broken;
+    if (status == FM_OK && apply->step == READ_BASE) {
+        status = fm_fs_chunk_copy_check(apply->base, apply->work->data, 0, apply->base->size);
+        if (status == FM_OK)
+            status = apply_merge(store, apply);
+        if (status < 0)
+            apply_fail_later(store, apply, status);
+        return;
+    }
+    if (status < 0) {
+        fm_fs_store_apply_end(store, apply, status);
+        return;
+    }
+    if (FM_FS_PLANT(FM_FS_PLANT_DATA_UNSYNCED)) {
+        fm_fs_store_apply_durable(store, apply);
+        return;
+    }
+    unsigned size_class = apply->fresh->size_class;
+    apply->step = WAIT_SYNC;
+    apply->next = store->classes[size_class].written;
+    store->classes[size_class].written = apply;
+    class_sync(store, size_class);
+}
+
+fm_status fm_fs_store_commit(fm_fs_store *store, const fm_fs_chunk_id *id, uint64_t version,
+                             uint32_t chain_version)
+{
+    uint8_t record[FM_FS_RECORD_MAX];
+    fm_fs_chunk *chunk = fm_fs_store_get(store, id);
+    if (!chunk || !chunk->pending || chunk->pending->version != version)
+        return fm_base_error_set(FM_ERR_STATE, "version %llu of a chunk is not pending",
+                                 (unsigned long long)version);
+    FM_TRY(fm_fs_journal_add(store, record, fm_fs_record_commit(record, id, version, chain_version), NULL));
+    fm_fs_chunk_copy *copy = chunk->pending;
+    chunk->pending = NULL;
+    copy->chain_version = chain_version;
+    fm_fs_store_set_committed(store, chunk, copy);
+    fm_fs_journal_kick(store);
+    return FM_OK;
+}
+
+/* Reads */
+
+static void read_end(fm_fs_chunk_read *read, fm_status status)
+{
+    read_forget(read->store, read);
+    if (status < 0) {
+        fm_fs_buffer_drop(read->bytes);
+        read->bytes = NULL;
+    }
+    read->status = status;
+    read->done(read);
+}
+
+static void read_done(fm_fs_disk_io *io)
+{
+    fm_fs_chunk_read *read = io->context;
+    fm_status status = io->status < 0 ? io->status : read->status;
+    if (status == FM_OK && read->size) {
+        const fm_fs_chunk_copy *copy = read->copy;
+        uint32_t grain = fm_fs_chunk_grain(copy->size_class);
+        uint32_t end = (uint32_t)fm_round_up((size_t)read->offset + read->size, grain);
+        uint8_t *bytes = read->bytes->data;
+        uint32_t skip = read->offset - read->from;
+        if (end > copy->size)
+            end = copy->size;
+        status = fm_fs_chunk_copy_check(copy, bytes, read->from, end - read->from);
+        if (skip)
+            memmove(bytes, bytes + skip, read->size);
+        if (skip == 0 && read->size == end - read->from && read->size <= grain && read->size)
+            read->crc = copy->grain_crc[read->from / grain];
+        else
+            read->crc = fm_base_crc32c(0, bytes, read->size);
+        memset(bytes + read->size, 0, fm_round_up(read->size, FM_FS_PAGE) - read->size);
+        read->bytes->size = read->size;
+    }
+    read_end(read, status);
+}
+
+void fm_fs_store_read(fm_fs_store *store, fm_fs_chunk_read *read)
+{
+    fm_fs_chunk_copy *copy = read->copy;
+    copy->refs++;
+    read->store = store;
+    read->status = FM_OK;
+    read->bytes = NULL;
+    read->crc = 0;
+    read->live_before = store->live_reads.live_before;
+    read->live_after = &store->live_reads;
+    read->live_before->live_after = read;
+    store->live_reads.live_before = read;
+    uint32_t left = read->offset < copy->size ? copy->size - read->offset : 0;
+    if (read->size > left)
+        read->size = left;
+    uint32_t grain = fm_fs_chunk_grain(copy->size_class);
+    read->from = read->offset - read->offset % grain;
+    size_t end = fm_round_up((size_t)read->offset + read->size, grain);
+    if (end > copy->size)
+        end = copy->size;
+    read->io = (fm_fs_disk_io){
+        .kind = FM_FS_DISK_READ, .file = 4u + copy->size_class, .done = read_done, .context = read};
+    read->bytes = fm_fs_buffer_new(read->size ? end - read->from : 0);
+    if (!read->bytes)
+        read->status = fm_base_error_set(FM_ERR_NOMEM, "no memory to read %u bytes", read->size);
+    if (read->bytes && read->size) {
+        read->io.offset = ((uint64_t)copy->block << (16 + copy->size_class)) + read->from;
+        read->io.size = fm_round_up(end - read->from, FM_FS_PAGE);
+        read->io.data = read->bytes->data;
+    }
+    fm_fs_disk_submit(store->disk, &read->io);
+}

@@ -1,0 +1,211 @@
+// What the parts of the chunk store share. chunk_store.h says what it does.
+#ifndef FATHOM_CHUNK_STORE_PRIVATE_H
+#define FATHOM_CHUNK_STORE_PRIVATE_H
+
+#include "chunk_store.h"
+
+/*
+ * Batch of the journal, at a multiple of FM_FS_PAGE, padded to one with zeros:
+ *
+ *     OFFSET SIZE
+ *          0    8  magic "FMJRNL01"
+ *          8    8  generation of the checkpoint that it follows
+ *         16    8  number of its first record, counted from the formatting of the disk
+ *         24    8  all records up to and with this one were durable when the batch was written
+ *         32    4  records
+ *         36    4  their bytes
+ *         40    4  0
+ *         44    4  CRC32C of bytes 0 to 43 and of the records
+ *         48       records
+ *
+ * Checkpoint, header in page 0, records from page 1 on:
+ *
+ *     OFFSET SIZE
+ *          0    8  magic "FMCHKP01"
+ *          8    8  generation
+ *         16    8  number of the last record before its journal
+ *         24    8  bytes of its records
+ *         32   16  identity of the disk
+ *         48    8  all records up to and with this one were durable before the header was written
+ *         56    4  CRC32C of its records
+ *         60    4  CRC32C of bytes 0 to 59
+ *
+ * Record: type (1), bytes of the body (2), body. Copy: version (8), chain version (4), block (4), size (4), class (1),
+ * removed (1), grains (2), CRC32C of each grain (4 each). Session: client (8), channel (4), sequence (8), chunk id
+ * (16), version (8), chain version (4).
+ *
+ *     APPLY     id (16), has a session (1), session, copy       pending becomes this copy
+ *     COMMIT    id (16), version (8), chain version (4)         the pending copy, if it has that version
+ *     REPLACE   as APPLY                                        committed becomes this copy, nothing is pending
+ *     SESSION   session
+ *     FORGET    chain version (4)                               sessions of earlier ones
+ *
+ * All are absolute: replaying one on a state that has it already changes nothing in the end. So a checkpoint may be
+ * written while records are added.
+ */
+enum {
+    FM_FS_RECORD_APPLY = 1,
+    FM_FS_RECORD_COMMIT,
+    FM_FS_RECORD_REPLACE,
+    FM_FS_RECORD_SESSION,
+    FM_FS_RECORD_FORGET
+};
+enum {
+    FM_FS_BATCH_HEADER = 48,
+    FM_FS_CHECKPOINT_HEADER = 64,
+    FM_FS_SESSION_BYTES = 48,
+    FM_FS_COPY_BYTES = 24, // without its checksums
+    FM_FS_RECORD_MAX = 3 + 17 + FM_FS_SESSION_BYTES + FM_FS_COPY_BYTES + 4 * FM_FS_CHUNK_GRAINS_MAX,
+    // A batch beyond this waits for the next: what is read at once when the journal is replayed.
+    FM_FS_BATCH_BYTES = 1 << 20,
+    FM_FS_SESSIONS_MAX = 65536 // 4 MiB; the oldest is forgotten first
+};
+
+struct fm_fs_store_bytes { // grows
+    uint8_t *data;
+    size_t size;
+    size_t room;
+};
+
+struct fm_fs_store_class {
+    uint64_t *used; // a bit for each block
+    uint32_t words;
+    uint32_t hint; // no free block before this word
+    int syncing;
+    struct fm_fs_apply *written; // wait for the next sync
+    struct fm_fs_apply *in_sync; // wait for the one under way
+    fm_fs_disk_io io;
+};
+
+struct fm_fs_store_freed {
+    uint8_t size_class;
+    uint32_t block;
+    uint64_t lsn; // the block is free when this is durable
+};
+
+struct fm_fs_store {
+    fm_fs_disk *disk;
+    fm_fs_store_options options;
+    uint8_t identity[16];
+    fm_status broken;
+    int open; // opened() was told FM_OK
+
+    fm_fs_chunk *root;
+    size_t live_count;
+    uint64_t used_bytes;
+    struct fm_fs_store_class classes[FM_FS_CHUNK_CLASSES];
+    struct fm_fs_store_freed *freed; // ascending by lsn
+    size_t freed_count;
+    size_t freed_room;
+
+    fm_fs_session *sessions;
+    uint32_t session_count;
+    uint32_t session_room;
+    uint32_t session_hand;   // the one that is forgotten next
+    uint32_t *session_heads; // by hash; UINT32_MAX: none
+    uint32_t session_buckets;
+
+    // Journal. `lsn` numbers records.
+    uint64_t generation;
+    uint64_t lsn;                   // of the last record
+    uint64_t durable;               // up to this one
+    uint64_t flushing;              // the last one of the batch on its way
+    int flush_step;                 // 0: none
+    uint64_t journal_at;            // where the next batch goes
+    struct fm_fs_store_bytes batch; // records that wait, behind room for a header
+    uint32_t batch_records;
+    fm_fs_buffer *flush_bytes;
+    fm_fs_disk_io flush_io;
+    struct fm_fs_apply *waiting_first; // for their record, ascending by lsn
+    struct fm_fs_apply *waiting_last;
+    fm_fs_flush *flushes; // in any order
+
+    // Checkpoint
+    int checkpoint_step; // 0: none
+    uint64_t checkpoint_generation;
+    uint64_t checkpoint_lsn;  // before its journal
+    uint64_t checkpoint_need; // must be durable before it counts
+    uint64_t checkpoint_at;
+    uint64_t checkpoint_bytes;
+    uint32_t checkpoint_crc;
+    fm_fs_chunk_id checkpoint_after;
+    int checkpoint_any; // `checkpoint_after` is set
+    int checkpoint_sessions_done;
+    struct fm_fs_store_bytes checkpoint_out;
+    fm_fs_buffer *checkpoint_io_bytes;
+    fm_fs_disk_io checkpoint_io;
+
+    // Opening
+    struct fm_fs_store_opening *opening;
+
+    fm_fs_apply live_applies; // heads of rings
+    fm_fs_chunk_read live_reads;
+};
+
+// chunk_tree.c
+fm_fs_chunk *fm_fs_store_get(const fm_fs_store *store, const fm_fs_chunk_id *id); // NULL: never there
+fm_fs_chunk *fm_fs_store_make(fm_fs_store *store, const fm_fs_chunk_id *id); // finds or adds; NULL: no memory
+fm_fs_chunk_copy *fm_fs_chunk_copy_new(uint32_t size, unsigned size_class);  // one reference, no block
+void fm_fs_chunk_copy_drop(fm_fs_store *store, fm_fs_chunk_copy *copy);      // NULL is allowed
+void fm_fs_chunk_copy_sum(fm_fs_chunk_copy *copy, const uint8_t *bytes);     // sets the checksums
+fm_status fm_fs_chunk_copy_check(const fm_fs_chunk_copy *copy, const uint8_t *bytes, uint32_t from,
+                                 uint32_t size);
+unsigned fm_fs_chunk_class(uint32_t size);
+void fm_fs_store_tree_free(fm_fs_store *store);
+void fm_fs_store_set_pending(fm_fs_store *store, fm_fs_chunk *chunk, fm_fs_chunk_copy *copy);
+void fm_fs_store_set_committed(fm_fs_store *store, fm_fs_chunk *chunk, fm_fs_chunk_copy *copy);
+
+// chunk_alloc.c
+fm_status fm_fs_store_block_take(fm_fs_store *store, unsigned size_class, uint32_t *out_block);
+fm_status fm_fs_store_block_mark(fm_fs_store *store, unsigned size_class,
+                                 uint32_t block);                                     // used, if it was free
+void fm_fs_store_block_free(fm_fs_store *store, unsigned size_class, uint32_t block); // once it is safe
+void fm_fs_store_block_release(fm_fs_store *store);                                   // what has become safe
+
+// chunk_session.c
+void fm_fs_store_session_set(fm_fs_store *store, const fm_fs_session *session, fm_status *status);
+void fm_fs_store_session_drop(fm_fs_store *store, uint32_t chain_version);
+
+// chunk_record.c
+fm_status fm_fs_store_bytes_add(struct fm_fs_store_bytes *to, const void *bytes, size_t size);
+size_t fm_fs_record_copy(uint8_t *to, int type, const fm_fs_chunk_id *id, const fm_fs_chunk_copy *copy,
+                         const fm_fs_session *session);
+size_t fm_fs_record_commit(uint8_t *to, const fm_fs_chunk_id *id, uint64_t version, uint32_t chain_version);
+size_t fm_fs_record_session(uint8_t *to, const fm_fs_session *session);
+size_t fm_fs_record_forget(uint8_t *to, uint32_t chain_version);
+// Applies the record at the beginning of these bytes and tells its size; 0: more bytes are needed. FM_ERR_FORMAT.
+fm_status fm_fs_record_replay(fm_fs_store *store, const uint8_t *bytes, size_t size, size_t *out_used);
+// The records of the batch at the beginning of these bytes, if there is a sound one.
+struct fm_fs_batch {
+    uint64_t generation, first, durable;
+    uint32_t records, bytes;
+};
+int fm_fs_batch_read(const uint8_t *bytes, size_t size, struct fm_fs_batch *out_batch);
+void fm_fs_batch_seal(uint8_t *bytes, const struct fm_fs_batch *batch); // records are behind the header
+
+// chunk_journal.c
+fm_status fm_fs_journal_add(fm_fs_store *store, const uint8_t *record, size_t size, uint64_t *out_lsn);
+void fm_fs_journal_kick(fm_fs_store *store);
+void fm_fs_journal_fail(fm_fs_store *store, fm_status status);
+
+// chunk_open.c
+fm_status fm_fs_store_open_begin(fm_fs_store *store);
+void fm_fs_store_open_end(fm_fs_store *store, fm_status status);
+void fm_fs_store_open_free(fm_fs_store *store);
+
+// chunk_checkpoint.c
+struct fm_fs_store_header {
+    uint64_t generation, lsn, bytes, durable;
+    uint32_t crc;
+    uint8_t identity[16];
+};
+int fm_fs_store_checkpoint_header(const uint8_t *from, struct fm_fs_store_header *out_header);
+// After the journal's switch; the record before that journal is `lsn`.
+void fm_fs_store_checkpoint(fm_fs_store *store, uint64_t lsn);
+void fm_fs_store_checkpoint_poll(fm_fs_store *store); // something has become durable
+
+// chunk_store.c
+void fm_fs_store_apply_durable(fm_fs_store *store, fm_fs_apply *apply);
+void fm_fs_store_apply_end(fm_fs_store *store, fm_fs_apply *apply, fm_status status);
+
+#endif

@@ -1,0 +1,219 @@
+/**
+ * @file fs_runtime.h
+ * What the protocols of the cluster stand on: a clock, timers, random numbers, calls between nodes, a disk, and
+ * transactions that do not block. The cluster manager, the storage service, recovery and the client know the
+ * outside world through these tables alone, so the same code runs on sockets and files (runtime_net.c,
+ * disk_file.c) and inside a simulator that draws every delay and every fault from one seed.
+ *
+ * Rules for both sides:
+ *  - a runtime and all that stands on it is used by one thread;
+ *  - what completes later never completes inside the function that began it, so a caller's state is settled
+ *    before the answer comes;
+ *  - a crash of a simulated node, and the end of a real one, drop all that is under way: no callback comes any
+ *    more, and whoever began an operation frees it with the rest of his state.
+ */
+#ifndef FATHOM_FS_RUNTIME_H
+#define FATHOM_FS_RUNTIME_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "fathom/fs_kv.h"
+#include "fathom/mem.h"
+#include "fathom/status.h"
+
+enum {
+    // What disks read and write at least, and what O_DIRECT wants aligned; also the page that tears whole
+    // sectors in it.
+    FM_FS_PAGE = 4096
+};
+
+/* Buffers: bulk bytes that several hold at once. */
+
+typedef struct fm_fs_buffer {
+    unsigned refs;
+    size_t size;   // of what is in it
+    size_t room;   // of `data`, a multiple of FM_FS_PAGE
+    uint8_t *data; // aligned to FM_FS_PAGE
+} fm_fs_buffer;
+
+// A buffer with room for `size` bytes, one reference; NULL when there is no memory. `size` bytes are in it, not
+// initialised; what follows up to the page's end is zero.
+fm_fs_buffer *fm_fs_buffer_new(size_t size);
+static inline fm_fs_buffer *fm_fs_buffer_ref(fm_fs_buffer *buffer)
+{
+    if (buffer)
+        buffer->refs++;
+    return buffer;
+}
+void fm_fs_buffer_drop(fm_fs_buffer *buffer); // NULL is allowed
+
+/* Clock, timers, random numbers, calls */
+
+typedef struct fm_fs_runtime fm_fs_runtime;
+
+// Zero it, set the first two; it stays where it is while it is set.
+typedef struct fm_fs_timer {
+    void (*fire)(void *context);
+    void *context;
+    int64_t due_ns;             // private to the runtime
+    uint64_t serial;            // private: 0 when not set
+    struct fm_fs_timer *before; // private
+    struct fm_fs_timer *after;  // private
+} fm_fs_timer;
+
+// A call to another node (or to this one). Zero it, set the first block; it stays until done().
+typedef struct fm_fs_call {
+    uint32_t node;
+    uint16_t method;
+    int64_t timeout_ns; // at least 1
+    const void *args;   // copied
+    size_t args_bytes;
+    fm_fs_buffer *payload; // referenced until done(); may be NULL
+    size_t reply_bytes;    // the most payload that a reply may bring
+    void (*done)(struct fm_fs_call *call);
+    void *context;
+
+    // Set before done(). A negative status without reply args: nobody knows what happened.
+    fm_status status;
+    const void *reply_args; // valid during done()
+    size_t reply_args_bytes;
+    fm_fs_buffer *reply_payload; // valid during done(); take a reference to keep it; may be NULL
+    void *runtime_data;          // private
+} fm_fs_call;
+
+// A call that arrived. The service answers it exactly once, now or later.
+typedef struct fm_fs_request {
+    uint16_t method;
+    uint32_t from;    // the caller's node; 0 when it is a client
+    const void *args; // valid until the answer
+    size_t args_bytes;
+    fm_fs_buffer *payload; // valid until the answer; may be NULL
+    void *user;            // the service's
+} fm_fs_request;
+
+// A transaction on its way. Zero it, set the first block; it stays until done().
+typedef struct fm_fs_kv_job {
+    unsigned flags;
+    fm_fs_kv_closure closure; // may run in another thread: it touches `closure_context` alone
+    void *closure_context;
+    void (*done)(struct fm_fs_kv_job *job);
+    void *context;
+    fm_status status;
+    void *runtime_data; // private
+} fm_fs_kv_job;
+
+struct fm_fs_runtime_ops {
+    int64_t (*now_ns)(fm_fs_runtime *runtime); // a clock that only grows; clocks of two nodes differ
+    void (*timer_start)(fm_fs_runtime *runtime, fm_fs_timer *timer, int64_t delay_ns); // sets or moves
+    void (*timer_stop)(fm_fs_runtime *runtime, fm_fs_timer *timer); // no effect when it is not set
+    uint64_t (*random)(fm_fs_runtime *runtime);
+    void (*call)(fm_fs_runtime *runtime, fm_fs_call *call);
+    // `args` are copied; the payload is referenced. Ends the request.
+    void (*reply)(fm_fs_runtime *runtime, fm_fs_request *request, fm_status status, const void *args,
+                  size_t args_bytes, fm_fs_buffer *payload);
+    void (*kv_run)(fm_fs_runtime *runtime, fm_fs_kv_job *job); // only where there is a store
+};
+
+struct fm_fs_runtime {
+    const struct fm_fs_runtime_ops *ops;
+    uint32_t node; // who this is
+};
+
+static inline int64_t fm_fs_now(fm_fs_runtime *runtime)
+{
+    return runtime->ops->now_ns(runtime);
+}
+static inline void fm_fs_timer_start(fm_fs_runtime *runtime, fm_fs_timer *timer, int64_t delay_ns)
+{
+    runtime->ops->timer_start(runtime, timer, delay_ns);
+}
+static inline void fm_fs_timer_stop(fm_fs_runtime *runtime, fm_fs_timer *timer)
+{
+    runtime->ops->timer_stop(runtime, timer);
+}
+static inline void fm_fs_call_start(fm_fs_runtime *runtime, fm_fs_call *call)
+{
+    runtime->ops->call(runtime, call);
+}
+static inline void fm_fs_reply(fm_fs_runtime *runtime, fm_fs_request *request, fm_status status,
+                               const void *args, size_t args_bytes, fm_fs_buffer *payload)
+{
+    runtime->ops->reply(runtime, request, status, args, args_bytes, payload);
+}
+// A number in [0, bound).
+static inline uint64_t fm_fs_random_below(fm_fs_runtime *runtime, uint64_t bound)
+{
+    return (uint64_t)(((unsigned __int128)runtime->ops->random(runtime) * bound) >> 64);
+}
+
+/* Disk: a fixed set of numbered files. There are no names to make or rename, so there is nothing about names that
+ * a power cut could undo. */
+
+enum fm_fs_disk_kind {
+    FM_FS_DISK_READ,
+    FM_FS_DISK_WRITE,
+    FM_FS_DISK_SYNC, // all completed writes of the file are durable
+    FM_FS_DISK_PUNCH // gives the range back; it reads as zeros
+};
+
+// An operation. Offset, size and data are multiples of FM_FS_PAGE. What was never written reads as zeros. One of size 0
+// only completes.
+typedef struct fm_fs_disk_io {
+    enum fm_fs_disk_kind kind;
+    unsigned file;
+    uint64_t offset;
+    size_t size;
+    void *data;
+    void (*done)(struct fm_fs_disk_io *io);
+    void *context;
+    fm_status status;
+    struct fm_fs_disk_io *next; // private
+} fm_fs_disk_io;
+
+typedef struct fm_fs_disk fm_fs_disk;
+struct fm_fs_disk_ops {
+    void (*submit)(fm_fs_disk *disk, fm_fs_disk_io *io);
+    // Bytes from the beginning of the file to the end of its last write. Does not wait.
+    uint64_t (*size)(fm_fs_disk *disk, unsigned file);
+};
+struct fm_fs_disk {
+    const struct fm_fs_disk_ops *ops;
+    uint64_t capacity_bytes; // what the target may hold
+};
+
+static inline void fm_fs_disk_submit(fm_fs_disk *disk, fm_fs_disk_io *io)
+{
+    disk->ops->submit(disk, io);
+}
+
+/* Planted bugs: the simulator's own test builds these sources with FM_FS_PLANTED and checks that each is found. */
+#ifdef FM_FS_PLANTED
+extern int fm_fs_planted_bug;
+#define FM_FS_PLANT(bug) (fm_fs_planted_bug == (bug))
+#else
+#define FM_FS_PLANT(bug) 0
+#endif
+enum fm_fs_plant {
+    FM_FS_PLANT_NONE,
+    FM_FS_PLANT_ACK_BEFORE_FLUSH, // a chunk is said to be stored before its journal record is durable
+    FM_FS_PLANT_DATA_UNSYNCED,    // the journal record is written before the data is durable
+    FM_FS_PLANT_EARLY_REUSE,      // a block is used again before the record that freed it is durable
+    FM_FS_PLANT_DIRTY_READ,       // a dirty replica answers without asking the tail
+    FM_FS_PLANT_READ_PENDING,     // a dirty replica hands out what is not committed
+    FM_FS_PLANT_STALE_LEASE,      // a replica reads although its lease has run out
+    FM_FS_PLANT_DOUBLE_APPLY,     // the head does not remember requests
+    FM_FS_PLANT_FORGET_SESSIONS,  // what the head remembers is not recovered from disk
+    FM_FS_PLANT_SKIP_FORWARD,     // the head commits although its successor did not answer
+    FM_FS_PLANT_LOST_RESYNC,      // recovery skips chunks that the successor has in another version
+    FM_FS_PLANT_EARLY_SERVING,    // a target says it is complete as soon as it is back
+    FM_FS_PLANT_NO_CHAIN_CHECK,   // the chain's version is not looked at again under the lock
+    FM_FS_PLANT_ANY_RESTARTS,     // any replica, complete or not, may restart a chain
+    FM_FS_PLANT_NO_CHECKSUM,      // what was read is not compared with its checksums
+    FM_FS_PLANT_NO_FENCE,         // a deposed manager may still commit
+    FM_FS_PLANT_TORN_JOURNAL,     // replay believes a batch whose checksum is wrong
+    FM_FS_PLANT_COUNT
+};
+
+#endif
