@@ -11,6 +11,7 @@
     X(ep)                  \
     X(eplb)                \
     X(pipe)                \
+    X(pond)                \
     X(trace)               \
     X(info)                \
     X(clean)               \
