@@ -16,8 +16,8 @@ static fm_status run(fm_ep_group *group, fm_ep_kind kind, const void *from, int 
     op->receive = receive;
     publication->rows = rows;
     publication->detail = bytes;
-    fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW], group->plan.stage, from, bytes, bytes, rows,
-                        NULL);
+    fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW], !fm_ep_exchange_is_seen(group, from, bytes, rows),
+                        group->plan.stage, from, bytes, bytes, rows, NULL);
     int32_t *begin = fm_ep_slot_at(op, group->plan.begin), *list = fm_ep_slot_at(op, group->plan.list);
     for (int reader = 0; reader <= group->ranks; reader++)
         begin[reader] = rows > 0 ? reader : 0;

@@ -162,14 +162,19 @@ fm_status fm_ep_combine_post(fm_ep_group *group, const fm_ep_combine *combine, f
     const int32_t *begin = fm_ep_slot_at(op, group->plan.begin);
     int items = begin[group->ranks];
     size_t bytes = (size_t)group->options.hidden * sizeof(fm_bf16);
-    fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW], group->plan.stage, combine->x,
-                        combine->x_stride ? combine->x_stride : bytes, bytes, items, list);
+    size_t stride = combine->x_stride ? combine->x_stride : bytes;
+    size_t weights = sizeof(float) * (handle->arrangement == FM_EP_PLAIN ? (size_t)handle->topk : 1);
+    // Both or none, as they share one list.
+    int staged = !fm_ep_exchange_is_seen(group, combine->x, stride, publication->rows) ||
+                 (combine->row_weights &&
+                  !fm_ep_exchange_is_seen(group, combine->row_weights, weights, publication->rows));
+    fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW], staged, group->plan.stage, combine->x, stride,
+                        bytes, items, list);
     if (combine->row_weights) {
-        size_t weights = sizeof(float) * (handle->arrangement == FM_EP_PLAIN ? (size_t)handle->topk : 1);
-        fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_WEIGHTS], group->plan.stage_weights,
+        fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_WEIGHTS], staged, group->plan.stage_weights,
                             combine->row_weights, weights, weights, items, list);
     }
-    for (int i = 0; group->options.staged && i < items; i++)
+    for (int i = 0; staged && i < items; i++)
         list[i] = i; // staged rows lie in the order of the list
     fm_ep_exchange_post(op);
     *out_op = op;

@@ -76,6 +76,8 @@ static fm_status check_dispatch(const fm_ep_group *group, const fm_ep_dispatch *
     if (dispatch->x_stride != 0 && dispatch->x_stride < row_bytes(group, from))
         return fm_base_error_set(FM_ERR_ARG, "x_stride is %zu bytes; expected 0 or at least a row, %zu",
                                  dispatch->x_stride, row_bytes(group, from));
+    if (dispatch->is_pull)
+        return FM_OK;
     if (dispatch->recv_rows_max < 0 || (dispatch->recv_rows_max > 0 && !dispatch->recv_x) ||
         (dispatch->recv_rows_max > 0 && to != FM_EP_BF16 && !dispatch->recv_scales))
         return fm_base_error_set(
@@ -94,10 +96,11 @@ static void publish_rows(fm_ep_op *op, fm_ep_publication *publication, const fm_
     fm_ep_part *row_part = &publication->parts[FM_EP_PART_ROW],
                *scale_part = &publication->parts[FM_EP_PART_SCALES];
     if (dispatch->x_format == to) {
-        fm_ep_exchange_part(op, row_part, group->plan.stage, dispatch->x, stride, bytes, publication->rows,
-                            NULL);
-        fm_ep_exchange_part(op, scale_part, group->plan.stage_scales, dispatch->x_scales, scales, scales,
-                            publication->rows, NULL);
+        int rows = publication->rows;
+        fm_ep_exchange_part(op, row_part, !fm_ep_exchange_is_seen(group, dispatch->x, stride, rows),
+                            group->plan.stage, dispatch->x, stride, bytes, rows, NULL);
+        fm_ep_exchange_part(op, scale_part, !fm_ep_exchange_is_seen(group, dispatch->x_scales, scales, rows),
+                            group->plan.stage_scales, dispatch->x_scales, scales, scales, rows, NULL);
         return;
     }
     FM_SPAN_ARGS(span, "cast", "ep", "tokens", NULL);
@@ -131,35 +134,71 @@ static void publish_choices(fm_ep_op *op, fm_ep_publication *publication, const 
                                                           .bytes = (size_t)handle->topk * sizeof *weights};
 }
 
-/** Copies the rows of one source to all the places that they have here. */
-static fm_status receive_rows(fm_ep_op *op, int source)
+/** The rows of a dispatch that an item has here: one for the item, or one for each of its choices. */
+static const int32_t *rows_of_item(const fm_ep_handle *handle, int *item, int *out_count)
 {
-    fm_ep_group *group = op->group;
+    if (handle->arrangement == FM_EP_PLAIN) {
+        *out_count = 1;
+        return item;
+    }
+    *out_count = handle->choice_begin[*item + 1] - handle->choice_begin[*item];
+    return handle->choice_row + handle->choice_begin[*item];
+}
+
+/** Copies the rows of one source to all the places that they have here. */
+static fm_status copy_rows(fm_ep_op *op, int source)
+{
+    const fm_ep_group *group = op->group;
     const fm_ep_handle *handle = op->handle;
     const fm_ep_dispatch *dispatch = &op->as.dispatch;
     const fm_ep_view *view = &group->views[source];
     size_t bytes = row_bytes(group, dispatch->recv_format),
            scales = scale_bytes(group, dispatch->recv_format);
-    int plain = handle->arrangement == FM_EP_PLAIN;
     int stream = fm_ep_copy_streams((size_t)handle->received.rows * bytes);
     for (int i = 0; i < view->count; i++) {
-        int item = handle->source_begin[source] + i;
+        int item = handle->source_begin[source] + i, count = 0;
         const char *row = fm_ep_view_row(view, FM_EP_PART_ROW, view->list[i]);
         const char *row_scales = fm_ep_view_row(view, FM_EP_PART_SCALES, view->list[i]);
-        // One row for the item, or one for each of its choices.
-        int first = plain ? 0 : handle->choice_begin[item], last = plain ? 1 : handle->choice_begin[item + 1];
-        for (int c = first; c < last; c++) {
-            size_t to = (size_t)(plain ? item : handle->choice_row[c]);
-            char *out = (char *)dispatch->recv_x + to * bytes;
+        const int32_t *to = rows_of_item(handle, &item, &count);
+        for (int c = 0; c < count; c++) {
+            char *out = (char *)dispatch->recv_x + (size_t)to[c] * bytes;
             fm_ep_copy_row(out, row, bytes, stream);
             if (scales > 0)
-                memcpy((char *)dispatch->recv_scales + to * scales, row_scales, scales);
-            if (c == first)
+                memcpy((char *)dispatch->recv_scales + (size_t)to[c] * scales, row_scales, scales);
+            if (c == 0)
                 FM_TRY(fm_ep_view_check(op, view, source, i, out, row_scales));
         }
     }
-    group->peers[source].dispatch_rows += (uint64_t)view->count;
-    fm_ep_exchange_count(group, source, (uint64_t)view->count * (bytes + scales));
+    return FM_OK;
+}
+
+/** Notes where the rows of one source lie. */
+static fm_status locate_rows(fm_ep_op *op, int source)
+{
+    const fm_ep_handle *handle = op->handle;
+    const fm_ep_view *view = &op->group->views[source];
+    for (int i = 0; i < view->count; i++) {
+        int item = handle->source_begin[source] + i, count = 0;
+        const void *row = fm_ep_view_row(view, FM_EP_PART_ROW, view->list[i]);
+        const void *row_scales = fm_ep_view_row(view, FM_EP_PART_SCALES, view->list[i]);
+        const int32_t *to = rows_of_item(handle, &item, &count);
+        for (int c = 0; c < count; c++) {
+            handle->row_at[to[c]] = row;
+            handle->row_scales_at[to[c]] = row_scales;
+        }
+        FM_TRY(fm_ep_view_check(op, view, source, i, row, row_scales));
+    }
+    return FM_OK;
+}
+
+static fm_status receive_rows(fm_ep_op *op, int source)
+{
+    fm_ep_group *group = op->group;
+    uint64_t rows = (uint64_t)group->views[source].count;
+    fm_ep_format format = op->as.dispatch.recv_format;
+    FM_TRY(op->is_pull ? locate_rows(op, source) : copy_rows(op, source));
+    group->peers[source].dispatch_rows += rows;
+    fm_ep_exchange_count(group, source, rows * (row_bytes(group, format) + scale_bytes(group, format)));
     return FM_OK;
 }
 
@@ -187,9 +226,13 @@ static fm_status receive_dispatch(fm_ep_op *op)
     if (!op->as.dispatch.cached)
         fm_ep_handle_receive(handle);
     const fm_ep_received *received = &handle->received;
-    if (received->rows > op->as.dispatch.recv_rows_max)
+    if (op->is_pull) {
+        memset(handle->row_at, 0, (size_t)received->rows * sizeof(const void *));
+        memset(handle->row_scales_at, 0, (size_t)received->rows * sizeof(const void *));
+    } else if (received->rows > op->as.dispatch.recv_rows_max) {
         return fm_base_error_set(FM_ERR_LIMIT, "%d rows arrive, but recv_rows_max is %" PRId64,
                                  received->rows, op->as.dispatch.recv_rows_max);
+    }
     for (int source = 0; source < group->ranks; source++) {
         int expected = received->source_begin[source + 1] - received->source_begin[source];
         if (group->masked[source])
@@ -200,7 +243,7 @@ static fm_status receive_dispatch(fm_ep_op *op)
         FM_TRY(receive_rows(op, source));
     }
     fm_ep_copy_fence();
-    if (handle->arrangement == FM_EP_EXPANDED)
+    if (handle->arrangement == FM_EP_EXPANDED && !op->is_pull)
         zero_padding(op);
     span.args[0] = (int64_t)op->epoch;
     span.args[1] = received->rows;
@@ -221,6 +264,7 @@ fm_status fm_ep_dispatch_post(fm_ep_group *group, const fm_ep_dispatch *dispatch
         handle->rejoins = group->rejoins;
     }
     op->handle = handle;
+    op->is_pull = dispatch->is_pull != 0;
     op->as.dispatch = *dispatch;
     op->receive = receive_dispatch;
     publication->rows = handle->tokens;

@@ -8,7 +8,7 @@
 static void free_ops(fm_ep_group *group)
 {
     for (int i = 0; group->ops && i < group->plan.in_flight; i++)
-        fm_base_mem_free(group->ops[i].mirror_ready);
+        fm_base_mem_free(group->ops[i].is_open);
     fm_base_mem_free(group->ops);
 }
 
@@ -16,6 +16,11 @@ void fm_ep_group_free(fm_ep_group *group)
 {
     if (!group)
         return;
+    // Whoever leaves while a rank is masked, or after waiting for one in vain, cannot count on it at the end either.
+    group->world->is_broken |= group->has_timed_out;
+    for (int peer = 0; group->masked && peer < group->ranks; peer++)
+        group->world->is_broken |= group->masked[peer];
+    fm_ep_mail_free(group);
     free_ops(group);
     fm_base_mem_free(group->masked);
     fm_base_mem_free(group->mirror_of);
@@ -32,11 +37,15 @@ static fm_status allocate_ops(fm_ep_group *group)
     group->ops = fm_base_mem_zalloc((size_t)group->plan.in_flight, sizeof *group->ops);
     if (!group->ops)
         return FM_ERR_NOMEM;
+    size_t ranks = (size_t)group->ranks;
     for (int i = 0; i < group->plan.in_flight; i++) {
-        group->ops[i].group = group;
-        group->ops[i].mirror_ready = fm_base_mem_zalloc((size_t)group->ranks, 1);
-        if (!group->ops[i].mirror_ready)
+        fm_ep_op *op = &group->ops[i];
+        op->group = group;
+        op->is_open = fm_base_mem_zalloc(2 * ranks + (size_t)group->plan.nodes, 1);
+        if (!op->is_open)
             return FM_ERR_NOMEM;
+        op->mirror_ready = op->is_open + ranks;
+        op->mailed = op->mirror_ready + ranks;
     }
     return FM_OK;
 }
@@ -78,7 +87,7 @@ static fm_status make_segment(fm_ep_world *world, const fm_ep_plan *plan, char *
 {
     char *segment = NULL;
     if (world->mpi)
-        FM_TRY(fm_ep_world_mpi_share(world, plan->total, &segment));
+        FM_TRY(fm_ep_world_mpi_share(world, plan, &segment));
     else
         segment = fm_base_mem_aligned(plan->total, FM_EP_ALIGN);
     if (!segment)
@@ -101,8 +110,9 @@ fm_status fm_ep_group_create(fm_ep_world *world, int rank, const fm_ep_options *
         return fm_base_error_set(FM_ERR_ARG, "rank is %d; expected %d, this process's", rank, world->rank);
     fm_ep_plan plan = {0};
     fm_ep_options complete = fm_ep_options_complete(options);
-    complete.staged |= world->mpi != NULL; // processes cannot read each other's private memory
-    fm_status status = fm_ep_plan_make(&complete, world->ranks, &plan);
+    fm_status status = world->mpi ? fm_ep_world_mpi_place(world, &complete) : FM_OK;
+    if (status == FM_OK)
+        status = fm_ep_plan_make(&complete, world->ranks, &plan);
     FM_TRY(fm_ep_world_meet(world, rank, &complete, status, complete.timeout_ms));
 
     char *segment = NULL;
@@ -120,6 +130,8 @@ fm_status fm_ep_group_create(fm_ep_world *world, int rank, const fm_ep_options *
                                .local_experts = complete.experts / world->ranks,
                                .sum = fm_ep_sum_choose()};
         status = allocate_private(group);
+        if (status == FM_OK && world->mpi && plan.nodes > 1)
+            status = fm_ep_mail_create(group);
     }
     // Making shared memory is collective, so that a rank without a group of its own takes part.
     if (status == FM_OK || world->mpi) {
@@ -135,6 +147,12 @@ fm_status fm_ep_group_create(fm_ep_world *world, int rank, const fm_ep_options *
     }
     *out_group = group;
     return FM_OK;
+}
+
+void *fm_ep_group_memory(fm_ep_group *group, size_t *out_bytes)
+{
+    *out_bytes = group->plan.memory_bytes;
+    return group->plan.memory_bytes > 0 ? group->base[group->rank] + group->plan.memory : NULL;
 }
 
 int fm_ep_group_rank(const fm_ep_group *group)
@@ -179,15 +197,15 @@ int fm_ep_group_is_masked(const fm_ep_group *group, int peer)
     return peer >= 0 && peer < group->ranks && group->masked[peer];
 }
 
-fm_status fm_ep_group_rejoin(fm_ep_group *group)
+/** Rejoining where every rank sees every other's flags. */
+static fm_status rejoin_by_flags(fm_ep_group *group, uint64_t *out_epoch)
 {
     // Two words hold the epochs of this rejoining and of the last, so that a fast rank's next does not overwrite what a
     // slow one has still to read. It cannot be two ahead: it waits here for all.
-    uint64_t round = group->rejoins + 1;
+    uint64_t round = group->rejoins + 1, epoch = 0;
     fm_ep_flag *mine = fm_ep_flag_rejoin(group, group->rank);
     atomic_store_explicit(&mine[1 + round % 2].value, group->epoch, memory_order_relaxed);
     atomic_store_explicit(&mine[0].value, round, memory_order_release);
-    uint64_t epoch = 0;
     fm_wait wait = fm_base_wait_begin(group->options.timeout_ms);
     for (int peer = 0; peer < group->ranks; peer++) {
         fm_ep_flag *theirs = fm_ep_flag_rejoin(group, peer);
@@ -199,7 +217,17 @@ fm_status fm_ep_group_rejoin(fm_ep_group *group)
         uint64_t other = atomic_load_explicit(&theirs[1 + round % 2].value, memory_order_relaxed);
         epoch = other > epoch ? other : epoch;
     }
-    group->rejoins = round;
+    *out_epoch = epoch;
+    return FM_OK;
+}
+
+fm_status fm_ep_group_rejoin(fm_ep_group *group)
+{
+    uint64_t epoch = 0;
+    group->is_rejoining = 1; // others may have read this rank's epoch already, so it must stay
+    FM_TRY(group->mail ? fm_ep_mail_rejoin(group, &epoch) : rejoin_by_flags(group, &epoch));
+    group->is_rejoining = group->has_timed_out = 0;
+    group->rejoins++;
     group->epoch = epoch;
     memset(group->masked, 0, (size_t)group->ranks);
     for (int i = 0; i < group->plan.in_flight; i++)

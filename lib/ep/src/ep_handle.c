@@ -11,7 +11,8 @@ void fm_ep_handle_free(fm_ep_handle *handle)
         handle->topk_idx,     handle->topk_weights, handle->send_begin,   handle->send_list,
         handle->seen,         handle->expert_count, handle->expert_begin, handle->expert_next,
         handle->source_begin, handle->item_token,   handle->recv_idx,     handle->choice_begin,
-        handle->choice_row,   handle->row_item,     handle->recv_weights, handle->row_weight};
+        handle->choice_row,   handle->row_item,     handle->recv_weights, handle->row_weight,
+        handle->row_at,       handle->row_scales_at};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         fm_base_mem_free(arrays[i]);
     fm_base_mem_free(handle);
@@ -59,6 +60,8 @@ static fm_status allocate(fm_ep_handle *handle)
     ALLOCATE(recv_weights, items * topk);
     ALLOCATE(choice_begin, items + 1);
     ALLOCATE(choice_row, choices);
+    ALLOCATE(row_at, handle->rows_max);
+    ALLOCATE(row_scales_at, handle->rows_max);
     if (handle->arrangement != FM_EP_PLAIN) {
         ALLOCATE(row_item, handle->rows_max);
         ALLOCATE(row_weight, handle->rows_max);
@@ -103,6 +106,8 @@ fm_status fm_ep_handle_create(fm_ep_group *group, fm_ep_arrangement arrangement,
         .choice_row = handle->choice_row,
         .row_weight = handle->row_weight,
         .row_item = handle->row_item,
+        .row_at = handle->row_at,
+        .row_scales_at = handle->row_scales_at,
     };
     *out_handle = handle;
     return FM_OK;

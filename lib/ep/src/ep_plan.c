@@ -128,11 +128,9 @@ static void place_mirrors(const fm_ep_options *options, fm_ep_plan *plan, room *
     size_t node_ranks = (size_t)plan->node_ranks;
     size_t choices = (size_t)plan->choices_max / (size_t)plan->ranks * node_ranks;
     size_t list = max_size(choices, max_size(node_ranks * tokens, node_ranks));
-    plan->mirror_begin = take(&mirror, (size_t)plan->ranks + 1, sizeof(int32_t));
-    plan->mirror_list = take(&mirror, list, sizeof(int32_t));
-    plan->mirror_check = take(&mirror, options->check ? list : 0, sizeof(uint32_t));
-    plan->mirror_origin = take(&mirror, list, sizeof(int32_t));
-    plan->mirror_parts = mirror.at;
+    take(&mirror, (size_t)plan->ranks + 1, sizeof(int32_t)); // readers' first entries
+    take(&mirror, 2 * list, sizeof(int32_t));                // rows, and their numbers at the source
+    take(&mirror, options->check ? list : 0, sizeof(uint32_t));
     // A token's row, scales, choices and weights; or an expert's rows and the gradients of its weights; or part of a
     // collective. Each array begins on a line of its own.
     size_t of_dispatch =
@@ -140,7 +138,7 @@ static void place_mirrors(const fm_ep_options *options, fm_ep_plan *plan, room *
     size_t of_combine =
         product(&mirror, choices, 2 * hidden + 4) + product(&mirror, node_ranks * tokens, 4 * topk);
     take(&mirror, 1, max_size(max_size(of_dispatch, of_combine), options->collective_bytes_max));
-    take(&mirror, FM_EP_PARTS, FM_EP_ALIGN);
+    take(&mirror, FM_EP_PARTS + 1, FM_EP_ALIGN);
     plan->mirror_bytes = mirror.at;
     total->overflowed |= mirror.overflowed;
     plan->mirror_slots = take(total, (size_t)plan->in_flight * (size_t)plan->mirrors, mirror.at);
@@ -174,6 +172,8 @@ fm_status fm_ep_plan_make(const fm_ep_options *given, int ranks, fm_ep_plan *out
     plan.rejoin = take(&total, 3, sizeof(fm_ep_flag));
     place_slot(&options, &plan, list, &total);
     place_mirrors(&options, &plan, &total);
+    plan.memory_bytes = options.memory_bytes;
+    plan.memory = take(&total, 1, options.memory_bytes);
     // Two queues, to the next rank and to the one before; each has two counters, then its messages.
     if (options.ring_bytes_max > 0) {
         room message = {0};

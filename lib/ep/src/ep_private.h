@@ -28,6 +28,8 @@
 #include "fathom/ep.h"
 #include "fathom/mem.h"
 
+#include "ep_mpi.h"
+
 enum {
     FM_EP_ALIGN = FM_CACHE_LINE,
     FM_EP_PARTS = 4,
@@ -74,8 +76,8 @@ typedef struct fm_ep_plan {
     size_t posted, done, mirrored, mirror_done, rejoin; /**< flags */
     size_t slots, slot_bytes;
     size_t begin, list, idx, weights, check, stage, stage_scales, stage_weights; /**< inside a slot */
-    size_t mirror_slots, mirror_bytes; /**< one mirror: publication, begin, list, origin, then parts */
-    size_t mirror_begin, mirror_list, mirror_origin, mirror_check, mirror_parts;
+    size_t mirror_slots, mirror_bytes; /**< what a mirror needs at most */
+    size_t memory, memory_bytes;       /**< the caller's own */
     size_t ring, ring_queue_bytes, ring_message_bytes;
     size_t total;
 } fm_ep_plan;
@@ -86,7 +88,14 @@ typedef void (*fm_ep_sum_kernel)(const fm_bf16 *const *rows, const float *weight
 
 struct fm_ep_op {
     fm_ep_group *group;
-    enum { FM_EP_FREE, FM_EP_POSTED, FM_EP_RECEIVED, FM_EP_ENDED } state;
+    enum {
+        FM_EP_FREE,
+        FM_EP_POSTED,
+        FM_EP_ARRIVED, /**< pulled rows may be read; their publishers are not told yet */
+        FM_EP_RECEIVED,
+        FM_EP_ENDED
+    } state;
+    int is_pull;
     fm_ep_kind kind;
     int slot;
     uint64_t epoch;
@@ -94,7 +103,9 @@ struct fm_ep_op {
     fm_status status; /**< of what was received; its message is kept below */
     char message[256];
     fm_status (*receive)(fm_ep_op *op);
+    uint8_t *is_open;      /**< [ranks] sources of which this rank reads, until it has told them */
     uint8_t *mirror_ready; /**< [ranks] sources outside that this rank, their rail, has mirrored */
+    uint8_t *mailed;       /**< [nodes] what has become of the message to each node: fm_ep_mail_state */
     /* What receive() works on. */
     fm_ep_handle *handle;
     union {
@@ -107,11 +118,21 @@ struct fm_ep_op {
     } as;
 };
 
+/** What each process tells all others while it joins. */
+typedef struct fm_ep_card {
+    fm_ep_options options;
+    fm_status status;
+} fm_ep_card;
+
 struct fm_ep_world {
     int ranks;
-    const struct fm_ep_mpi *mpi; /**< NULL: ranks are threads of this process */
-    int rank;                    /**< with mpi: this process's */
-    char **base;                 /**< [ranks] segments; NULL until their owners have joined */
+    const fm_ep_mpi *mpi; /**< NULL: ranks are threads of this process */
+    fm_ep_mpi_party *party;
+    int rank;         /**< with mpi: this process's */
+    int *machine;     /**< [ranks] with mpi: the lowest rank on the same machine */
+    fm_ep_card *card; /**< [1 + ranks] with mpi: this rank's, then all */
+    int is_broken;    /**< a rank is missing for good: nothing collective may be done any more */
+    char **base;      /**< [ranks] segments; NULL until their owners have joined, and where they lie on other nodes */
     fm_ep_options *options;      /**< [ranks] */
     _Atomic int *status;         /**< [ranks] of each rank's own part of joining */
     _Atomic uint32_t *phase;     /**< [ranks] how far each has come */
@@ -125,6 +146,9 @@ struct fm_ep_group {
     char **base; /**< the world's */
     uint64_t epoch;
     uint64_t rejoins;
+    int is_rejoining; /**< it has been called, and has not succeeded yet */
+    int has_timed_out; /**< since the last rejoining */
+    struct fm_ep_mail *mail; /**< NULL unless other nodes are reached by messages */
     fm_ep_op *ops;   /**< [in_flight] */
     uint8_t *masked; /**< [ranks] */
     int32_t *
@@ -160,6 +184,7 @@ struct fm_ep_handle {
     int32_t *expert_count, *expert_begin, *expert_next, *source_begin, *item_token, *recv_idx, *choice_begin;
     int32_t *choice_row, *row_item;
     float *recv_weights, *row_weight;
+    const void **row_at, **row_scales_at; /**< [rows_max] */
 };
 
 /* ep_plan.c */
@@ -185,11 +210,88 @@ fm_status fm_ep_world_share(fm_ep_world *world, int rank, char *segment, fm_stat
 /* ep_world_mpi.c: the same over MPI. */
 
 /** Tells all ranks this one's options and status, and learns theirs. */
-fm_status fm_ep_world_mpi_tell(fm_ep_world *world, const fm_ep_options *options, fm_status status);
-/** Makes the segments of all ranks; collective. */
-fm_status fm_ep_world_mpi_share(fm_ep_world *world, size_t bytes, char **out_segment);
+fm_status fm_ep_world_mpi_tell(fm_ep_world *world, const fm_ep_options *options, fm_status status,
+                               int64_t timeout_ms);
+/** What over MPI follows from where the processes run: fills in ranks_per_node and staged. */
+fm_status fm_ep_world_mpi_place(const fm_ep_world *world, fm_ep_options *options);
+/** Makes the segments of all ranks of this rank's node; collective. */
+fm_status fm_ep_world_mpi_share(fm_ep_world *world, const fm_ep_plan *plan, char **out_segment);
+
+/* ep_view.c: what is read. */
+
+/** What one source has for this rank. */
+typedef struct fm_ep_view {
+    const char *base;
+    const fm_ep_publication *publication;
+    const int32_t *list;
+    const int32_t *origin; /**< NULL: a row's own number */
+    const uint32_t *check; /**< like list; NULL: no checksums */
+    int count;             /**< 0 for a masked source */
+} fm_ep_view;
+
+fm_ep_view fm_ep_view_at(const char *base, const fm_ep_publication *publication, int reader);
+/** What `source`, whose memory this rank sees, has posted for a reader. */
+fm_ep_view fm_ep_view_direct(const fm_ep_op *op, int source, int reader);
+static inline const void *fm_ep_view_row(const fm_ep_view *view, int part, int row)
+{
+    const fm_ep_part *p = &view->publication->parts[part];
+    return view->base + p->offset + (int64_t)p->stride * row;
+}
+/** Fills the group's views: empty for masked sources and for those that posted something else. */
+void fm_ep_views_open(fm_ep_op *op);
+/** Tells the publishers that this rank has read. A flag that has moved on meanwhile says that what was read may have
+ * been overwritten. */
+void fm_ep_views_close(fm_ep_op *op);
+/** The first rank whose rows, or whose mirror of another's rows, are not there yet; -1 when all are. */
+int fm_ep_views_missing(const fm_ep_op *op);
+
+void fm_ep_check_write(const fm_ep_op *op);
+/** Checks entry `i` of the view's list, whose row and scales were copied to `row` and `scales` (or lie there still),
+ * against the publisher's checksum, where there is one. */
+fm_status fm_ep_view_check(const fm_ep_op *op, const fm_ep_view *view, int source, int i, const void *row,
+                           const void *scales);
+
+/* ep_mirror.c */
+
+/** Whether this rank sees the memory of `peer`. */
+int fm_ep_sees(const fm_ep_group *group, int peer);
+/** Whose segment holds what this rank reads of a source: its own, or that of its rail on this node. Threads can read
+ * a source directly when its rail is masked. */
+int fm_ep_holder_of(const fm_ep_group *group, int source);
+size_t fm_ep_mirror_offset(const fm_ep_group *group, int slot, int source);
+/**
+ * Writes what the ranks of `node` need of a publication, whose offsets count from `base`, to `to`: a publication, its lists
+ * and the rows, each once. Offsets in it count from `at` bytes before `to`. Returns its length, a multiple of FM_EP_ALIGN.
+ */
+size_t fm_ep_mirror_build(const fm_ep_group *group, const char *base, const fm_ep_publication *publication,
+                          int node, char *to, size_t at);
+/** Mirrors the sources outside whose rail this rank is, as they post; over MPI, as their messages come. */
+void fm_ep_mirrors_serve(fm_ep_op *op);
+
+/* ep_mail.c: messages between nodes. */
+
+typedef enum fm_ep_mail_state { FM_EP_MAIL_WAITING, FM_EP_MAIL_SENT, FM_EP_MAIL_TAKEN } fm_ep_mail_state;
+
+fm_status fm_ep_mail_create(fm_ep_group *group);
+void fm_ep_mail_free(fm_ep_group *group);
+/** Sends to other nodes what their ranks need of an operation, and sees what has arrived of what was sent. */
+void fm_ep_mail_send(fm_ep_op *op);
+/** 1 when the mirror of a source is complete in this rank's segment. */
+int fm_ep_mail_receive(fm_ep_op *op, int source);
+/** All ranks give their epoch and learn the highest. */
+fm_status fm_ep_mail_rejoin(fm_ep_group *group, uint64_t *out_epoch);
+/** Messages of the ring to and from a neighbour on another node: `which` 0 for the queue to the next rank, 1 to the one
+ * before. out_message stays valid until fm_ep_mail_ring_take(). FM_ERR_BUSY: none free, none there. */
+fm_status fm_ep_mail_ring_slot(fm_ep_group *group, int which, int peer, void **out_message);
+fm_status fm_ep_mail_ring_post(fm_ep_group *group, int which, int peer, size_t bytes);
+fm_status fm_ep_mail_ring_peek(fm_ep_group *group, int which, int peer, void **out_message);
+fm_status fm_ep_mail_ring_take(fm_ep_group *group, int which, int peer);
 
 /* ep_exchange.c: what every operation does. */
+
+/** Keeps the first failure of an operation, which goes on to its end so that no peer waits for it. */
+void fm_ep_op_fail(fm_ep_op *op, fm_status status);
+const char *fm_ep_kind_name(int kind);
 
 /** Takes the slot of the next epoch. The publication and the caller's part of the op are filled in before
  * fm_ep_exchange_post(); until then nothing has happened. */
@@ -207,31 +309,14 @@ static inline int64_t fm_ep_offset_of(const fm_ep_group *group, const void *addr
 {
     return (int64_t)((uintptr_t)address - (uintptr_t)group->base[group->rank]);
 }
+/** Whether peers on this node can read `rows` rows there, so that they need not be staged. */
+int fm_ep_exchange_is_seen(const fm_ep_group *group, const void *rows_at, size_t stride, int64_t rows);
 
-/** Copies `rows` rows into the slot when the group stages, else leaves them where they are; fills the part. `list` (NULL:
+/** Copies `rows` rows into the slot with `staged`, else leaves them where they are; fills the part. `list` (NULL:
  * all, in order) says which rows; staged rows lie in its order. */
-void fm_ep_exchange_part(fm_ep_op *op, fm_ep_part *part, size_t stage, const void *from, size_t stride,
-                         size_t bytes, int rows, const int32_t *list);
+void fm_ep_exchange_part(fm_ep_op *op, fm_ep_part *part, int staged, size_t stage, const void *from,
+                         size_t stride, size_t bytes, int rows, const int32_t *list);
 
-/** What one source has for this rank. */
-typedef struct fm_ep_view {
-    const char *base;
-    const fm_ep_publication *publication;
-    const int32_t *list;
-    const int32_t *origin; /**< NULL: a row's own number */
-    const uint32_t *check; /**< like list; NULL: no checksums */
-    int count;             /**< 0 for a masked source */
-} fm_ep_view;
-
-static inline const void *fm_ep_view_row(const fm_ep_view *view, int part, int row)
-{
-    const fm_ep_part *p = &view->publication->parts[part];
-    return view->base + p->offset + (int64_t)p->stride * row;
-}
-/** Checks entry `i` of the view's list, whose row and scales were copied to `row` and `scales` (or lie there still),
- * against the publisher's checksum, where there is one. */
-fm_status fm_ep_view_check(const fm_ep_op *op, const fm_ep_view *view, int source, int i, const void *row,
-                           const void *scales);
 /** Counts bytes that this rank has read from a source. */
 void fm_ep_exchange_count(fm_ep_group *group, int source, uint64_t bytes);
 

@@ -31,11 +31,14 @@ void fm_ep_world_free(fm_ep_world *world)
 {
     if (!world)
         return;
-    if (world->mpi)
-        world->mpi->stop();
+    if (world->mpi && world->party)
+        world->mpi->stop(world->party, world->is_broken);
     for (int rank = 0; world->base && !world->mpi && rank < world->ranks; rank++)
         fm_base_mem_free(world->base[rank]);
     fm_base_mem_free(world->base);
+    fm_base_mem_free(world->machine);
+    if (!world->is_broken) // else MPI may still write there
+        fm_base_mem_free(world->card);
     fm_base_mem_free(world->options);
     fm_base_mem_free(world->status);
     fm_base_mem_free(world->phase);
@@ -78,6 +81,7 @@ static fm_status compare_options(const fm_ep_world *world)
         COMPARE(in_flight);
         COMPARE(check);
         COMPARE(staged);
+        COMPARE(memory_bytes);
         COMPARE(collective_bytes_max);
         COMPARE(ring_bytes_max);
         COMPARE(ring_depth);
@@ -102,7 +106,7 @@ static fm_status finish_phase(fm_ep_world *world, int rank, uint32_t phase, fm_s
                               int64_t timeout_ms)
 {
     if (world->mpi) {
-        fm_status told = fm_ep_world_mpi_tell(world, &world->options[rank], status);
+        fm_status told = fm_ep_world_mpi_tell(world, &world->options[rank], status, timeout_ms);
         FM_TRY(status < 0 ? status : told);
         return first_failure(world);
     }

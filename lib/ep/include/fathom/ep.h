@@ -68,14 +68,27 @@ typedef struct fm_ep_world fm_ep_world;
 FM_API FM_MUST_USE fm_status fm_ep_world_create(int ranks, fm_ep_world **out_world);
 /**
  * The world of an MPI program (mpirun): this process is rank *out_rank of it. MPI is started unless the program has
- * done so. All ranks must run on one machine, and share memory that MPI gives them; rows are staged there (see
- * fm_ep_options.staged). One such world at a time; joining and freeing it are collective and have no timeout. The
- * plug-in that knows MPI is looked for at FM_EP_MPI_PLUGIN, beside the program in ../lib/fathom, and where it was built.
+ * done so; one thread of a process uses its groups. Ranks of a node (fm_ep_options.ranks_per_node) share memory that MPI
+ * gives them, which they read and write directly; nodes send each other messages. A node lies on one machine; a machine
+ * may hold several, which then exchange messages as machines would.
+ *
+ * Collective, without a timeout of its own (mpirun has one). Joining a group has the group's. If a rank is lost, the
+ * others' operations fail with FM_ERR_TIMEOUT, provided that mpirun lets them live (Open MPI: --enable-recovery); a world
+ * that has lost a rank is freed without ending MPI, which only all together could do.
+ *
+ * The plug-in that knows MPI is looked for at FM_EP_MPI_PLUGIN, beside the program in ../lib/fathom, and where it was built.
  *
  * FM_ERR_UNAVAILABLE: no plug-in of this build, or no MPI library for it; FM_ERR_UNSUPPORTED: MPI does not
- * start, has ended already, or ranks run on several machines; FM_ERR_NOMEM.
+ * start, or has ended already; FM_ERR_NOMEM.
  */
 FM_API FM_MUST_USE fm_status fm_ep_world_open_mpi(fm_ep_world **out_world, int *out_rank);
+/**
+ * Splits an MPI world: the ranks that give the same `color` (0 or more) form a world of their own, numbered in the same
+ * order. So a job of P x E ranks gets worlds of E for its experts and of P for its pipeline's ring. Collective, and so is
+ * freeing each part; the whole is freed last. FM_ERR_ARG: no MPI world, or a negative color; else as above.
+ */
+FM_API FM_MUST_USE fm_status fm_ep_world_split_mpi(fm_ep_world *world, int color, fm_ep_world **out_world,
+                                                   int *out_rank);
 /** Frees the memory that ranks read from each other: call it when no rank uses its group any more and all
  * groups are freed. NULL is allowed. */
 FM_API void fm_ep_world_free(fm_ep_world *world);
@@ -85,7 +98,8 @@ FM_API void fm_ep_world_free(fm_ep_world *world);
 /** What the ranks agree on. All must give the same. */
 typedef struct fm_ep_options {
     size_t size;        /**< sizeof(fm_ep_options) */
-    int ranks_per_node; /**< nodes are runs of this many ranks, the last may have fewer; 0: all ranks on one */
+    int ranks_per_node; /**< nodes are runs of this many ranks, the last may have fewer; 0: all ranks on one, or
+                             over MPI as many as run on the first rank's machine */
     int hidden;         /**< channels of a row; any */
     int experts;        /**< a multiple of the number of ranks */
     int topk_max;       /**< choices of a token, at most; up to FM_EP_TOPK_MAX */
@@ -94,7 +108,9 @@ typedef struct fm_ep_options {
     int check;  /**< not 0: every row carries a checksum of (epoch, source, row number, bytes), which the
                              reader verifies. Costs a pass over each row on both sides */
     int staged; /**< not 0: post copies rows into shared memory, so that x may change as soon as it returns;
-                             costs a copy. Among processes always so */
+                             costs a copy. Among processes of one node always so, for rows outside
+                             fm_ep_group_memory() */
+    size_t memory_bytes; /**< of fm_ep_group_memory() */
     int ring_depth;              /**< messages under way between two neighbours; 0: 4 */
     size_t collective_bytes_max; /**< largest contribution to fm_ep_all_gather(), input of
                                       fm_ep_reduce_scatter() */
@@ -126,6 +142,12 @@ FM_API void fm_ep_group_free(fm_ep_group *group);
 
 FM_API int fm_ep_group_rank(const fm_ep_group *group);
 FM_API int fm_ep_group_ranks(const fm_ep_group *group);
+/**
+ * Memory that all ranks of the node see, for the caller to use as it likes: memory_bytes of it, aligned to cache lines,
+ * until the group is freed. Rows that lie in it need not be staged: among processes, what dispatch and combine post is
+ * best kept here. NULL, and 0 bytes, where the group has none.
+ */
+FM_API void *fm_ep_group_memory(fm_ep_group *group, size_t *out_bytes);
 /** The epoch of the operation posted last; 0 before the first. */
 FM_API uint64_t fm_ep_group_epoch(const fm_ep_group *group);
 
@@ -182,6 +204,10 @@ typedef struct fm_ep_received {
     const float *row_weight;     /**< [rows] weight of each row; 0 where nothing arrived. NULL when PLAIN */
     const int32_t
         *row_item; /**< [rows] item of each row; -1 where nothing arrived. NULL when PLAIN (row = item) */
+    /** After a pull [rows] addresses of the rows and of their scales where they lie, NULL where nothing arrived; valid
+     * from the operation's arrival until its release. Otherwise undefined. */
+    const void *const *row_at;
+    const void *const *row_scales_at;
 } fm_ep_received;
 
 /**
@@ -213,6 +239,18 @@ FM_API FM_MUST_USE fm_status fm_ep_op_test(fm_ep_op *op, int *out_done);
  */
 FM_API FM_MUST_USE fm_status fm_ep_op_wait(fm_ep_op *op);
 
+/**
+ * Waits, as fm_ep_op_wait() does, but only until this rank has what it is to receive: outputs are complete, peers may
+ * still be reading what this rank posted. The operation stays in flight in any case, and is ended by fm_ep_op_wait() or
+ * fm_ep_op_test(), whose result is the same.
+ */
+FM_API FM_MUST_USE fm_status fm_ep_op_arrive(fm_ep_op *op);
+/** Whether it has come so far: 1 or 0. Moves nothing; fm_ep_op_test() does. */
+FM_API int fm_ep_op_has_arrived(const fm_ep_op *op);
+/** Pulled rows (fm_ep_dispatch.is_pull) are not looked at any more: their owners are told. fm_ep_op_wait() does it, too;
+ * fm_ep_op_test() does not, and reports a pull that was not released as not done. */
+FM_API void fm_ep_op_release(fm_ep_op *op);
+
 /** The form of rows. */
 typedef enum fm_ep_format {
     FM_EP_BF16,
@@ -241,6 +279,8 @@ FM_API void fm_ep_cast_row(const fm_bf16 *row, int hidden, fm_ep_format format, 
 typedef struct fm_ep_dispatch {
     size_t size; /**< sizeof(fm_ep_dispatch) */
     int cached;  /**< not 0: the choices of the handle's last dispatch; tokens, topk_* are not looked at */
+    int is_pull; /**< not 0: rows are not copied. From fm_ep_op_arrive() to fm_ep_op_release() the handle's row_at tells
+                      where they lie; recv_* are not looked at. Each rank may choose for itself */
     int tokens;  /**< up to tokens_max */
     int topk;    /**< up to topk_max; the same on all ranks */
     const int32_t *topk_idx;   /**< [tokens][topk] experts, each at most once in a token; -1 for none */
@@ -280,6 +320,8 @@ FM_API FM_MUST_USE fm_status fm_ep_dispatch_run(fm_ep_group *group, const fm_ep_
  * It is the backward pass of dispatch (x: gradients of the rows; row_weights: gradients of row_weight). The
  * backward pass of a weighted combine is a cached dispatch of the gradient of `out`: multiply the received
  * rows by row_weight, and the gradient of a weight is the product of the received row and the forward row.
+ *
+ * Experts' rows are added where the experts left them: combine pulls within a node.
  */
 typedef struct fm_ep_combine {
     size_t size;               /**< sizeof(fm_ep_combine) */
