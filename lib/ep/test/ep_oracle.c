@@ -1,5 +1,6 @@
 #include "ep_oracle.h"
 
+#include "fathom/clock.h"
 #include "fm_test.h"
 
 /** What one rank brings back for comparison. */
@@ -68,6 +69,8 @@ ep_shape ep_shape_draw(fm_gen *gen, int ranks_max)
     if (fm_gen_chance(gen, 0.2))
         shape.all_to_expert = (int)fm_gen_int(gen, 0, shape.experts - 1);
     shape.stride = fm_gen_chance(gen, 0.3);
+    shape.pull = fm_gen_chance(gen, 0.3);
+    shape.memory = fm_gen_chance(gen, 0.5) ? 1 << fm_gen_int(gen, 10, 20) : 0;
     return shape;
 }
 
@@ -190,11 +193,35 @@ static void run_experts(const ep_shape *shape, int rank, const fm_ep_received *g
         }
 }
 
-static float *weight_gradients(const ep_shape *shape, int rank, const fm_ep_received *got)
+/** Room in the group's memory, as long as it lasts. */
+struct lent {
+    char *at;
+    size_t left;
+};
+
+static void *lend(struct lent *lent, size_t count, size_t size)
+{
+    size_t bytes = fm_round_up(count * size, 64);
+    if (bytes == 0 || bytes > lent->left)
+        return room(count, size);
+    lent->left -= bytes;
+    lent->at += bytes;
+    return memset(lent->at - bytes, 0, bytes);
+}
+
+static void give_back(fm_ep_group *group, void *block)
+{
+    size_t bytes = 0;
+    char *memory = fm_ep_group_memory(group, &bytes);
+    if ((char *)block < memory || (char *)block >= memory + bytes)
+        fm_base_mem_free(block);
+}
+
+static float *weight_gradients(const ep_shape *shape, int rank, const fm_ep_received *got, struct lent *lent)
 {
     int plain = shape->arrangement == FM_EP_PLAIN, first = rank * got->local_experts;
     float *gradients =
-        room(plain ? (size_t)got->items * (size_t)got->topk : (size_t)got->rows, sizeof *gradients);
+        lend(lent, plain ? (size_t)got->items * (size_t)got->topk : (size_t)got->rows, sizeof *gradients);
     for (int item = 0; item < got->items; item++) {
         int source = source_of(got, item), c = got->choice_begin[item];
         for (int k = 0; k < got->topk; k++) {
@@ -264,6 +291,34 @@ static void drop_result(struct rank_result *r)
         drop(&blocks[i]);
 }
 
+/** Gathers what a pull has located, by waiting for it or by testing. */
+static fm_status gather(fm_ep_group *group, const ep_shape *shape, const fm_ep_dispatch *dispatch,
+                        fm_ep_handle *handle, struct rank_result *result)
+{
+    fm_ep_op *op;
+    FM_TRY(fm_ep_dispatch_post(group, dispatch, handle, &op));
+    fm_wait wait = fm_base_wait_begin(20000);
+    for (int done = 0; shape->stride && !fm_ep_op_has_arrived(op);) {
+        FM_TRY(fm_base_wait_step(&wait));
+        FM_TRY(fm_ep_op_test(op, &done));
+        if (done)
+            return fm_base_error_set(FM_ERR_INTERNAL, "a pull ended before it was released");
+    }
+    FM_TRY(fm_ep_op_arrive(op));
+    const fm_ep_received *got = fm_ep_handle_received(handle);
+    size_t bytes = format_bytes(shape, shape->recv_format), scales = format_scales(shape, shape->recv_format);
+    for (size_t row = 0; row < (size_t)got->rows; row++) {
+        memset(result->rows + row * bytes, 0, bytes);
+        if (!got->row_at[row])
+            continue;
+        memcpy(result->rows + row * bytes, got->row_at[row], bytes);
+        if (scales > 0)
+            memcpy(result->scales + row * scales, got->row_scales_at[row], scales);
+    }
+    fm_ep_op_release(op);
+    return fm_ep_op_wait(op);
+}
+
 static fm_status play(fm_ep_group *group, void *context)
 {
     struct round *round = context;
@@ -276,7 +331,9 @@ static fm_status play(fm_ep_group *group, void *context)
     size_t bytes = format_bytes(shape, shape->recv_format), scales = format_scales(shape, shape->recv_format);
     size_t x_bytes = format_bytes(shape, shape->x_format), x_scales = format_scales(shape, shape->x_format);
     size_t stride = x_bytes + (shape->stride ? 6 : 0), rows_max = (size_t)fm_ep_handle_rows_max(handle);
-    uint8_t *x = room((size_t)tokens * stride, 1), *xs = room((size_t)tokens * x_scales, 1);
+    struct lent lent = {0};
+    lent.at = fm_ep_group_memory(group, &lent.left);
+    uint8_t *x = lend(&lent, (size_t)tokens * stride, 1), *xs = lend(&lent, (size_t)tokens * x_scales, 1);
     for (int t = 0; t < tokens; t++)
         encode(in, shape->x_format, first + t, x + (size_t)t * stride, xs + (size_t)t * x_scales);
     result->rows = room(rows_max, bytes);
@@ -308,13 +365,15 @@ static fm_status play(fm_ep_group *group, void *context)
         dispatch.x_scales = xs;
         dispatch.cached = 1;
     }
-    FM_TRY(fm_ep_dispatch_run(group, &dispatch, handle));
+    dispatch.is_pull = shape->pull;
+    FM_TRY(shape->pull ? gather(group, shape, &dispatch, handle, result)
+                       : fm_ep_dispatch_run(group, &dispatch, handle));
 
     const fm_ep_received *got = fm_ep_handle_received(handle);
     size_t y_stride = (size_t)shape->hidden + (shape->stride ? 3 : 0);
-    fm_bf16 *y = room((size_t)got->rows * y_stride, sizeof *y);
+    fm_bf16 *y = lend(&lent, (size_t)got->rows * y_stride, sizeof *y);
     run_experts(shape, rank, got, result->rows, result->scales, y, y_stride);
-    float *gradients = weight_gradients(shape, rank, got);
+    float *gradients = weight_gradients(shape, rank, got, &lent);
     result->out = room((size_t)tokens * (size_t)shape->hidden, sizeof *result->out);
     result->out_weights = room((size_t)tokens * (size_t)shape->topk, sizeof *result->out_weights);
     fm_ep_combine combine = {.size = sizeof combine,
@@ -328,10 +387,10 @@ static fm_status play(fm_ep_group *group, void *context)
         combine.bias[b] = in->bias[b] + (size_t)first * (size_t)shape->hidden;
     FM_TRY(fm_ep_combine_run(group, &combine, handle));
     keep_received(result, got, shape->ranks, shape->arrangement == FM_EP_PLAIN);
-    fm_base_mem_free(gradients);
-    fm_base_mem_free(y);
-    fm_base_mem_free(x);
-    fm_base_mem_free(xs);
+    give_back(group, gradients);
+    give_back(group, y);
+    give_back(group, x);
+    give_back(group, xs);
     fm_ep_handle_free(handle);
     return FM_OK;
 }
@@ -510,6 +569,7 @@ void ep_round_check(const ep_inputs *in, fm_bf16 *out_combined)
     options.ranks_per_node = shape->ranks_per_node;
     options.check = shape->check;
     options.staged = shape->staged;
+    options.memory_bytes = shape->memory;
     ep_team_run(shape->ranks, &options, play, &round, NULL);
     for (int rank = 0; rank < shape->ranks; rank++) {
         check_rank(&round, rank);
