@@ -4,9 +4,9 @@
 #include "ep_private.h"
 #include "fathom/span.h"
 
-/** Posts `rows` parts of `bytes` each, of which reader q gets part q, or all readers get part 0; then waits. */
-static fm_status run(fm_ep_group *group, fm_ep_kind kind, const void *from, int rows, size_t bytes, void *out,
-                     fm_status (*receive)(fm_ep_op *op))
+/** Posts `rows` parts of `bytes` each, of which reader q gets part q, or all readers get part 0. */
+static fm_status post(fm_ep_group *group, fm_ep_kind kind, const void *from, int rows, size_t bytes,
+                      void *out, fm_status (*receive)(fm_ep_op *op), fm_ep_op **out_op)
 {
     fm_ep_op *op;
     fm_ep_publication *publication;
@@ -16,20 +16,29 @@ static fm_status run(fm_ep_group *group, fm_ep_kind kind, const void *from, int 
     op->receive = receive;
     publication->rows = rows;
     publication->detail = bytes;
-    fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW], !fm_ep_exchange_is_seen(group, from, bytes, rows),
-                        group->plan.stage, from, bytes, bytes, rows, NULL);
+    fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW],
+                        !fm_ep_exchange_is_seen(group, from, bytes, rows), group->plan.stage, from, bytes,
+                        bytes, rows, NULL);
     int32_t *begin = fm_ep_slot_at(op, group->plan.begin), *list = fm_ep_slot_at(op, group->plan.list);
     for (int reader = 0; reader <= group->ranks; reader++)
         begin[reader] = rows > 0 ? reader : 0;
     for (int reader = 0; reader < group->ranks; reader++)
         list[reader] = rows > 1 ? reader : 0;
     fm_ep_exchange_post(op);
-    return fm_ep_op_wait(op);
+    *out_op = op;
+    return FM_OK;
+}
+
+fm_status fm_ep_barrier_post(fm_ep_group *group, fm_ep_op **out_op)
+{
+    return post(group, FM_EP_KIND_BARRIER, NULL, 0, 0, NULL, NULL, out_op);
 }
 
 fm_status fm_ep_barrier(fm_ep_group *group)
 {
-    return run(group, FM_EP_KIND_BARRIER, NULL, 0, 0, NULL, NULL);
+    fm_ep_op *op;
+    FM_TRY(fm_ep_barrier_post(group, &op));
+    return fm_ep_op_wait(op);
 }
 
 static fm_status check_bytes(const fm_ep_group *group, const void *from, size_t bytes, const void *out)
@@ -61,12 +70,20 @@ static fm_status receive_gather(fm_ep_op *op)
     return FM_OK;
 }
 
-fm_status fm_ep_all_gather(fm_ep_group *group, const void *from, size_t bytes, void *out)
+fm_status fm_ep_all_gather_post(fm_ep_group *group, const void *from, size_t bytes, void *out,
+                                fm_ep_op **out_op)
 {
     FM_TRY(check_bytes(group, from, bytes, out));
     if (bytes == 0)
-        return fm_ep_barrier(group);
-    return run(group, FM_EP_KIND_ALL_GATHER, from, 1, bytes, out, receive_gather);
+        return fm_ep_barrier_post(group, out_op);
+    return post(group, FM_EP_KIND_ALL_GATHER, from, 1, bytes, out, receive_gather, out_op);
+}
+
+fm_status fm_ep_all_gather(fm_ep_group *group, const void *from, size_t bytes, void *out)
+{
+    fm_ep_op *op;
+    FM_TRY(fm_ep_all_gather_post(group, from, bytes, out, &op));
+    return fm_ep_op_wait(op);
 }
 
 static fm_status receive_sum(fm_ep_op *op)
@@ -90,13 +107,21 @@ static fm_status receive_sum(fm_ep_op *op)
     return FM_OK;
 }
 
-fm_status fm_ep_reduce_scatter(fm_ep_group *group, const float *x, size_t count, float *out)
+fm_status fm_ep_reduce_scatter_post(fm_ep_group *group, const float *x, size_t count, float *out,
+                                    fm_ep_op **out_op)
 {
     size_t bytes = 0, all = 0;
     FM_TRY(fm_mul_size(count, sizeof *x, &bytes));
     FM_TRY(fm_mul_size(bytes, (size_t)group->ranks, &all));
     FM_TRY(check_bytes(group, x, all, out));
     if (bytes == 0)
-        return fm_ep_barrier(group);
-    return run(group, FM_EP_KIND_REDUCE_SCATTER, x, group->ranks, bytes, out, receive_sum);
+        return fm_ep_barrier_post(group, out_op);
+    return post(group, FM_EP_KIND_REDUCE_SCATTER, x, group->ranks, bytes, out, receive_sum, out_op);
+}
+
+fm_status fm_ep_reduce_scatter(fm_ep_group *group, const float *x, size_t count, float *out)
+{
+    fm_ep_op *op;
+    FM_TRY(fm_ep_reduce_scatter_post(group, x, count, out, &op));
+    return fm_ep_op_wait(op);
 }

@@ -168,8 +168,8 @@ fm_status fm_ep_combine_post(fm_ep_group *group, const fm_ep_combine *combine, f
     int staged = !fm_ep_exchange_is_seen(group, combine->x, stride, publication->rows) ||
                  (combine->row_weights &&
                   !fm_ep_exchange_is_seen(group, combine->row_weights, weights, publication->rows));
-    fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW], staged, group->plan.stage, combine->x, stride,
-                        bytes, items, list);
+    fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW], staged, group->plan.stage, combine->x,
+                        stride, bytes, items, list);
     if (combine->row_weights) {
         fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_WEIGHTS], staged, group->plan.stage_weights,
                             combine->row_weights, weights, weights, items, list);

@@ -46,8 +46,8 @@ static int has_read(const fm_ep_op *op, int reader)
     if (fm_ep_flag_get(fm_ep_flag_done(group, group->rank, op->slot, reader)) < op->epoch)
         return 0;
     for (int source = 0; group->plan.mirrors > 0 && source < group->ranks; source++)
-        if (op->mirror_ready[source] && fm_ep_flag_get(fm_ep_flag_mirror_done(group, group->rank, op->slot, source,
-                                                                             reader)) < op->epoch)
+        if (op->mirror_ready[source] &&
+            fm_ep_flag_get(fm_ep_flag_mirror_done(group, group->rank, op->slot, source, reader)) < op->epoch)
             return 0;
     return 1;
 }
@@ -138,7 +138,8 @@ fm_status fm_ep_exchange_begin(fm_ep_group *group, fm_ep_kind kind, fm_ep_op **o
                                fm_ep_publication **out_pub)
 {
     if (group->is_rejoining)
-        return fm_base_error_set(FM_ERR_STATE, "the group is rejoining; call fm_ep_group_rejoin() until it succeeds");
+        return fm_base_error_set(FM_ERR_STATE,
+                                 "the group is rejoining; call fm_ep_group_rejoin() until it succeeds");
     uint64_t epoch = group->epoch + 1;
     fm_ep_op *op = &group->ops[epoch % (uint64_t)group->plan.in_flight];
     if (op->state != FM_EP_FREE)
@@ -190,8 +191,8 @@ void fm_ep_exchange_part(fm_ep_op *op, fm_ep_part *part, int staged, size_t stag
         char *to = fm_ep_slot_at(op, stage);
         int stream = fm_ep_copy_streams((size_t)rows * bytes);
         for (int i = 0; i < rows; i++)
-            fm_ep_copy_row(to + (size_t)i * bytes,
-                           (const char *)from + (size_t)(list ? list[i] : i) * stride, bytes, stream);
+            fm_ep_copy_row(to + (size_t)i * bytes, (const char *)from + (size_t)(list ? list[i] : i) * stride,
+                           bytes, stream);
         fm_ep_copy_fence();
         rows_at = to;
         stride = bytes;
@@ -256,6 +257,7 @@ static fm_status wait_for_state(fm_ep_op *op, int wanted)
         uint64_t before = blocked ? blocked : fm_base_clock_ns();
         if (fm_base_wait_step(&wait) < 0) {
             group->has_timed_out = 1;
+            group->late_peer = peer;
             return fm_base_error_set(FM_ERR_TIMEOUT,
                                      "%s, epoch %" PRIu64 ": rank %d has not %s within %" PRId64 " ms",
                                      kind_names[op->kind], op->epoch, peer,

@@ -124,6 +124,7 @@ fm_status fm_ep_group_create(fm_ep_world *world, int rank, const fm_ep_options *
                                .options = complete,
                                .plan = plan,
                                .rank = rank,
+                               .late_peer = -1,
                                .ranks = world->ranks,
                                .node = fm_ep_node_of(&plan, rank),
                                .base = world->base,
@@ -192,6 +193,11 @@ fm_status fm_ep_group_mask(fm_ep_group *group, int peer, int masked)
     return FM_OK;
 }
 
+int fm_ep_group_late_peer(const fm_ep_group *group)
+{
+    return group->late_peer;
+}
+
 int fm_ep_group_is_masked(const fm_ep_group *group, int peer)
 {
     return peer >= 0 && peer < group->ranks && group->masked[peer];
@@ -210,10 +216,12 @@ static fm_status rejoin_by_flags(fm_ep_group *group, uint64_t *out_epoch)
     for (int peer = 0; peer < group->ranks; peer++) {
         fm_ep_flag *theirs = fm_ep_flag_rejoin(group, peer);
         while (atomic_load_explicit(&theirs[0].value, memory_order_acquire) < round)
-            if (fm_base_wait_step(&wait) < 0)
+            if (fm_base_wait_step(&wait) < 0) {
+                group->late_peer = peer;
                 return fm_base_error_set(FM_ERR_TIMEOUT,
                                          "rejoining: rank %d has not come within %" PRId64 " ms", peer,
                                          group->options.timeout_ms);
+            }
         uint64_t other = atomic_load_explicit(&theirs[1 + round % 2].value, memory_order_relaxed);
         epoch = other > epoch ? other : epoch;
     }
@@ -227,6 +235,7 @@ fm_status fm_ep_group_rejoin(fm_ep_group *group)
     group->is_rejoining = 1; // others may have read this rank's epoch already, so it must stay
     FM_TRY(group->mail ? fm_ep_mail_rejoin(group, &epoch) : rejoin_by_flags(group, &epoch));
     group->is_rejoining = group->has_timed_out = 0;
+    group->late_peer = -1;
     group->rejoins++;
     group->epoch = epoch;
     memset(group->masked, 0, (size_t)group->ranks);

@@ -7,12 +7,12 @@ void fm_ep_handle_free(fm_ep_handle *handle)
 {
     if (!handle)
         return;
-    void *const arrays[] = {
-        handle->topk_idx,     handle->topk_weights, handle->send_begin,   handle->send_list,
-        handle->seen,         handle->expert_count, handle->expert_begin, handle->expert_next,
-        handle->source_begin, handle->item_token,   handle->recv_idx,     handle->choice_begin,
-        handle->choice_row,   handle->row_item,     handle->recv_weights, handle->row_weight,
-        handle->row_at,       handle->row_scales_at};
+    void *const arrays[] = {handle->topk_idx,     handle->topk_weights, handle->send_begin,
+                            handle->send_list,    handle->seen,         handle->expert_count,
+                            handle->expert_begin, handle->expert_next,  handle->source_begin,
+                            handle->item_token,   handle->recv_idx,     handle->choice_begin,
+                            handle->choice_row,   handle->row_item,     handle->recv_weights,
+                            handle->row_weight,   handle->row_at,       handle->row_scales_at};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         fm_base_mem_free(arrays[i]);
     fm_base_mem_free(handle);

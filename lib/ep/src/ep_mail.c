@@ -155,8 +155,7 @@ int fm_ep_mail_receive(fm_ep_op *op, int source)
 {
     const fm_ep_group *group = op->group;
     struct fm_ep_mail *mail = group->mail;
-    fm_ep_mpi_request *request =
-        &mail->receiving[(size_t)op->slot * (size_t)group->ranks + (size_t)source];
+    fm_ep_mpi_request *request = &mail->receiving[(size_t)op->slot * (size_t)group->ranks + (size_t)source];
     size_t at = fm_ep_mirror_offset(group, op->slot, source), bytes = 0;
     fm_ep_publication *mirror = (fm_ep_publication *)(void *)(group->base[group->rank] + at);
     char why[FM_EP_MPI_WHY_BYTES] = "";
@@ -188,7 +187,8 @@ fm_status fm_ep_mail_rejoin(fm_ep_group *group, uint64_t *out_epoch)
     // A call after one that timed out goes on with the same gathering.
     if (!mail->rejoin.is_active) {
         mail->epoch = group->epoch;
-        if (mail->mpi->gather(mail->party, &mail->epoch, sizeof mail->epoch, mail->epochs, &mail->rejoin, why) < 0)
+        if (mail->mpi->gather(mail->party, &mail->epoch, sizeof mail->epoch, mail->epochs, &mail->rejoin,
+                              why) < 0)
             return fm_base_error_set(FM_ERR_IO, "rejoining: MPI: %s", why);
     }
     fm_wait wait = fm_base_wait_begin(group->options.timeout_ms);
@@ -241,8 +241,8 @@ fm_status fm_ep_mail_ring_post(fm_ep_group *group, int which, int peer, size_t b
     const char *box = box_of(group, &mail->out[which], &request);
     char why[FM_EP_MPI_WHY_BYTES] = "";
     // Synchronous: else messages would pile up at a receiver that does not take them.
-    if (mail->mpi->send(mail->party, peer, TAG_RING + which, box, fm_round_up(bytes, FM_EP_MPI_LINE), 1, request,
-                        why) < 0)
+    if (mail->mpi->send(mail->party, peer, TAG_RING + which, box, fm_round_up(bytes, FM_EP_MPI_LINE), 1,
+                        request, why) < 0)
         return mpi_failed(peer, why);
     mail->out[which].next++;
     return FM_OK;

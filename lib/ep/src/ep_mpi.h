@@ -14,7 +14,8 @@
 
 enum {
     FM_EP_MPI_WHY_BYTES = 256,
-    FM_EP_MPI_LINE = 64, /**< messages are multiples of this, so that their size fits MPI's int beyond 2 GB; memory that is
+    FM_EP_MPI_LINE =
+        64, /**< messages are multiples of this, so that their size fits MPI's int beyond 2 GB; memory that is
                               shared begins at one */
 };
 
@@ -39,8 +40,8 @@ typedef struct fm_ep_mpi {
     /** Collective. out_first [ranks]: for each rank the lowest rank on its machine. */
     int (*machines)(fm_ep_mpi_party *party, int *out_first, char *why);
     /** Collective. Begins to give `bytes` of each rank to all: out [ranks][bytes]. */
-    int (*gather)(fm_ep_mpi_party *party, const void *from, size_t bytes, void *out, fm_ep_mpi_request *out_request,
-                  char *why);
+    int (*gather)(fm_ep_mpi_party *party, const void *from, size_t bytes, void *out,
+                  fm_ep_mpi_request *out_request, char *why);
     /** Collective. Shared memory of `bytes` for each of the party's ranks `first` to `first + count - 1`, of which this is
      * one; out_bases [count] are their addresses here. Once for a party. */
     int (*share)(fm_ep_mpi_party *party, int first, int count, size_t bytes, char **out_bases, char *why);

@@ -15,7 +15,8 @@ struct fm_ep_mpi_party {
 
 _Static_assert(sizeof(MPI_Request) <= sizeof(uint64_t), "a request fits into its handle");
 
-static int is_ours, is_broken; // MPI was started here, so it is ended here; a rank is missing, so it cannot be
+static int is_ours,
+    is_broken; // MPI was started here, so it is ended here; a rank is missing, so it cannot be
 static int parties;
 static MPI_Datatype line;
 
@@ -102,8 +103,8 @@ static void keep(fm_ep_mpi_request *out_request, MPI_Request request)
     memcpy(&out_request->handle, &request, sizeof request);
 }
 
-static int gather(fm_ep_mpi_party *party, const void *from, size_t bytes, void *out, fm_ep_mpi_request *out_request,
-                  char *why)
+static int gather(fm_ep_mpi_party *party, const void *from, size_t bytes, void *out,
+                  fm_ep_mpi_request *out_request, char *why)
 {
     MPI_Request request = MPI_REQUEST_NULL;
     int error = bytes > INT_MAX ? MPI_ERR_COUNT

@@ -132,10 +132,11 @@ struct fm_ep_world {
     int *machine;     /**< [ranks] with mpi: the lowest rank on the same machine */
     fm_ep_card *card; /**< [1 + ranks] with mpi: this rank's, then all */
     int is_broken;    /**< a rank is missing for good: nothing collective may be done any more */
-    char **base;      /**< [ranks] segments; NULL until their owners have joined, and where they lie on other nodes */
-    fm_ep_options *options;      /**< [ranks] */
-    _Atomic int *status;         /**< [ranks] of each rank's own part of joining */
-    _Atomic uint32_t *phase;     /**< [ranks] how far each has come */
+    char **
+        base; /**< [ranks] segments; NULL until their owners have joined, and where they lie on other nodes */
+    fm_ep_options *options;  /**< [ranks] */
+    _Atomic int *status;     /**< [ranks] of each rank's own part of joining */
+    _Atomic uint32_t *phase; /**< [ranks] how far each has come */
 };
 
 struct fm_ep_group {
@@ -146,11 +147,12 @@ struct fm_ep_group {
     char **base; /**< the world's */
     uint64_t epoch;
     uint64_t rejoins;
-    int is_rejoining; /**< it has been called, and has not succeeded yet */
-    int has_timed_out; /**< since the last rejoining */
+    int is_rejoining;        /**< it has been called, and has not succeeded yet */
+    int has_timed_out;       /**< since the last rejoining */
+    int late_peer;           /**< whom the last timeout named; -1: none */
     struct fm_ep_mail *mail; /**< NULL unless other nodes are reached by messages */
-    fm_ep_op *ops;   /**< [in_flight] */
-    uint8_t *masked; /**< [ranks] */
+    fm_ep_op *ops;           /**< [in_flight] */
+    uint8_t *masked;         /**< [ranks] */
     int32_t *
         mirror_of; /**< [ranks] number of the source's mirror at its rail on this node; -1: it is on this node */
     int32_t *rank_count;      /**< [ranks + 1] scratch of layout */

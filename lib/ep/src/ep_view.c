@@ -96,10 +96,11 @@ void fm_ep_views_open(fm_ep_op *op)
         if (group->masked[source])
             continue;
         if (is_cut_off(group, source)) {
-            fm_ep_op_fail(op, fm_base_error_set(
-                                  FM_ERR_UNAVAILABLE,
-                                  "the rows of rank %d come through rank %d, which is masked; mask rank %d, too",
-                                  source, fm_ep_rail(&group->plan, group->node, source), source));
+            fm_ep_op_fail(op,
+                          fm_base_error_set(
+                              FM_ERR_UNAVAILABLE,
+                              "the rows of rank %d come through rank %d, which is masked; mask rank %d, too",
+                              source, fm_ep_rail(&group->plan, group->node, source), source));
             continue;
         }
         if (fm_ep_flag_get(ready_flag(op, source)) != op->epoch) {

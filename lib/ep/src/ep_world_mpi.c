@@ -10,7 +10,8 @@
 
 #include "fathom/engine.h"
 
-_Static_assert((int)FM_EP_MPI_LINE == (int)FM_EP_ALIGN, "flags lie on cache lines, and messages consist of them");
+_Static_assert((int)FM_EP_MPI_LINE == (int)FM_EP_ALIGN,
+               "flags lie on cache lines, and messages consist of them");
 
 #define PLUGIN_FILE "fathom_ep_mpi.so"
 
@@ -42,7 +43,8 @@ static const fm_ep_mpi *load_plugin(void)
 }
 
 /** Takes over the party, also when it fails. */
-static fm_status make_world(const fm_ep_mpi *mpi, fm_ep_mpi_party *party, fm_ep_world **out_world, int *out_rank)
+static fm_status make_world(const fm_ep_mpi *mpi, fm_ep_mpi_party *party, fm_ep_world **out_world,
+                            int *out_rank)
 {
     char why[FM_EP_MPI_WHY_BYTES] = "";
     int rank = 0, ranks = 0;
@@ -87,7 +89,8 @@ fm_status fm_ep_world_open_mpi(fm_ep_world **out_world, int *out_rank)
 fm_status fm_ep_world_split_mpi(fm_ep_world *world, int color, fm_ep_world **out_world, int *out_rank)
 {
     if (!world || !world->mpi || color < 0)
-        return fm_base_error_set(FM_ERR_ARG, "expected a world of fm_ep_world_open_mpi() and a color from 0, got %d", color);
+        return fm_base_error_set(
+            FM_ERR_ARG, "expected a world of fm_ep_world_open_mpi() and a color from 0, got %d", color);
     char why[FM_EP_MPI_WHY_BYTES] = "";
     fm_ep_mpi_party *part = NULL;
     if (world->mpi->split(world->party, color, &part, why) < 0)
@@ -134,11 +137,11 @@ fm_status fm_ep_world_mpi_place(const fm_ep_world *world, fm_ep_options *options
     int per_node = options->ranks_per_node < 1 ? ranks : options->ranks_per_node;
     for (int rank = 0; rank < ranks; rank++)
         if (machine[rank] != machine[rank - rank % per_node])
-            return fm_base_error_set(
-                FM_ERR_ARG,
-                "ranks %d and %d are to share a node (ranks_per_node is %d) but run on different machines; expected "
-                "ranks numbered machine by machine, equally many on each",
-                rank - rank % per_node, rank, per_node);
+            return fm_base_error_set(FM_ERR_ARG,
+                                     "ranks %d and %d are to share a node (ranks_per_node is %d) but run on "
+                                     "different machines; expected "
+                                     "ranks numbered machine by machine, equally many on each",
+                                     rank - rank % per_node, rank, per_node);
     options->staged = per_node > 1; // processes cannot read each other's private memory
     return FM_OK;
 }

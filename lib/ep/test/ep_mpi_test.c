@@ -83,8 +83,7 @@ static void a_late_rank_is_named(void **state)
     // Over messages, whoever does not hear of it directly blames its rail, which waits, too.
     int hears = ranks_per_node == 0;
     if (hears || (rank == 0 && status < 0))
-        assert_non_null(
-            strstr(fm_error_message(), hears && rank > 0 ? "rank 0 has not posted" : "has not"));
+        assert_non_null(strstr(fm_error_message(), hears && rank > 0 ? "rank 0 has not posted" : "has not"));
     fm_ep_group_set_timeout(group, 20000);
     assert_ok(fm_ep_group_rejoin(group));
     assert_ok(fm_ep_barrier(group));

@@ -20,7 +20,8 @@ typedef struct ep_shape {
     int all_to_expert; /**< every token's first choice; -1: any */
     int stride;        /**< rows of x and of the experts' outputs lie apart */
     int pull;          /**< rows are gathered from where they lie */
-    size_t memory;     /**< bytes of the group's memory, where x and the experts' outputs lie as far as they fit */
+    size_t
+        memory; /**< bytes of the group's memory, where x and the experts' outputs lie as far as they fit */
 } ep_shape;
 
 /** Everything that all ranks put in. Drawn from `gen`; the same for all ways to spread it over ranks. */

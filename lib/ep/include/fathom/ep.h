@@ -110,7 +110,7 @@ typedef struct fm_ep_options {
     int staged; /**< not 0: post copies rows into shared memory, so that x may change as soon as it returns;
                              costs a copy. Among processes of one node always so, for rows outside
                              fm_ep_group_memory() */
-    size_t memory_bytes; /**< of fm_ep_group_memory() */
+    size_t memory_bytes;         /**< of fm_ep_group_memory() */
     int ring_depth;              /**< messages under way between two neighbours; 0: 4 */
     size_t collective_bytes_max; /**< largest contribution to fm_ep_all_gather(), input of
                                       fm_ep_reduce_scatter() */
@@ -281,8 +281,8 @@ typedef struct fm_ep_dispatch {
     int cached;  /**< not 0: the choices of the handle's last dispatch; tokens, topk_* are not looked at */
     int is_pull; /**< not 0: rows are not copied. From fm_ep_op_arrive() to fm_ep_op_release() the handle's row_at tells
                       where they lie; recv_* are not looked at. Each rank may choose for itself */
-    int tokens;  /**< up to tokens_max */
-    int topk;    /**< up to topk_max; the same on all ranks */
+    int tokens;                /**< up to tokens_max */
+    int topk;                  /**< up to topk_max; the same on all ranks */
     const int32_t *topk_idx;   /**< [tokens][topk] experts, each at most once in a token; -1 for none */
     const float *topk_weights; /**< [tokens][topk], travel with the rows; NULL: none */
     fm_ep_format x_format;
@@ -345,15 +345,23 @@ FM_API FM_MUST_USE fm_status fm_ep_combine_run(fm_ep_group *group, const fm_ep_c
 
 /* ---- collectives ---- */
 
+/* The functions without `_post` wait as well. One of them that fails with FM_ERR_TIMEOUT leaves an operation in flight
+ * that can no longer be named: rejoining ends it. */
+
 /** Returns when all ranks have called it. */
 FM_API FM_MUST_USE fm_status fm_ep_barrier(fm_ep_group *group);
+FM_API FM_MUST_USE fm_status fm_ep_barrier_post(fm_ep_group *group, fm_ep_op **out_op);
 /** Every rank gives `bytes` and gets all: out [ranks][bytes], masked ranks' parts untouched. FM_ERR_ARG: more
  * than collective_bytes_max. Ranks must agree on `bytes`: FM_ERR_STATE otherwise. */
 FM_API FM_MUST_USE fm_status fm_ep_all_gather(fm_ep_group *group, const void *from, size_t bytes, void *out);
+FM_API FM_MUST_USE fm_status fm_ep_all_gather_post(fm_ep_group *group, const void *from, size_t bytes,
+                                                   void *out, fm_ep_op **out_op);
 /** x [ranks][count] of f32 on every rank; out [count] is the sum of part `rank` over all ranks, added in rank
  * order. 4 * ranks * count is at most collective_bytes_max. */
 FM_API FM_MUST_USE fm_status fm_ep_reduce_scatter(fm_ep_group *group, const float *x, size_t count,
                                                   float *out);
+FM_API FM_MUST_USE fm_status fm_ep_reduce_scatter_post(fm_ep_group *group, const float *x, size_t count,
+                                                       float *out, fm_ep_op **out_op);
 
 /* ---- the neighbour ring ---- */
 
@@ -377,9 +385,13 @@ FM_API FM_MUST_USE fm_status fm_ep_ring_receive(fm_ep_group *group, int peer, vo
  * Masks a peer out (1), or in again (0; only fm_ep_group_rejoin() makes that safe): from now on, in operations
  * in flight too, this rank neither waits for it nor reads from it; its tokens are not received and what its
  * experts would have added is left out of sums. Local: other ranks find out by their own timeouts or are told
- * by the caller. FM_ERR_ARG: no such rank, or this rank itself.
+ * by the caller. Over MPI a masked rank of this node takes those with it whose rows it received for the node:
+ * operations then fail with FM_ERR_UNAVAILABLE, naming them, until they are masked, too. FM_ERR_ARG: no such rank, or
+ * this rank itself.
  */
 FM_API FM_MUST_USE fm_status fm_ep_group_mask(fm_ep_group *group, int peer, int masked);
+/** The rank that the last FM_ERR_TIMEOUT of an operation or of rejoining named; -1: none since the last rejoining. */
+FM_API int fm_ep_group_late_peer(const fm_ep_group *group);
 FM_API int fm_ep_group_is_masked(const fm_ep_group *group, int peer);
 /**
  * All ranks, those that were masked too, call it to begin afresh: operations in flight are forgotten, masks

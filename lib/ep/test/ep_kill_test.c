@@ -1,0 +1,188 @@
+// Processes that are killed or stopped in the middle of the protocol: the others get an error within the timeout that names
+// them, mask them, and go on. Run under mpirun with the number of ranks per node and "kill", "rail" or "stop" as arguments;
+// says "rank N survived".
+#include <signal.h>
+#include <unistd.h>
+
+#include "ep_team.h"
+#include "fathom/clock.h"
+#include "fathom/mem.h"
+#include "fm_test.h"
+
+enum { HIDDEN = 40, TOPK = 3, TOKENS = 9, RANKS_MAX = 8, LOCAL = 2, TIMEOUT_MS = 400 };
+
+/** Where a victim ends. */
+typedef enum place {
+    BEFORE_DISPATCH,
+    DISPATCH_POSTED,
+    ROWS_NOT_RELEASED,
+    BEFORE_COMBINE,
+    COMBINE_POSTED,
+    BEFORE_COLLECTIVE,
+    POINTS,
+    NOWHERE = -1,
+} place;
+
+static fm_ep_world *world;
+static fm_ep_group *group;
+static fm_ep_handle *handle;
+static int rank, ranks, patience_max = 20;
+static fm_bf16 x[TOKENS][HIDDEN], out[TOKENS][HIDDEN], *rows;
+static int32_t idx[TOKENS][TOPK];
+
+/** Ends or stops this process if this is its point. */
+static void pass(place here, place end, int signal_number)
+{
+    if (here == end)
+        raise(signal_number);
+}
+
+/** Waits until `victim` (-1: nobody) is masked or all is well. Others may be late because they wait for it, too. */
+static fm_status wait_or_mask(fm_ep_op *op, int victim, fm_status (*wait)(fm_ep_op *op))
+{
+    fm_status status;
+    int patience = rank == victim ? 0 : patience_max;
+    for (; (status = wait(op)) == FM_ERR_TIMEOUT && patience > 0; patience--)
+        if (fm_ep_group_late_peer(group) == victim)
+            FM_TRY(fm_ep_group_mask(group, victim, 1));
+    return status;
+}
+
+/** One round, in which `victim` comes to its end (-1: nobody does); the others go on without it. */
+static fm_status play(int victim, place end, int signal_number)
+{
+    fm_ep_dispatch dispatch = {.size = sizeof dispatch,
+                               .is_pull = 1,
+                               .tokens = TOKENS,
+                               .topk = TOPK,
+                               .topk_idx = &idx[0][0],
+                               .x = x};
+    fm_ep_op *op;
+    end = rank == victim ? end : NOWHERE;
+    pass(BEFORE_DISPATCH, end, signal_number);
+    FM_TRY(fm_ep_dispatch_post(group, &dispatch, handle, &op));
+    pass(DISPATCH_POSTED, end, signal_number);
+    FM_TRY(wait_or_mask(op, victim, fm_ep_op_arrive));
+    const fm_ep_received *received = fm_ep_handle_received(handle);
+    for (int r = 0; r < received->rows; r++)
+        memcpy(rows + (size_t)r * HIDDEN, received->row_at[r], sizeof x[0]);
+    pass(ROWS_NOT_RELEASED, end, signal_number);
+    FM_TRY(wait_or_mask(op, victim, fm_ep_op_wait));
+    fm_ep_combine combine = {.size = sizeof combine, .x = rows, .out = &out[0][0]};
+    pass(BEFORE_COMBINE, end, signal_number);
+    FM_TRY(fm_ep_combine_post(group, &combine, handle, &op));
+    pass(COMBINE_POSTED, end, signal_number);
+    FM_TRY(wait_or_mask(op, victim, fm_ep_op_wait));
+    pass(BEFORE_COLLECTIVE, end, signal_number);
+    FM_TRY(fm_ep_barrier_post(group, &op));
+    return wait_or_mask(op, victim, fm_ep_op_wait);
+}
+
+/** Experts that do nothing: a token comes back once for each choice whose expert is still there. */
+static void check_outputs(void)
+{
+    for (int t = 0; t < TOKENS; t++) {
+        int choices = 0;
+        for (int k = 0; k < TOPK; k++)
+            choices += !fm_ep_group_is_masked(group, idx[t][k] / LOCAL);
+        assert_true(fm_bf16_to_f32(out[t][3]) == (float)choices * fm_bf16_to_f32(x[t][3]));
+    }
+}
+
+/** One rank after the other is killed, each at another point. */
+static void those_left_go_on(void **state)
+{
+    (void)state;
+    for (int victim = ranks - 1, at = 0; victim >= 2 && at < POINTS; victim--, at++) {
+        assert_ok(play(victim, (place)at, SIGKILL));
+        assert_true(fm_ep_group_is_masked(group, victim));
+    }
+}
+
+/** Where a dead rank had received for its node, others lose those whom it received from. All get an error in time. */
+static void nobody_hangs(void **state)
+{
+    (void)state;
+    int victim = 1;
+    patience_max = 2;
+    fm_status status = play(victim, DISPATCH_POSTED, SIGKILL);
+    assert_true(status == FM_OK || status == FM_ERR_UNAVAILABLE || status == FM_ERR_TIMEOUT);
+    assert_true(fm_ep_group_late_peer(group) >= 0);
+}
+
+/** The last two of them are left, and agree. */
+static void a_round_without_the_dead_is_right(void **state)
+{
+    (void)state;
+    if (rank >= 2)
+        return;
+    assert_ok(play(-1, NOWHERE, 0));
+    check_outputs();
+}
+
+/** A stopped process is missed like a dead one; continued, it finds out, and all rejoin. */
+static void a_stopped_rank_comes_back(void **state)
+{
+    (void)state;
+    pid_t pids[RANKS_MAX] = {0}, mine = getpid();
+    for (int at = 0; at < POINTS; at++) {
+        int victim = 1 + at % (ranks - 1);
+        fm_ep_group_set_timeout(group, 20000);
+        assert_ok(fm_ep_all_gather(group, &mine, sizeof mine, pids));
+        fm_ep_group_set_timeout(group, TIMEOUT_MS);
+        fm_status status = play(victim, (place)at, SIGSTOP);
+        if (rank != victim) {
+            assert_ok(status);
+            assert_true(fm_ep_group_is_masked(group, victim));
+        }
+        if (rank == 0)
+            kill(pids[victim], SIGCONT);
+        fm_ep_group_set_timeout(group, 20000);
+        assert_ok(fm_ep_group_rejoin(group));
+        assert_ok(play(-1, NOWHERE, 0));
+        check_outputs();
+    }
+}
+
+static void join(int per_node)
+{
+    assert_ok(fm_ep_world_open_mpi(&world, &rank));
+    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
+    ranks = size ? atoi(size) : 1; // NOLINT(cert-err34-c): Open MPI wrote it
+    fm_ep_options options = ep_team_options(HIDDEN, LOCAL * ranks, TOPK, TOKENS);
+    options.ranks_per_node = per_node;
+    options.timeout_ms = TIMEOUT_MS;
+    options.collective_bytes_max = RANKS_MAX * sizeof(pid_t);
+    assert_ok(fm_ep_group_create(world, rank, &options, &group));
+    assert_ok(fm_ep_handle_create(group, FM_EP_PLAIN, 1, &handle));
+    rows = fm_base_mem_zalloc((size_t)fm_ep_handle_rows_max(handle), sizeof x[0]);
+    assert_non_null(rows);
+    for (int t = 0; t < TOKENS; t++) {
+        for (int k = 0; k < TOPK; k++) // each on another rank, as PLAIN combine adds a rank's rows once
+            idx[t][k] = (rank + t + k) % ranks * LOCAL + t % LOCAL;
+        for (int i = 0; i < HIDDEN; i++)
+            x[t][i] = fm_f32_to_bf16((float)(rank + t + i));
+    }
+}
+
+int main(int count, char **arguments)
+{
+    const char *mode = count > 2 ? arguments[2] : "";
+    const struct CMUnitTest kill_tests[] = {
+        cmocka_unit_test(those_left_go_on),
+        cmocka_unit_test(a_round_without_the_dead_is_right),
+    };
+    const struct CMUnitTest rail_tests[] = {cmocka_unit_test(nobody_hangs)};
+    const struct CMUnitTest stop_tests[] = {cmocka_unit_test(a_stopped_rank_comes_back)};
+    join(count > 1 ? atoi(arguments[1]) : 0); // NOLINT(cert-err34-c): CMakeLists.txt wrote it
+    int failed = strcmp(mode, "kill") == 0   ? fm_test_run("ep_kill", kill_tests)
+                 : strcmp(mode, "rail") == 0 ? fm_test_run("ep_kill", rail_tests)
+                                             : fm_test_run("ep_kill", stop_tests);
+    fm_base_mem_free(rows);
+    fm_ep_handle_free(handle);
+    fm_ep_group_free(group);
+    fm_ep_world_free(world);
+    if (failed == 0)
+        printf("rank %d survived\n", rank);
+    return failed;
+}
