@@ -5,7 +5,6 @@
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 struct fm_ep_mpi_party {
     MPI_Comm all;
@@ -13,7 +12,13 @@ struct fm_ep_mpi_party {
     MPI_Win window;
 };
 
-_Static_assert(sizeof(MPI_Request) <= sizeof(uint64_t), "a request fits into its handle");
+/** A request as MPI has it (a pointer or an int), and as it is kept. */
+typedef union held {
+    uint64_t handle;
+    MPI_Request request;
+} held;
+
+_Static_assert(sizeof(held) == sizeof(uint64_t), "a request fits into its handle");
 
 static int is_ours,
     is_broken; // MPI was started here, so it is ended here; a rank is missing, so it cannot be
@@ -99,8 +104,9 @@ static int machines(fm_ep_mpi_party *party, int *out_first, char *why)
 
 static void keep(fm_ep_mpi_request *out_request, MPI_Request request)
 {
-    *out_request = (fm_ep_mpi_request){.is_active = 1};
-    memcpy(&out_request->handle, &request, sizeof request);
+    held it = {.handle = 0};
+    it.request = request;
+    *out_request = (fm_ep_mpi_request){it.handle, 1};
 }
 
 static int gather(fm_ep_mpi_party *party, const void *from, size_t bytes, void *out,
@@ -166,12 +172,10 @@ static int receive(fm_ep_mpi_party *party, int from, int tag, void *to, size_t b
 
 static int test(fm_ep_mpi_request *kept, size_t *out_bytes, char *why)
 {
-    MPI_Request request;
+    held it = {.handle = kept->handle};
     MPI_Status status;
     int is_done = 0, lines = 0;
-    memcpy(&request, &kept->handle, sizeof request);
-    int error = MPI_Test(&request, &is_done, &status);
-    memcpy(&kept->handle, &request, sizeof request);
+    int error = MPI_Test(&it.request, &is_done, &status);
     if (error != MPI_SUCCESS) {
         kept->is_active = 0;
         return explain(error, "MPI_Test", why);
@@ -186,14 +190,13 @@ static int test(fm_ep_mpi_request *kept, size_t *out_bytes, char *why)
 
 static int cancel(fm_ep_mpi_request *kept)
 {
-    MPI_Request request;
+    held it = {.handle = kept->handle};
     int is_done = 0;
     if (!kept->is_active)
         return 1;
-    memcpy(&request, &kept->handle, sizeof request);
-    MPI_Cancel(&request);
+    MPI_Cancel(&it.request);
     // What was not cancelled because its other half is under way might wait for a rank that is gone: it is left alone.
-    MPI_Test(&request, &is_done, MPI_STATUS_IGNORE);
+    MPI_Test(&it.request, &is_done, MPI_STATUS_IGNORE);
     kept->is_active = 0;
     return is_done;
 }

@@ -319,6 +319,19 @@ static fm_status gather(fm_ep_group *group, const ep_shape *shape, const fm_ep_d
     return fm_ep_op_wait(op);
 }
 
+/** What the first dispatch carries must not matter for one that is cached. */
+static fm_status dispatch_noise(fm_ep_group *group, fm_ep_dispatch dispatch, size_t bytes, size_t scale_bytes,
+                                fm_ep_handle *handle)
+{
+    uint8_t *noise = room(bytes, 1), *noise_scales = room(scale_bytes, 1);
+    dispatch.x = noise;
+    dispatch.x_scales = noise_scales;
+    fm_status status = fm_ep_dispatch_run(group, &dispatch, handle);
+    fm_base_mem_free(noise);
+    fm_base_mem_free(noise_scales);
+    return status;
+}
+
 static fm_status play(fm_ep_group *group, void *context)
 {
     struct round *round = context;
@@ -353,16 +366,7 @@ static fm_status play(fm_ep_group *group, void *context)
                                .recv_scales = result->scales,
                                .recv_rows_max = (int64_t)rows_max};
     if (shape->cached) {
-        // What the first dispatch carries must not matter for the second.
-        uint8_t *noise = room((size_t)tokens * stride, 1), *noise_scales = room((size_t)tokens * x_scales, 1);
-        dispatch.x = noise;
-        dispatch.x_scales = noise_scales;
-        fm_status status = fm_ep_dispatch_run(group, &dispatch, handle);
-        fm_base_mem_free(noise);
-        fm_base_mem_free(noise_scales);
-        FM_TRY(status);
-        dispatch.x = x;
-        dispatch.x_scales = xs;
+        FM_TRY(dispatch_noise(group, dispatch, (size_t)tokens * stride, (size_t)tokens * x_scales, handle));
         dispatch.cached = 1;
     }
     dispatch.is_pull = shape->pull;
