@@ -10,9 +10,6 @@
 #include "eplb_pairs.h"
 
 enum {
-    // Kicks without gain after which a walk is at its end: more than there are pairs of neighbouring slots to
-    // try in layers of common size; four times as many gain less than a thousandth.
-    PATIENCE = 400,
     // Changes of counts per expert without gain, in the two-slot search, whose steps cost a fiftieth of a
     // kick.
     PAIRS_PATIENCE = 64,
@@ -86,7 +83,7 @@ static double place_groups(fm_eplb_planner *planner, uint64_t deadline_ns)
     double bound = fm_eplb_bound_mean(&groups);
     fm_eplb_greedy_solve(&groups, planner->heap, planner->gpu_load, planner->solution);
     fm_eplb_search_load(search, &groups, planner->solution);
-    double time = fm_eplb_search_descend(search, deadline_ns);
+    double time = fm_eplb_search_descend(search, HUGE_VAL, deadline_ns);
     if (groups.gpus > 1 && is_above(time, bound) && fm_eplb_exact_applies(&groups)) {
         memcpy(planner->solution, search->expert, (size_t)groups.slots * sizeof(int32_t));
         if (fm_eplb_exact_solve(&groups, GROUP_NODES, deadline_ns, &time, planner->solution))
@@ -131,15 +128,19 @@ void fm_eplb_best_greedy(fm_eplb_planner *planner, int32_t *row)
     }
 }
 
-// A first placement for the present choice of groups.
-static void place_experts(fm_eplb_planner *planner, int32_t *row, uint64_t deadline_ns)
+// A first placement for the present choice of groups. However late it is, it has no duplicates that single steps
+// can mend, and is as good as `enough` where descent gets there.
+static void place_experts(fm_eplb_planner *planner, int32_t *row, double enough, uint64_t deadline_ns)
 {
     for (int node = 0; node < planner->nodes; node++) {
         fm_eplb_problem problem = fm_eplb_planner_node(planner, node);
-        greedy_node(planner, node, &problem, planner->solution);
+        if (planner->nodes == 1) // the greedy placement was made for the comparison
+            fm_eplb_planner_from_row(planner, node, planner->row, planner->solution);
+        else
+            greedy_node(planner, node, &problem, planner->solution);
         fm_eplb_search_load(&planner->search, &problem, planner->solution);
-        fm_eplb_search_repair(&planner->search, deadline_ns);
-        fm_eplb_search_descend(&planner->search, deadline_ns);
+        fm_eplb_search_repair(&planner->search);
+        fm_eplb_search_descend(&planner->search, enough, deadline_ns);
         fm_eplb_planner_to_row(planner, node, planner->search.expert, row);
     }
 }
@@ -155,7 +156,7 @@ void fm_eplb_best_begin(fm_eplb_planner *planner, const float *weight, int32_t *
         state->bound = fmax(state->bound, place_groups(planner, deadline_ns));
         state->bound = fmax(state->bound, group_bound(planner));
     }
-    place_experts(planner, row, deadline_ns);
+    place_experts(planner, row, state->reference_time, deadline_ns);
     state->time = fm_eplb_planner_time(planner, row);
 }
 
@@ -175,13 +176,13 @@ static double improve_node(fm_eplb_planner *planner, int node, int32_t *row, dou
         fm_eplb_pairs_search(&problem, planner->pairs, target, PAIRS_PATIENCE * problem.experts, seed,
                              deadline_ns, planner->solution);
         fm_eplb_search_load(search, &problem, planner->solution);
-        fm_eplb_search_repair(search, deadline_ns);
-        if (fm_eplb_search_descend(search, deadline_ns) > before) {
+        fm_eplb_search_repair(search);
+        if (fm_eplb_search_descend(search, HUGE_VAL, deadline_ns) > before) {
             fm_eplb_planner_from_row(planner, node, row, planner->solution);
             fm_eplb_search_load(search, &problem, planner->solution);
         }
     }
-    double time = fm_eplb_search_explore(search, target, PATIENCE, seed, deadline_ns);
+    double time = fm_eplb_search_explore(search, target, FM_EPLB_PATIENCE, seed, deadline_ns);
     memcpy(planner->solution, search->expert, (size_t)problem.slots * sizeof(int32_t));
     if (is_above(time, least) && fm_eplb_exact_applies(&problem))
         fm_eplb_exact_solve(&problem, FM_EPLB_EXACT_NODES, deadline_ns, &time, planner->solution);
@@ -245,7 +246,7 @@ static void raise_hierarchy_bound(fm_eplb_planner *planner, int layer, int32_t *
     if (state->time <= state->bound * (1 + FM_EPLB_GAP_ENOUGH) || fm_eplb_late(deadline_ns))
         return;
     fm_eplb_layer_state other = *state;
-    place_experts(planner, planner->row, deadline_ns);
+    place_experts(planner, planner->row, HUGE_VAL, deadline_ns);
     other.time = fm_eplb_planner_time(planner, planner->row);
     improve_nodes(planner, layer, planner->row, &other, deadline_ns);
     if (other.time < state->time) {
@@ -285,7 +286,7 @@ void fm_eplb_best_end(fm_eplb_planner *planner, const float *weight, int32_t *ro
         fm_eplb_planner_from_row(planner, node, row, planner->solution);
         fm_eplb_search_load(&planner->search, &problem, planner->solution);
         // The duplicates that there are stay, and no more come in.
-        double time = fm_eplb_search_descend(&planner->search, deadline_ns);
+        double time = fm_eplb_search_descend(&planner->search, HUGE_VAL, deadline_ns);
         memcpy(planner->solution, planner->search.expert, (size_t)problem.slots * sizeof(int32_t));
         problem.distinct = 0;
         if (planner->nodes == 1 && fm_eplb_exact_applies(&problem))

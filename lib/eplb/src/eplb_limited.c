@@ -9,24 +9,38 @@
 
 #include "fathom/mem.h"
 
-enum {
-    // As in the free search; see eplb_best.c.
-    PATIENCE = 400,
-};
+fm_status fm_eplb_limited_init(fm_eplb_limited *limited, fm_eplb_planner *planner,
+                               const fm_eplb_options *options, const fm_eplb_index *old)
+{
+    size_t gpus = (size_t)planner->node_gpus;
+    *limited = (fm_eplb_limited){
+        .planner = planner,
+        .search = &planner->search,
+        .options = options,
+        .old = old,
+        .before = fm_base_mem_alloc(gpus * ((size_t)planner->node_experts + 1) * sizeof(uint16_t)),
+        .kept = fm_base_mem_alloc(gpus * sizeof(int32_t)),
+        .wanted_by = fm_base_mem_alloc(gpus * sizeof(int32_t)),
+        .queue = fm_base_mem_alloc(gpus * sizeof(int32_t)),
+    };
+    if (limited->before && limited->kept && limited->wanted_by && limited->queue)
+        return FM_OK;
+    fm_eplb_limited_clean_up(limited);
+    return fm_base_error_set(FM_ERR_NOMEM, "no memory to compare placements on %d GPUs",
+                             planner->shape->gpus);
+}
 
-struct limited {
-    fm_eplb_planner *planner;
-    fm_eplb_search *search;
-    const fm_eplb_options *options;
-    const fm_eplb_index *old;
-    const int32_t *current;
-    int node;
-    fm_eplb_problem problem;
-    uint16_t *before; /* [node_gpus][node_experts + 1] */
-};
+void fm_eplb_limited_clean_up(fm_eplb_limited *limited)
+{
+    fm_base_mem_free(limited->before);
+    fm_base_mem_free(limited->kept);
+    fm_base_mem_free(limited->wanted_by);
+    fm_base_mem_free(limited->queue);
+    *limited = (fm_eplb_limited){0};
+}
 
 // Which node has which group, from where the groups' experts are.
-static fm_status read_groups(const struct limited *limited)
+static fm_status read_groups(const fm_eplb_limited *limited)
 {
     fm_eplb_planner *planner = limited->planner;
     const fm_eplb_index *old = limited->old;
@@ -70,53 +84,111 @@ static fm_status read_groups(const struct limited *limited)
     return FM_OK;
 }
 
-static uint16_t *before_of(const struct limited *limited, int gpu, int expert)
+static uint16_t *before_of(const fm_eplb_limited *limited, int gpu, int expert)
 {
     return &limited->before[(size_t)gpu * ((size_t)limited->problem.experts + 1) + (size_t)expert];
 }
 
-// What the GPUs of the node hold, as far as their slots reach: solution and before[].
-static void keep_old(const struct limited *limited, int32_t *count, int32_t *solution)
+// before[]: what the node's GPUs held, those that are lost nothing. Returns whether one has fewer slots than that.
+static int read_before(const fm_eplb_limited *limited)
 {
     const fm_eplb_problem *p = &limited->problem;
     const fm_eplb_planner *planner = limited->planner;
     const fm_eplb_index *old = limited->old;
+    int size = planner->shape->experts / planner->groups;
     int first_gpu = limited->node * planner->node_gpus;
-    memset(count, 0, ((size_t)p->experts) * sizeof *count);
+    int smaller = 0;
     memset(limited->before, 0, (size_t)p->gpus * ((size_t)p->experts + 1) * sizeof(uint16_t));
     for (int gpu = 0; gpu < p->gpus; gpu++) {
-        if (p->slot_begin[gpu] == p->slot_begin[gpu + 1])
+        int room = p->slot_begin[gpu + 1] - p->slot_begin[gpu];
+        int held = 0;
+        if (room == 0)
             continue;
         for (int slot = old->slot_begin[first_gpu + gpu]; slot < old->slot_begin[first_gpu + gpu + 1]; slot++)
-            if (limited->current[slot] >= 0) {
-                int expert = planner->local[limited->current[slot]];
-                count[expert]++;
-                ++*before_of(limited, gpu, expert);
+            if (limited->current[slot] >= 0 &&
+                planner->group_node[limited->current[slot] / size] == limited->node) {
+                ++*before_of(limited, gpu, planner->local[limited->current[slot]]);
+                held++;
             }
+        smaller |= held > room;
     }
+    return smaller;
+}
+
+// Tells a GPU from those that an expert may be kept on, unless it has been told before in this search.
+static void reach_keepers(const fm_eplb_limited *limited, int expert, int *told)
+{
+    for (int gpu = 0; gpu < limited->problem.gpus; gpu++)
+        if (*before_of(limited, gpu, expert) > 0 && limited->wanted_by[gpu] < 0) {
+            limited->wanted_by[gpu] = expert;
+            limited->queue[(*told)++] = gpu;
+        }
+}
+
+/*
+ * keeper[expert]: one GPU that keeps a copy of it, or -1. GPUs that have got smaller cannot keep all they held;
+ * as many experts as possible find a keeper, because each of the others is a copy to be moved: a matching, by
+ * augmenting paths.
+ */
+static void choose_keepers(const fm_eplb_limited *limited, int32_t *keeper)
+{
+    const fm_eplb_problem *p = &limited->problem;
+    memset(limited->kept, 0, (size_t)p->gpus * sizeof *limited->kept);
+    for (int e = 0; e < p->experts; e++) {
+        int told = 0;
+        int found = -1;
+        keeper[e] = -1;
+        memset(limited->wanted_by, 0xff, (size_t)p->gpus * sizeof *limited->wanted_by);
+        reach_keepers(limited, e, &told);
+        for (int next = 0; next < told && found < 0; next++) {
+            int gpu = limited->queue[next];
+            if (limited->kept[gpu] < p->slot_begin[gpu + 1] - p->slot_begin[gpu])
+                found = gpu;
+            for (int other = 0; found < 0 && other < e; other++)
+                if (keeper[other] == gpu)
+                    reach_keepers(limited, other, &told);
+        }
+        if (found < 0)
+            continue;
+        limited->kept[found]++;
+        for (int gpu = found; gpu >= 0;) {
+            int expert = limited->wanted_by[gpu];
+            int left = keeper[expert];
+            keeper[expert] = gpu;
+            gpu = left;
+        }
+    }
+}
+
+// What the node's GPUs keep, as far as their slots reach: solution, and in count[] the copies of each expert.
+static void keep_old(const fm_eplb_limited *limited, int32_t *keeper, int32_t *count, int32_t *solution)
+{
+    const fm_eplb_problem *p = &limited->problem;
+    if (read_before(limited))
+        choose_keepers(limited, keeper);
+    else // every copy stays, so there is nothing to choose
+        memset(keeper, 0xff, (size_t)p->experts * sizeof *keeper);
+    memset(count, 0, (size_t)p->experts * sizeof *count);
     for (int gpu = 0; gpu < p->gpus; gpu++) {
         int slot = p->slot_begin[gpu];
-        int held = 0;
+        int last = p->slot_begin[gpu + 1];
         for (int e = 0; e < p->experts; e++)
-            held += *before_of(limited, gpu, e);
-        for (int e = 0; e < p->experts; e++)
-            for (int copy = 0; copy < *before_of(limited, gpu, e); copy++) {
-                // A GPU that has got smaller gives up experts that have other copies, as far as there are
-                // any.
-                int spare = held - (p->slot_begin[gpu + 1] - slot);
-                if (slot == p->slot_begin[gpu + 1] || (spare > 0 && count[e] > 1))
-                    count[e]--;
-                else
-                    solution[slot++] = e;
-                held--;
+            if (keeper[e] == gpu) {
+                solution[slot++] = e;
+                count[e]++;
             }
-        while (slot < p->slot_begin[gpu + 1])
+        for (int e = 0; e < p->experts; e++)
+            for (int copy = keeper[e] == gpu; copy < *before_of(limited, gpu, e) && slot < last; copy++) {
+                solution[slot++] = e;
+                count[e]++;
+            }
+        while (slot < last)
             solution[slot++] = p->experts;
     }
 }
 
 // The best slot for one more replica of an expert: an empty one, or that of an expert with other replicas.
-static int choose_slot(const struct limited *limited, int expert, int empty_only)
+static int choose_slot(const fm_eplb_limited *limited, int expert, int empty_only)
 {
     const fm_eplb_problem *p = &limited->problem;
     fm_eplb_search *search = limited->search;
@@ -137,7 +209,7 @@ static int choose_slot(const struct limited *limited, int expert, int empty_only
     return best;
 }
 
-static fm_status place_orphans(struct limited *limited)
+static fm_status place_orphans(fm_eplb_limited *limited)
 {
     const fm_eplb_problem *p = &limited->problem;
     fm_eplb_search *search = limited->search;
@@ -157,13 +229,13 @@ static fm_status place_orphans(struct limited *limited)
     }
 }
 
-static int filled_slots(const struct limited *limited)
+static int filled_slots(const fm_eplb_limited *limited)
 {
     return limited->problem.slots - limited->search->count[limited->problem.experts];
 }
 
 // Brings the number of replicas to what was asked for, as far as moves and copies allow.
-static void match_replicas(struct limited *limited)
+static void match_replicas(fm_eplb_limited *limited)
 {
     fm_eplb_problem *p = &limited->problem;
     fm_eplb_search *search = limited->search;
@@ -207,7 +279,7 @@ static void match_replicas(struct limited *limited)
  * before, and the expert takes another slot. Neither half is possible alone when all moves are used up.
  * Returns whether that lowered the busiest GPU.
  */
-static int relocate(struct limited *limited, int slot, uint64_t deadline_ns)
+static int relocate(fm_eplb_limited *limited, int slot, uint64_t deadline_ns)
 {
     const fm_eplb_problem *p = &limited->problem;
     fm_eplb_search *search = limited->search;
@@ -241,7 +313,7 @@ static int relocate(struct limited *limited, int slot, uint64_t deadline_ns)
     return 0;
 }
 
-static int relocate_any(struct limited *limited, uint64_t deadline_ns)
+static int relocate_any(fm_eplb_limited *limited, uint64_t deadline_ns)
 {
     const fm_eplb_search *search = limited->search;
     for (int slot = 0; slot < limited->problem.slots; slot++) {
@@ -253,49 +325,17 @@ static int relocate_any(struct limited *limited, uint64_t deadline_ns)
     return 0;
 }
 
-// Improves the node's placement into planner->solution. Returns whether it is proven the best within the limit.
-static int improve(struct limited *limited, double target, uint64_t seed, uint64_t deadline_ns)
+// The limits that the options set, on top of what read_before() found. `orphans`: the moves that there must be.
+static void set_limits(fm_eplb_limited *limited, int orphans)
 {
     fm_eplb_problem *p = &limited->problem;
-    fm_eplb_search *search = limited->search;
-    int32_t *solution = limited->planner->solution;
-    size_t bytes = (size_t)p->slots * sizeof *solution;
-    double before = search->time[fm_eplb_search_busiest(search)];
-    memcpy(solution, search->expert, bytes);
-    double time = fm_eplb_search_descend(search, deadline_ns);
-    do
-        time = fm_eplb_search_explore(search, target, PATIENCE, seed++, deadline_ns);
-    while (time > target && !fm_eplb_late(deadline_ns) && relocate_any(limited, deadline_ns));
-    // Another placement of the same time would only be copies moved for nothing.
-    if (time < before * (1 - FM_EPLB_TOLERANCE))
-        memcpy(solution, search->expert, bytes);
-    else
-        time = before;
-    if (!fm_eplb_exact_applies(p))
-        return 0;
-    // Without duplicates first, so that one is taken only where it is better.
-    fm_eplb_exact_solve(p, FM_EPLB_EXACT_NODES, deadline_ns, &time, solution);
-    p->distinct = 0;
-    return fm_eplb_exact_solve(p, FM_EPLB_EXACT_NODES, deadline_ns, &time, solution);
-}
-
-// What the options allow, in the node's problem. `count` are the copies that keep_old() found of each expert.
-static void set_limits(struct limited *limited, const int32_t *count)
-{
-    fm_eplb_problem *p = &limited->problem;
+    int bounded = limited->options->moves == FM_EPLB_MOVES_BOUNDED;
     p->before = limited->before;
-    p->moves_per_gpu = INT_MAX;
-    p->moves_total = INT_MAX;
-    if (limited->options->moves == FM_EPLB_MOVES_BOUNDED) {
-        p->moves_per_gpu = limited->options->moves_per_gpu;
-        return;
-    }
-    p->moves_total = 0;
-    for (int e = 0; e < p->experts; e++)
-        p->moves_total += count[e] == 0;
+    p->moves_per_gpu = bounded ? limited->options->moves_per_gpu : INT_MAX;
+    p->moves_total = bounded ? INT_MAX : orphans;
 }
 
-static fm_status complete(struct limited *limited, uint64_t deadline_ns)
+static fm_status complete(fm_eplb_limited *limited, uint64_t deadline_ns)
 {
     fm_status status = place_orphans(limited);
     if (status == FM_OK) {
@@ -313,47 +353,86 @@ static fm_status complete(struct limited *limited, uint64_t deadline_ns)
     return FM_OK;
 }
 
-static fm_status plan_node(struct limited *limited, double target, uint64_t seed, uint64_t deadline_ns,
-                           int32_t *row, int *out_proven)
+static fm_status begin_node(fm_eplb_limited *limited, int32_t *row, uint64_t deadline_ns)
 {
     fm_eplb_planner *planner = limited->planner;
     int32_t *count = planner->heap;
+    int orphans = 0;
     limited->problem = fm_eplb_planner_node(planner, limited->node);
-    keep_old(limited, count, planner->solution);
-    set_limits(limited, count);
+    keep_old(limited, count + planner->node_experts, count, planner->solution);
+    for (int e = 0; e < limited->problem.experts; e++)
+        orphans += count[e] == 0;
+    set_limits(limited, orphans);
     fm_eplb_search_load(limited->search, &limited->problem, planner->solution);
     FM_TRY(complete(limited, deadline_ns));
-    *out_proven = improve(limited, target, seed, deadline_ns);
-    fm_eplb_planner_to_row(planner, limited->node, planner->solution, row);
+    fm_eplb_search_descend(limited->search, HUGE_VAL, deadline_ns);
+    fm_eplb_planner_to_row(planner, limited->node, limited->search->expert, row);
     return FM_OK;
 }
 
-fm_status fm_eplb_limited_plan(fm_eplb_planner *planner, const fm_eplb_options *options,
-                               const fm_eplb_index *old, const int32_t *current, const float *weight,
-                               int layer, int32_t *row, fm_eplb_layer_state *state, uint64_t deadline_ns)
+fm_status fm_eplb_limited_begin(fm_eplb_limited *limited, const int32_t *current, const float *weight,
+                                int32_t *row, fm_eplb_layer_state *state, uint64_t deadline_ns)
 {
+    fm_eplb_planner *planner = limited->planner;
+    limited->current = current;
     fm_eplb_planner_load(planner, weight);
     state->bound = fm_eplb_best_bound(planner);
-    struct limited limited = {
-        .planner = planner, .search = &planner->search, .options = options, .old = old, .current = current};
-    FM_TRY(read_groups(&limited));
-    limited.before = fm_base_mem_alloc((size_t)planner->node_gpus * ((size_t)planner->node_experts + 1) *
-                                       sizeof(uint16_t));
-    if (!limited.before)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory to compare placements on %d GPUs",
-                                 planner->shape->gpus);
-    fm_status status = FM_OK;
+    FM_TRY(read_groups(limited));
+    for (limited->node = 0; limited->node < planner->nodes; limited->node++)
+        FM_TRY(begin_node(limited, row, fm_eplb_share_of(deadline_ns, planner->nodes - limited->node)));
+    state->time = fm_eplb_planner_time(planner, row);
+    return FM_OK;
+}
+
+// Improves a node. Returns whether it is proven the best within the limit.
+static int improve_node(fm_eplb_limited *limited, int32_t *row, double target, uint64_t seed,
+                        uint64_t deadline_ns)
+{
+    fm_eplb_planner *planner = limited->planner;
+    fm_eplb_problem *p = &limited->problem;
+    fm_eplb_search *search = limited->search;
+    int32_t *solution = planner->solution;
+    *p = fm_eplb_planner_node(planner, limited->node);
+    read_before(limited);
+    set_limits(limited, 0);
+    fm_eplb_planner_from_row(planner, limited->node, row, solution);
+    fm_eplb_search_load(search, p, solution);
+    set_limits(limited, search->moves_total);
+    p->replicas = filled_slots(limited);
+    double before = search->time[fm_eplb_search_busiest(search)];
+    double time = fm_eplb_search_descend(search, HUGE_VAL, deadline_ns);
+    do
+        time = fm_eplb_search_explore(search, target, FM_EPLB_PATIENCE, seed++, deadline_ns);
+    while (p->moves_total < INT_MAX && time > target && !fm_eplb_late(deadline_ns) &&
+           relocate_any(limited, deadline_ns));
+    // Another placement of the same time would only be copies moved for nothing.
+    if (time < before * (1 - FM_EPLB_TOLERANCE))
+        memcpy(solution, search->expert, (size_t)p->slots * sizeof *solution);
+    else
+        time = before;
     int proven = 0;
-    for (int node = 0; node < planner->nodes && status == FM_OK; node++) {
-        limited.node = node;
-        uint64_t until_ns = fm_eplb_share_of(deadline_ns, planner->nodes - node);
-        status = plan_node(&limited, state->bound, (uint64_t)layer << 32, until_ns, row, &proven);
+    if (fm_eplb_exact_applies(p)) {
+        // Without duplicates first, so that one is taken only where it is better.
+        fm_eplb_exact_solve(p, FM_EPLB_EXACT_NODES, deadline_ns, &time, solution);
+        p->distinct = 0;
+        proven = fm_eplb_exact_solve(p, FM_EPLB_EXACT_NODES, deadline_ns, &time, solution);
     }
-    fm_base_mem_free(limited.before);
-    if (status < 0)
-        return status;
+    fm_eplb_planner_to_row(planner, limited->node, solution, row);
+    return proven;
+}
+
+void fm_eplb_limited_improve(fm_eplb_limited *limited, const int32_t *current, const float *weight, int layer,
+                             int32_t *row, fm_eplb_layer_state *state, uint64_t deadline_ns)
+{
+    fm_eplb_planner *planner = limited->planner;
+    limited->current = current;
+    fm_eplb_planner_load(planner, weight);
+    fm_eplb_planner_read_groups(planner, row);
+    int proven = 0;
+    for (limited->node = 0; limited->node < planner->nodes; limited->node++)
+        proven = improve_node(limited, row, state->bound, (uint64_t)layer << 32,
+                              fm_eplb_share_of(deadline_ns, planner->nodes - limited->node));
     state->time = fm_eplb_planner_time(planner, row);
     if (planner->nodes == 1 && proven)
         state->bound = fmax(state->bound, state->time);
-    return FM_OK;
 }

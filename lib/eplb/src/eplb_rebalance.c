@@ -13,7 +13,7 @@
 struct rebalance {
     const fm_eplb_shape *shape;
     const float *weight;
-    const fm_eplb_options *options;
+    fm_eplb_options options;
     uint64_t deadline_ns;
     fm_eplb_plan *plan;
     fm_eplb_planner planner;
@@ -74,7 +74,7 @@ static const float *weight_of(const struct rebalance *call, int layer)
 
 static const int32_t *current_of(const struct rebalance *call, int layer)
 {
-    const fm_eplb_placement *current = call->options->current;
+    const fm_eplb_placement *current = call->options.current;
     return current->phy2log + (size_t)layer * (size_t)current->slots;
 }
 
@@ -119,10 +119,10 @@ static fm_status plan_reference(struct rebalance *call)
 
 static void relabel(struct rebalance *call, int layer)
 {
-    if (!call->options->current)
+    if (!call->options.current)
         return;
     fm_eplb_index_build(&call->old, current_of(call, layer));
-    if (call->options->moves == FM_EPLB_MOVES_ANY)
+    if (call->options.moves == FM_EPLB_MOVES_ANY)
         fm_eplb_relabel(&call->relabeler, current_of(call, layer), row_of(call, layer));
     else
         fm_eplb_seat(&call->relabeler, current_of(call, layer), row_of(call, layer));
@@ -165,7 +165,7 @@ static int is_complete(struct rebalance *call, const int32_t *row)
 static void start_from_current(struct rebalance *call, int layer)
 {
     const fm_eplb_plan *plan = call->plan;
-    if (!call->options->current || call->old.slots != plan->slots ||
+    if (!call->options.current || call->old.slots != plan->slots ||
         memcmp(call->old.slot_begin, plan->slot_begin, ((size_t)call->shape->gpus + 1) * sizeof(int32_t)) !=
             0 ||
         !is_complete(call, current_of(call, layer)))
@@ -189,7 +189,7 @@ static void plan_best(struct rebalance *call)
     for (int layer = 0; layer < layers; layer++) {
         fm_eplb_layer_state *state = &call->state[layer];
         fm_eplb_best_begin(&call->planner, weight_of(call, layer), row_of(call, layer), state,
-                           call->deadline_ns);
+                           fm_eplb_share_of(call->deadline_ns, layers - layer));
         start_from_current(call, layer);
         left += state->time > state->bound * (1 + FM_EPLB_GAP_ENOUGH);
     }
@@ -208,8 +208,8 @@ static void plan_best(struct rebalance *call)
 }
 
 /*
- * The best placement of all may need few moves: it is taken instead of the one searched for within the limit
- * where it keeps the limit and is better.
+ * The best placement of all may need few moves: it is taken instead of the one within the limit where it keeps
+ * the limit and is better, or where there is none (state->time is HUGE_VAL).
  */
 static void try_free_plan(struct rebalance *call, int layer, int32_t *row, uint64_t deadline_ns)
 {
@@ -223,34 +223,57 @@ static void try_free_plan(struct rebalance *call, int layer, int32_t *row, uint6
     fm_eplb_moves_count(&call->relabeler, row, &most);
     fm_eplb_layer_state *state = &call->state[layer];
     state->bound = fmax(state->bound, free_state.bound);
-    if (most <= call->options->moves_per_gpu && free_state.time < state->time * (1 - FM_EPLB_TOLERANCE)) {
+    if (most <= call->options.moves_per_gpu && free_state.time < state->time * (1 - FM_EPLB_TOLERANCE)) {
         memcpy(row_of(call, layer), row, (size_t)call->plan->slots * sizeof *row);
         state->time = free_state.time;
     }
 }
 
+// Whether half of the slots of the largest GPU, or more, may change: then the free plan may well be within the limit.
+static int is_loose(const struct rebalance *call)
+{
+    const int32_t *begin = call->plan->slot_begin;
+    for (int gpu = 0; gpu < call->shape->gpus; gpu++)
+        if (begin[gpu + 1] - begin[gpu] > 2 * (int64_t)call->options.moves_per_gpu)
+            return 0;
+    return 1;
+}
+
+static fm_status begin_limited(struct rebalance *call, fm_eplb_limited *limited, int layer, int32_t *row)
+{
+    fm_eplb_layer_state *state = &call->state[layer];
+    int bounded = call->options.moves == FM_EPLB_MOVES_BOUNDED;
+    uint64_t until_ns = fm_eplb_share_of(call->deadline_ns, call->shape->layers - layer);
+    fm_eplb_index_build(&call->old, current_of(call, layer));
+    fm_status status = fm_eplb_limited_begin(limited, current_of(call, layer), weight_of(call, layer),
+                                             row_of(call, layer), state, until_ns);
+    if (status != FM_OK && (status != FM_ERR_NOT_FOUND || !bounded))
+        return fm_base_error_prefix(status, "layer %d", layer);
+    if (status != FM_OK)
+        state->time = HUGE_VAL;
+    if (bounded && (status != FM_OK || call->deadline_ns == FM_EPLB_NO_DEADLINE || is_loose(call)))
+        try_free_plan(call, layer, row, until_ns);
+    return state->time < HUGE_VAL ? FM_OK : fm_base_error_prefix(status, "layer %d", layer);
+}
+
 static fm_status plan_limited(struct rebalance *call)
 {
+    fm_eplb_limited limited;
+    int layers = call->shape->layers;
     int32_t *row = fm_base_mem_alloc((size_t)call->plan->slots * sizeof *row);
     if (!row)
         return no_memory(call->shape);
-    fm_status status = FM_OK;
-    int layers = call->shape->layers;
+    fm_status status = fm_eplb_limited_init(&limited, &call->planner, &call->options, &call->old);
+    for (int layer = 0; layer < layers && status == FM_OK; layer++)
+        status = begin_limited(call, &limited, layer, row);
     for (int layer = 0; layer < layers && status == FM_OK; layer++) {
-        uint64_t until_ns = fm_eplb_share_of(call->deadline_ns, layers - layer);
-        fm_eplb_layer_state *state = &call->state[layer];
-        fm_eplb_index_build(&call->old, current_of(call, layer));
-        status = fm_eplb_limited_plan(&call->planner, call->options, &call->old, current_of(call, layer),
-                                      weight_of(call, layer), layer, row_of(call, layer), state, until_ns);
-        if (status < 0) {
-            fm_base_error_prefix(status, "layer %d", layer);
-            break;
-        }
-        if (call->options->moves == FM_EPLB_MOVES_BOUNDED &&
-            state->time > state->bound * (1 + FM_EPLB_GAP_ENOUGH))
-            try_free_plan(call, layer, row, until_ns);
+        const int32_t *current = current_of(call, layer);
+        fm_eplb_index_build(&call->old, current);
+        fm_eplb_limited_improve(&limited, current, weight_of(call, layer), layer, row_of(call, layer),
+                                &call->state[layer], fm_eplb_share_of(call->deadline_ns, layers - layer));
         relabel(call, layer);
     }
+    fm_eplb_limited_clean_up(&limited);
     fm_base_mem_free(row);
     return status;
 }
@@ -309,7 +332,7 @@ static fm_status list_slots(struct rebalance *call)
         return no_memory(call->shape);
     memset(plan->log2phy, 0xff, bytes);
     // Relabelling has broken the order in which the reference numbers copies.
-    const int32_t *copy = call->options->current ? NULL : call->copy;
+    const int32_t *copy = call->options.current ? NULL : call->copy;
     int32_t *seen = call->planner.count;
     for (size_t layer = 0; layer < layers; layer++) {
         memset(seen, 0, experts * sizeof *seen);
@@ -326,7 +349,7 @@ static fm_status list_slots(struct rebalance *call)
 
 static fm_status run(struct rebalance *call, int slots)
 {
-    const fm_eplb_options *options = call->options;
+    const fm_eplb_options *options = &call->options;
     call->plan = plan_new(call->shape, options, slots);
     if (!call->plan)
         return no_memory(call->shape);
@@ -371,7 +394,7 @@ fm_status fm_eplb_rebalance(const fm_eplb_shape *shape, const float *weight, con
     FM_TRY(fm_eplb_check_request(shape, &resolved, &slots));
     FM_TRY(fm_eplb_check_loads(shape->layers, shape->experts, weight, "weight"));
     struct rebalance call = {
-        .shape = shape, .weight = weight, .options = &resolved, .deadline_ns = FM_EPLB_NO_DEADLINE};
+        .shape = shape, .weight = weight, .options = resolved, .deadline_ns = FM_EPLB_NO_DEADLINE};
     if (resolved.budget_ms > 0 && resolved.budget_ms < 1e12)
         call.deadline_ns = begin_ns + (uint64_t)(resolved.budget_ms * 1e6);
     fm_status status = run(&call, slots);

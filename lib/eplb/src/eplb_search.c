@@ -1,6 +1,7 @@
 #include "eplb_search.h"
 
 #include <float.h>
+#include <math.h>
 #include <string.h>
 
 #include "fathom/mem.h"
@@ -325,8 +326,7 @@ static void choose_swap(const fm_eplb_search *search, int busiest, struct choice
 }
 
 /*
- * Slots of experts with several replicas that can go without lifting another GPU to `limit`: calls for each.
- * The test overlooks what the arriving expert takes off those GPUs, so it passes over a few good steps, for a
+ * Whether a slot's expert has other replicas that can do its part without lifting a GPU to `limit`. The test overlooks what the arriving expert takes off those GPUs, so it passes over a few good steps, for a
  * large gain in speed.
  */
 static int can_leave(const fm_eplb_search *search, int slot, double limit)
@@ -386,16 +386,19 @@ static void apply(fm_eplb_search *search, const struct choice *choice)
         fm_eplb_search_relabel(search, choice->slot, choice->expert);
 }
 
-double fm_eplb_search_descend(fm_eplb_search *search, uint64_t deadline_ns)
+double fm_eplb_search_descend(fm_eplb_search *search, double enough, uint64_t deadline_ns)
 {
     for (;;) {
         int busiest = fm_eplb_search_busiest(search);
         double time = search->time[busiest];
-        if ((search->logging && search->step_count == FM_EPLB_STEPS_MAX) || fm_eplb_late(deadline_ns))
+        if ((search->logging && search->step_count == FM_EPLB_STEPS_MAX) ||
+            (time <= enough && fm_eplb_late(deadline_ns)))
             return time;
         struct choice best = {time * (1 - FM_EPLB_TOLERANCE), -1, -1, -1};
         choose_swap(search, busiest, &best);
-        if (best.slot < 0)
+        // Exchanges are the cheaper to find and mostly enough, except where moves are few: a change of counts is
+        // one move, an exchange two.
+        if (best.slot < 0 || search->problem->before)
             choose_relabel(search, busiest, &best);
         if (best.slot < 0)
             return time;
@@ -403,7 +406,7 @@ double fm_eplb_search_descend(fm_eplb_search *search, uint64_t deadline_ns)
     }
 }
 
-void fm_eplb_search_repair(fm_eplb_search *search, uint64_t deadline_ns)
+void fm_eplb_search_repair(fm_eplb_search *search)
 {
     const fm_eplb_problem *p = search->problem;
     for (int slot = 0; p->distinct && slot < p->slots; slot++) {
@@ -411,8 +414,6 @@ void fm_eplb_search_repair(fm_eplb_search *search, uint64_t deadline_ns)
         int gpu = search->gpu[slot];
         if (e == p->experts || *held_at(search, gpu, e) < 2)
             continue;
-        if (fm_eplb_late(deadline_ns))
-            return;
         struct choice best = {DBL_MAX, -1, -1, -1};
         for (int b = 0; b < p->slots; b++) {
             if (search->gpu[b] == gpu || !admits_swap(search, slot, b))
@@ -490,7 +491,7 @@ double fm_eplb_search_explore(fm_eplb_search *search, double target, int patienc
             kicked |= kick(search, &random);
         if (!kicked)
             continue;
-        double time = fm_eplb_search_descend(search, FM_EPLB_NO_DEADLINE);
+        double time = fm_eplb_search_descend(search, HUGE_VAL, FM_EPLB_NO_DEADLINE);
         // Sideways steps are kept: they carry the walk over a plateau.
         if (time <= best * (1 + FM_EPLB_TOLERANCE)) {
             best = time < best ? time : best;

@@ -18,6 +18,9 @@ struct fm_eplb_step {
 enum {
     // A descent after a kick takes some ten steps; one that takes more than this is cut short.
     FM_EPLB_STEPS_MAX = 512,
+    // Kicks without gain after which a walk is at its end: more than there are pairs of neighbouring slots to
+    // try in layers of common size; four times as many gain less than a thousandth.
+    FM_EPLB_PATIENCE = 400,
 };
 
 typedef struct fm_eplb_search {
@@ -63,11 +66,12 @@ int fm_eplb_search_admits(const fm_eplb_search *search, int slot, int expert);
 /** The largest time among the GPUs that relabel(slot, expert) touches, after it. */
 double fm_eplb_search_relabel_time(fm_eplb_search *search, int slot, int expert);
 
-/** Removes duplicates at the least cost in balance, as far as single steps and the deadline allow; nothing
- *  where the problem does not ask for it. */
-void fm_eplb_search_repair(fm_eplb_search *search, uint64_t deadline_ns);
-/** Steps that lower the busiest GPU until there is none; returns its time. */
-double fm_eplb_search_descend(fm_eplb_search *search, uint64_t deadline_ns);
+/** Removes duplicates at the least cost in balance, as far as single steps can; nothing where the problem does
+ *  not ask for it. */
+void fm_eplb_search_repair(fm_eplb_search *search);
+/** Steps that lower the busiest GPU until there is none, or until the deadline has passed and its time is
+ *  `enough` or less (HUGE_VAL: any is). Returns its time. */
+double fm_eplb_search_descend(fm_eplb_search *search, double enough, uint64_t deadline_ns);
 /**
  * Kicks and descends until `patience` kicks in a row brought nothing, the deadline, or a time of `target` or
  * less. The state ends at the best solution seen; returns its time. The same seed gives the same walk.

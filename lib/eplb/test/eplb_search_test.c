@@ -65,13 +65,13 @@ static void searching_keeps_the_rules(fm_gen *gen)
     p->distinct = fm_gen_chance(gen, 0.5);
     int duplicates = count_duplicates(&search);
     if (p->distinct && !p->before) {
-        fm_eplb_search_repair(&search, FM_EPLB_NO_DEADLINE);
+        fm_eplb_search_repair(&search);
         check_state(&search);
         assert_true(count_duplicates(&search) <= duplicates);
         duplicates = count_duplicates(&search);
         time = search.time[fm_eplb_search_busiest(&search)];
     }
-    double descended = fm_eplb_search_descend(&search, FM_EPLB_NO_DEADLINE);
+    double descended = fm_eplb_search_descend(&search, HUGE_VAL, FM_EPLB_NO_DEADLINE);
     check_state(&search);
     assert_true(descended <= time);
     double explored = fm_eplb_search_explore(&search, 0, 30, 7, FM_EPLB_NO_DEADLINE);
