@@ -10,6 +10,8 @@
 #include "eplb_pairs.h"
 
 enum {
+    // Kicks for a placement as good as the reference's, which is mostly a few away; these are spent late or not.
+    LAST_PATIENCE = 100,
     // Changes of counts per expert without gain, in the two-slot search, whose steps cost a fiftieth of a
     // kick.
     PAIRS_PATIENCE = 64,
@@ -139,7 +141,7 @@ static void place_experts(fm_eplb_planner *planner, int32_t *row, double enough,
         else
             greedy_node(planner, node, &problem, planner->solution);
         fm_eplb_search_load(&planner->search, &problem, planner->solution);
-        fm_eplb_search_repair(&planner->search);
+        fm_eplb_search_repair(&planner->search, HUGE_VAL);
         fm_eplb_search_descend(&planner->search, enough, deadline_ns);
         fm_eplb_planner_to_row(planner, node, planner->search.expert, row);
     }
@@ -176,7 +178,7 @@ static double improve_node(fm_eplb_planner *planner, int node, int32_t *row, dou
         fm_eplb_pairs_search(&problem, planner->pairs, target, PAIRS_PATIENCE * problem.experts, seed,
                              deadline_ns, planner->solution);
         fm_eplb_search_load(search, &problem, planner->solution);
-        fm_eplb_search_repair(search);
+        fm_eplb_search_repair(search, HUGE_VAL);
         if (fm_eplb_search_descend(search, HUGE_VAL, deadline_ns) > before) {
             fm_eplb_planner_from_row(planner, node, row, planner->solution);
             fm_eplb_search_load(search, &problem, planner->solution);
@@ -274,18 +276,38 @@ void fm_eplb_best_improve(fm_eplb_planner *planner, const float *weight, int lay
         raise_hierarchy_bound(planner, layer, row, state, deadline_ns);
 }
 
+// A short walk for what the reference reached and single steps did not; few layers need one. Returns whether it got
+// there.
+static int walk_to_reference(fm_eplb_planner *planner, int32_t *row, fm_eplb_layer_state *state)
+{
+    fm_eplb_planner_read_groups(planner, row);
+    for (int node = 0; node < planner->nodes; node++) {
+        fm_eplb_problem problem = fm_eplb_planner_node(planner, node);
+        fm_eplb_planner_from_row(planner, node, row, planner->solution);
+        fm_eplb_search_load(&planner->search, &problem, planner->solution);
+        fm_eplb_search_explore(&planner->search, state->reference_time, LAST_PATIENCE, 0,
+                               FM_EPLB_NO_DEADLINE);
+        fm_eplb_planner_to_row(planner, node, planner->search.expert, row);
+    }
+    state->time = fm_eplb_planner_time(planner, row);
+    return !is_above(state->time, state->reference_time);
+}
+
 void fm_eplb_best_end(fm_eplb_planner *planner, const float *weight, int32_t *row, fm_eplb_layer_state *state,
                       uint64_t deadline_ns)
 {
     if (!is_above(state->time, state->reference_time))
         return;
     fm_eplb_planner_load(planner, weight);
+    if (walk_to_reference(planner, row, state))
+        return;
     fm_eplb_best_greedy(planner, row);
     for (int node = 0; node < planner->nodes; node++) {
         fm_eplb_problem problem = fm_eplb_planner_node(planner, node);
         fm_eplb_planner_from_row(planner, node, row, planner->solution);
         fm_eplb_search_load(&planner->search, &problem, planner->solution);
-        // The duplicates that there are stay, and no more come in.
+        // Duplicates that balance can do without go, the others stay, and no more come in.
+        fm_eplb_search_repair(&planner->search, state->reference_time);
         double time = fm_eplb_search_descend(&planner->search, HUGE_VAL, deadline_ns);
         memcpy(planner->solution, planner->search.expert, (size_t)problem.slots * sizeof(int32_t));
         problem.distinct = 0;

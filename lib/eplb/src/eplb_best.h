@@ -28,7 +28,8 @@ void fm_eplb_best_begin(fm_eplb_planner *planner, const float *weight, int32_t *
 /** Second pass: improves the row and the bound. The layer's number seeds the search. */
 void fm_eplb_best_improve(fm_eplb_planner *planner, const float *weight, int layer, int32_t *row,
                           fm_eplb_layer_state *state, uint64_t deadline_ns);
-/** Last: where the row is worse than the greedy placement, goes on from that one, whose duplicates stay. */
+/** Last: where the row is worse than the greedy placement and stays so, goes on from that one, whose duplicates
+ *  stay where balance needs them. */
 void fm_eplb_best_end(fm_eplb_planner *planner, const float *weight, int32_t *row, fm_eplb_layer_state *state,
                       uint64_t deadline_ns);
 

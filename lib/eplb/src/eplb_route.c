@@ -181,9 +181,10 @@ static fm_status check_tokens(const fm_eplb_router *router, const int64_t *token
     return FM_OK;
 }
 
+// Whole tokens that a GPU does in that time; no more than there can be, so that it fits the type for every speed.
 static int64_t capacity(const fm_eplb_router *router, int gpu, double time)
 {
-    return (int64_t)(time * router->speed[gpu] * (1 + ROUNDING));
+    return (int64_t)fmin(time * router->speed[gpu] * (1 + ROUNDING), (double)TOKENS_MAX);
 }
 
 static void put(fm_eplb_router *router, struct edge *edge, int64_t tokens)

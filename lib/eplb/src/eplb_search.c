@@ -1,6 +1,5 @@
 #include "eplb_search.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -357,6 +356,13 @@ static void consider_relabel(fm_eplb_search *search, int slot, int expert, struc
         *best = (struct choice){time, slot, -1, expert};
 }
 
+// What a GPU takes once an expert that it holds has one replica more elsewhere.
+static double time_with_one_more(const fm_eplb_search *search, int gpu, int expert)
+{
+    double less = search->unit[expert] - unit_of(search, expert, search->count[expert] + 1);
+    return (search->load[gpu] - *held_at(search, gpu, expert) * less) / search->problem->speed[gpu];
+}
+
 // The best change of replica counts: a further replica for an expert of `busiest`, or another expert in one
 // of its slots.
 static void choose_relabel(fm_eplb_search *search, int busiest, struct choice *best)
@@ -372,7 +378,8 @@ static void choose_relabel(fm_eplb_search *search, int busiest, struct choice *b
                 consider_relabel(search, slot, e, best);
         } else {
             for (int a = first; a < last; a++)
-                if (search->expert[a] != p->experts)
+                if (search->expert[a] != p->experts &&
+                    time_with_one_more(search, busiest, search->expert[a]) < best->time)
                     consider_relabel(search, slot, search->expert[a], best);
         }
     }
@@ -406,7 +413,7 @@ double fm_eplb_search_descend(fm_eplb_search *search, double enough, uint64_t de
     }
 }
 
-void fm_eplb_search_repair(fm_eplb_search *search)
+void fm_eplb_search_repair(fm_eplb_search *search, double limit)
 {
     const fm_eplb_problem *p = search->problem;
     for (int slot = 0; p->distinct && slot < p->slots; slot++) {
@@ -414,7 +421,7 @@ void fm_eplb_search_repair(fm_eplb_search *search)
         int gpu = search->gpu[slot];
         if (e == p->experts || *held_at(search, gpu, e) < 2)
             continue;
-        struct choice best = {DBL_MAX, -1, -1, -1};
+        struct choice best = {limit * (1 + FM_EPLB_TOLERANCE), -1, -1, -1};
         for (int b = 0; b < p->slots; b++) {
             if (search->gpu[b] == gpu || !admits_swap(search, slot, b))
                 continue;

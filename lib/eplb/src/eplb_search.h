@@ -66,9 +66,9 @@ int fm_eplb_search_admits(const fm_eplb_search *search, int slot, int expert);
 /** The largest time among the GPUs that relabel(slot, expert) touches, after it. */
 double fm_eplb_search_relabel_time(fm_eplb_search *search, int slot, int expert);
 
-/** Removes duplicates at the least cost in balance, as far as single steps can; nothing where the problem does
- *  not ask for it. */
-void fm_eplb_search_repair(fm_eplb_search *search);
+/** Removes duplicates at the least cost in balance, as far as single steps can that lift no GPU above `limit`;
+ *  nothing where the problem does not ask for it. */
+void fm_eplb_search_repair(fm_eplb_search *search, double limit);
 /** Steps that lower the busiest GPU until there is none, or until the deadline has passed and its time is
  *  `enough` or less (HUGE_VAL: any is). Returns its time. */
 double fm_eplb_search_descend(fm_eplb_search *search, double enough, uint64_t deadline_ns);

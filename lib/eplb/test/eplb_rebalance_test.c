@@ -279,6 +279,32 @@ static void the_budget_is_kept(void **state)
     assert_true(least_ns < 90 * 1000000);
 }
 
+// What is promised for every plan does not hang on time: a budget that is over at once changes neither.
+static void a_budget_that_is_too_short_keeps_the_promises(void **state)
+{
+    (void)state;
+    enum { EXPERTS = 256, LAYERS = 8, SHAPES = 4 };
+    static float weight[LAYERS * EXPERTS];
+    fm_gen gen = fm_gen_seeded(27);
+    for (int layer = 0; layer < LAYERS; layer++)
+        oracle_loads(&gen, layer % 3, EXPERTS, weight + layer * EXPERTS);
+    const fm_eplb_shape shapes[SHAPES] = {{LAYERS, EXPERTS, 288, 8, 4, 32},
+                                          {LAYERS, EXPERTS, 288, 1, 1, 8},
+                                          {LAYERS, EXPERTS, 512, 1, 1, 64},
+                                          {LAYERS, EXPERTS, 288, 1, 1, 144}};
+    for (int i = 0; i < SHAPES; i++) {
+        fm_eplb_plan *best = plan_with(&shapes[i], weight, FM_EPLB_BEST, 1e-6);
+        fm_eplb_plan *reference = plan_with(&shapes[i], weight, FM_EPLB_REFERENCE, 0);
+        for (int layer = 0; layer < LAYERS; layer++) {
+            assert_int_equal(best->certificate[layer].duplicates, 0);
+            assert_true(best->certificate[layer].max_load <=
+                        reference->certificate[layer].max_load * (1 + FM_EPLB_TOLERANCE));
+        }
+        fm_eplb_plan_free(best);
+        fm_eplb_plan_free(reference);
+    }
+}
+
 static void a_current_plan_is_kept_where_it_can_be(void **state)
 {
     (void)state;
@@ -495,6 +521,7 @@ int main(void)
         cmocka_unit_test(zero_loads_are_spread_evenly),
         cmocka_unit_test(plans_without_a_budget_repeat),
         cmocka_unit_test(the_budget_is_kept),
+        cmocka_unit_test(a_budget_that_is_too_short_keeps_the_promises),
         cmocka_unit_test(a_current_plan_is_kept_where_it_can_be),
         cmocka_unit_test(an_optimal_current_plan_stays),
         cmocka_unit_test(replicas_need_not_divide),

@@ -65,7 +65,7 @@ static void searching_keeps_the_rules(fm_gen *gen)
     p->distinct = fm_gen_chance(gen, 0.5);
     int duplicates = count_duplicates(&search);
     if (p->distinct && !p->before) {
-        fm_eplb_search_repair(&search);
+        fm_eplb_search_repair(&search, HUGE_VAL);
         check_state(&search);
         assert_true(count_duplicates(&search) <= duplicates);
         duplicates = count_duplicates(&search);
