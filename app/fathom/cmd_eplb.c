@@ -153,14 +153,7 @@ static fm_status read_current(struct planning *planning)
     }
     FM_TRY(fm_app_eplb_plan_read(options->current, &planning->current));
     const struct fm_eplb_plan_file *current = &planning->current;
-    if (current->layers != planning->shape.layers || current->gpus != planning->shape.gpus ||
-        current->experts > planning->shape.experts)
-        return fm_base_error_set(
-            FM_ERR_ARG,
-            "%s is a plan of %d layers and %d experts on %d GPUs; expected %d layers and %d experts on "
-            "%d GPUs",
-            options->current, current->layers, current->experts, current->gpus, planning->shape.layers,
-            planning->shape.experts, planning->shape.gpus);
+    FM_TRY(fm_app_eplb_plan_check(current, options->current, &planning->loads, planning->shape.gpus));
     planning->placement = (fm_eplb_placement){current->phy2log, current->slots, current->gpu_slots};
     planning->settings.current = &planning->placement;
     return FM_OK;
@@ -275,6 +268,12 @@ static fm_status write_plan(const struct planning *planning, FILE *to)
     for (int gpu = 0; gpu < shape->gpus; gpu++)
         fm_base_json_int(&json, NULL, plan->slot_begin[gpu + 1] - plan->slot_begin[gpu]);
     fm_base_json_end(&json);
+    if (planning->gpu_speeds) {
+        fm_base_json_begin(&json, "gpu_speeds", '[');
+        for (int gpu = 0; gpu < shape->gpus; gpu++)
+            fm_base_json_real(&json, NULL, planning->gpu_speeds[gpu]);
+        fm_base_json_end(&json);
+    }
     write_certificates(&json, plan);
     write_rows(&json, "phy2log", plan->phy2log, shape->layers, plan->slots);
     fm_base_json_begin(&json, "log2phy", '[');
@@ -398,7 +397,8 @@ static const fm_command command_plan = {
         "With --json: phy2log [layers][slots], log2phy [layers][experts][copies] (padded with -1), logcnt "
         "[layers][experts]; max_load, mean_load, lower_bound, gap, moves and duplicates, a number for each "
         "layer; "
-        "gpu_slots [gpus]; time_us, the time of the planning alone. What it prints can be given to "
+        "gpu_slots [gpus], and gpu_speeds where given; time_us, the time of the planning alone. What it "
+        "prints can be given to "
         "--current.",
     .options = plan_schema,
     .options_size = sizeof(struct plan_options),

@@ -262,6 +262,30 @@ static fm_status read_rows(const fm_doc *root, struct fm_eplb_plan_file *plan)
     return FM_OK;
 }
 
+static fm_status read_speeds(const fm_doc *root, struct fm_eplb_plan_file *plan)
+{
+    const fm_doc *list = fm_base_doc_get(root, "gpu_speeds");
+    if (!list)
+        return FM_OK;
+    FM_TRY(fm_base_doc_expect(list, "gpu_speeds", FM_DOC_ARRAY));
+    if (fm_base_doc_count(list) != (size_t)plan->gpus)
+        return fm_base_doc_error(FM_ERR_FORMAT, list,
+                                 "gpu_speeds has %zu entries; expected %d, one for each GPU",
+                                 fm_base_doc_count(list), plan->gpus);
+    plan->gpu_speeds = fm_base_mem_zalloc((size_t)plan->gpus, sizeof(double));
+    if (!plan->gpu_speeds)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a plan of %d GPUs", plan->gpus);
+    for (int gpu = 0; gpu < plan->gpus; gpu++) {
+        const fm_doc *node = fm_base_doc_at(list, (size_t)gpu);
+        double *speed = &plan->gpu_speeds[gpu];
+        FM_TRY(fm_base_doc_real(node, "a speed", speed));
+        if (!(*speed > 0) || isinf(*speed))
+            return fm_base_doc_error(FM_ERR_FORMAT, node, "a speed is %g; expected a finite number above 0",
+                                     *speed);
+    }
+    return FM_OK;
+}
+
 static fm_status read_gpus(const fm_doc *root, struct fm_eplb_plan_file *plan)
 {
     int64_t gpus = 0;
@@ -308,11 +332,14 @@ fm_status fm_app_eplb_plan_read(const char *path, struct fm_eplb_plan_file *out_
         status = read_rows(root, &plan);
     if (status == FM_OK)
         status = read_gpus(root, &plan);
+    if (status == FM_OK)
+        status = read_speeds(root, &plan);
     const fm_doc *experts = fm_base_doc_get(root, "experts");
     if (status == FM_OK && experts) {
         int64_t count = 0;
         status = fm_base_doc_int(experts, "experts", plan.experts, 65535, &count);
         plan.experts = (int)count;
+        plan.names_experts = 1;
     }
     fm_base_doc_free(root);
     if (status == FM_OK)
@@ -322,10 +349,24 @@ fm_status fm_app_eplb_plan_read(const char *path, struct fm_eplb_plan_file *out_
     return status;
 }
 
+fm_status fm_app_eplb_plan_check(const struct fm_eplb_plan_file *plan, const char *path,
+                                 const struct fm_eplb_loads *loads, int gpus)
+{
+    int experts_fit = plan->names_experts ? plan->experts == loads->experts : plan->experts <= loads->experts;
+    if (plan->layers == loads->layers && experts_fit && plan->gpus == gpus)
+        return FM_OK;
+    return fm_base_error_set(FM_ERR_ARG,
+                             "%s is a plan of %d layers and %d experts on %d GPUs; expected %d layers and %d "
+                             "experts on %d GPUs",
+                             path, plan->layers, plan->experts, plan->gpus, loads->layers, loads->experts,
+                             gpus);
+}
+
 void fm_app_eplb_plan_free(struct fm_eplb_plan_file *plan)
 {
     fm_base_mem_free(plan->phy2log);
     fm_base_mem_free(plan->slot_begin);
     fm_base_mem_free(plan->gpu_slots);
+    fm_base_mem_free(plan->gpu_speeds);
     *plan = (struct fm_eplb_plan_file){0};
 }

@@ -23,14 +23,19 @@ void fm_app_eplb_loads_free(struct fm_eplb_loads *loads);
 /** A plan as `fathom eplb plan --json` prints it; zero-initialise, free with fm_app_eplb_plan_free(). */
 struct fm_eplb_plan_file {
     int layers, experts, gpus, slots;
+    int names_experts;   // the file says how many experts there are
     int32_t *phy2log;    // [layers][slots]
     int32_t *slot_begin; // [gpus + 1]
     int32_t *gpu_slots;  // [gpus]
+    double *gpu_speeds;  // [gpus], or NULL where all are alike
 };
 
-/** Reads a plan: `phy2log`, `gpus` and, where GPUs differ, `gpu_slots`; `experts` when it is there, else the
- *  largest expert decides. Errors name file and line. */
+/** Reads a plan: `phy2log`, `gpus` and, where GPUs differ, `gpu_slots` and `gpu_speeds`; `experts` when it is
+ *  there, else the largest expert decides. Errors name file and line. */
 FM_MUST_USE fm_status fm_app_eplb_plan_read(const char *path, struct fm_eplb_plan_file *out_plan);
+/** FM_ERR_ARG: the plan is not one for these loads on that many GPUs. */
+FM_MUST_USE fm_status fm_app_eplb_plan_check(const struct fm_eplb_plan_file *plan, const char *path,
+                                             const struct fm_eplb_loads *loads, int gpus);
 void fm_app_eplb_plan_free(struct fm_eplb_plan_file *plan);
 
 #endif

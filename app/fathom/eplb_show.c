@@ -33,23 +33,12 @@ struct showing {
     struct fm_eplb_view view;
 };
 
-static fm_status check_plan(const struct fm_eplb_plan_file *plan, const struct fm_eplb_loads *loads, int gpus,
-                            const char *path)
-{
-    if (plan->layers != loads->layers || plan->experts > loads->experts || plan->gpus != gpus)
-        return fm_base_error_set(
-            FM_ERR_ARG,
-            "%s is a plan of %d layers and %d experts on %d GPUs; expected %d layers and "
-            "%d experts on %d GPUs",
-            path, plan->layers, plan->experts, plan->gpus, loads->layers, loads->experts, gpus);
-    return FM_OK;
-}
-
 // One copy of each expert, in order, as evenly as it goes.
 static fm_status make_single(const struct fm_eplb_loads *loads, int gpus, struct fm_eplb_plan_file *out_plan)
 {
     size_t count = (size_t)loads->layers * (size_t)loads->experts;
-    struct fm_eplb_plan_file plan = {loads->layers, loads->experts, gpus, loads->experts, NULL, NULL, NULL};
+    struct fm_eplb_plan_file plan = {
+        .layers = loads->layers, .experts = loads->experts, .gpus = gpus, .slots = loads->experts};
     plan.phy2log = fm_base_mem_zalloc(count, sizeof(int32_t));
     plan.slot_begin = fm_base_mem_zalloc((size_t)gpus + 1, sizeof(int32_t));
     if (!plan.phy2log || !plan.slot_begin) {
@@ -64,8 +53,9 @@ static fm_status make_single(const struct fm_eplb_loads *loads, int gpus, struct
     return FM_OK;
 }
 
+// What each GPU has to do: its load over its speed. `speeds` may be NULL.
 static fm_status sum_loads(const struct fm_eplb_plan_file *plan, const struct fm_eplb_loads *loads,
-                           double *out)
+                           const double *speeds, double *out)
 {
     for (int layer = 0; layer < loads->layers; layer++) {
         fm_status status = fm_eplb_gpu_loads(loads->experts, plan->gpus,
@@ -74,6 +64,8 @@ static fm_status sum_loads(const struct fm_eplb_plan_file *plan, const struct fm
                                              plan->slot_begin, out + (size_t)layer * (size_t)plan->gpus);
         if (status < 0)
             return fm_base_error_prefix(status, "layer %d", layer);
+        for (int gpu = 0; speeds && gpu < plan->gpus; gpu++)
+            out[(size_t)layer * (size_t)plan->gpus + (size_t)gpu] /= speeds[gpu];
     }
     return FM_OK;
 }
@@ -88,13 +80,18 @@ static fm_status make_view(struct showing *showing)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for the loads of %zu GPUs", cells);
     double *after = before + cells;
     double *mean = after + cells;
-    FM_TRY(sum_loads(&showing->before, loads, before));
-    FM_TRY(sum_loads(&showing->plan, loads, after));
+    const double *speeds = showing->plan.gpu_speeds;
+    FM_TRY(sum_loads(&showing->before, loads, speeds, before));
+    FM_TRY(sum_loads(&showing->plan, loads, speeds, after));
+    double speed = 0; // of the GPUs that take part; a lost one has no slots
+    for (int gpu = 0; gpu < gpus; gpu++)
+        if (showing->plan.slot_begin[gpu] < showing->plan.slot_begin[gpu + 1])
+            speed += speeds ? speeds[gpu] : 1;
     int worst = 0;
     double worst_ratio = 0;
     for (int layer = 0; layer < loads->layers; layer++) {
         for (int e = 0; e < loads->experts; e++)
-            mean[layer] += (double)loads->weight[(size_t)layer * (size_t)loads->experts + (size_t)e] / gpus;
+            mean[layer] += (double)loads->weight[(size_t)layer * (size_t)loads->experts + (size_t)e] / speed;
         double ratio = fm_app_eplb_ratio(before + (size_t)layer * (size_t)gpus, gpus, mean[layer]);
         if (ratio > worst_ratio) {
             worst = layer;
@@ -154,8 +151,10 @@ static fm_status print_view(const struct fm_eplb_view *view)
             worst[i] = ratio > worst[i] ? ratio : worst[i];
         }
     }
-    printf("\nBusiest GPU over the mean, %d layers: %s %.4f on average and %.4f at worst; %s %.4f and %.4f\n",
-           view->layers, view->before_name, sums[0], worst[0], view->after_name, sums[1], worst[1]);
+    printf(
+        "\nBusiest GPU over the mean, %d layer%s: %s %.4f on average and %.4f at worst; %s %.4f and %.4f\n",
+        view->layers, view->layers > 1 ? "s" : "", view->before_name, sums[0], worst[0], view->after_name,
+        sums[1], worst[1]);
     return FM_OK;
 }
 
@@ -194,10 +193,10 @@ static fm_status show(struct showing *showing, const fm_invocation *invocation)
     // A plan file that holds its loads needs no second one.
     FM_TRY(fm_app_eplb_loads_read(invocation->operands[invocation->operand_count - 1], &showing->loads));
     int gpus = showing->plan.gpus;
-    FM_TRY(check_plan(&showing->plan, &showing->loads, gpus, path));
+    FM_TRY(fm_app_eplb_plan_check(&showing->plan, path, &showing->loads, gpus));
     if (showing->options->before) {
         FM_TRY(fm_app_eplb_plan_read(showing->options->before, &showing->before));
-        FM_TRY(check_plan(&showing->before, &showing->loads, gpus, showing->options->before));
+        FM_TRY(fm_app_eplb_plan_check(&showing->before, showing->options->before, &showing->loads, gpus));
     } else {
         FM_TRY(make_single(&showing->loads, gpus, &showing->before));
     }

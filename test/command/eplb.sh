@@ -47,6 +47,13 @@ header="{'descr': '<f4', 'fortran_order': False, 'shape': (1, 8), }"
 grep -q '8 experts in 14 replicas on 8 GPUs' out.txt
 grep -qE '"gpu_slots": ?\[ ?0, ?2' after.json
 
+# GPUs of two speeds: the plan keeps them, and a drawing shows loads over speeds.
+"$fathom" eplb plan --replicas 16 --gpus 8 --gpu-speeds 1,1,1,1,2,2,2,2 --json toy.csv >speeds.json
+has -E '"gpu_speeds": ?\[ ?1' <speeds.json
+"$fathom" eplb show speeds.json toy.csv | has 'plan 1.0759 and 1.0759'
+# A lost GPU takes no part in the mean.
+"$fathom" eplb show after.json toy.csv | has 'plan 1.2552 and 1.2552'
+
 # Drawings.
 "$fathom" eplb show --svg loads.svg toy.json toy.csv | has 'one copy each'
 grep -q '^<svg' loads.svg
@@ -80,6 +87,10 @@ fails 1 'missing.csv' "${plan[@]}" missing.csv
 fails 1 'replicas is 4; expected at least 8' "$fathom" eplb plan --replicas 4 --gpus 8 toy.csv
 fails 1 'replicas is 15; expected a multiple of gpus (8)' "$fathom" eplb plan --replicas 15 --gpus 8 --policy reference toy.csv
 fails 1 'on 8 GPUs; expected 1 layers and 8 experts on 4 GPUs' "$fathom" eplb plan --replicas 16 --gpus 4 --current toy.json toy.csv
+printf '600,560,120,120,20,10,10,10,9\n' >nine.csv
+fails 1 'expected 1 layers and 9 experts on 8 GPUs' "${plan[@]}" --current toy.json nine.csv
+sed -E 's/("gpu_speeds": ?\[ ?)1/\10/' speeds.json >still.json
+fails 1 'a speed is 0; expected a finite number above 0' "$fathom" eplb show still.json toy.csv
 fails 1 '--max-moves needs --current' "${plan[@]}" --max-moves 1 toy.csv
 fails 1 '--lost: "9"' "${plan[@]}" --current toy.json --lost 9 toy.csv
 fails 1 '--gpu-slots: entry 2' "${plan[@]}" --gpu-slots 2,a toy.csv
