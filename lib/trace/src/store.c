@@ -172,6 +172,35 @@ static fm_status find_track(struct fm_trace_store *store, uint32_t process, int6
     return FM_OK;
 }
 
+/* Room for exactly `count` elements. */
+static fm_status reserve(void **at, size_t *capacity, size_t used, size_t count, size_t size)
+{
+    if (count <= *capacity)
+        return FM_OK;
+    void *grown = grow_block(*at, used * size, count * size);
+    if (!grown)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a trace");
+    *at = grown;
+    *capacity = count;
+    return FM_OK;
+}
+
+#define RESERVE(column, wanted)                                                             \
+    do {                                                                                    \
+        void *at_ = (column).at;                                                            \
+        FM_TRY(reserve(&at_, &(column).capacity, (column).count, (column).count + (wanted), \
+                       sizeof *(column).at));                                               \
+        (column).at = at_;                                                                  \
+    } while (0)
+
+fm_status fm_trace_store_expect(struct fm_trace_store *store, uint64_t bytes)
+{
+    // Of the profiler's traces, 330 bytes a slice and 650 a flow; what is not needed is never touched.
+    RESERVE(store->slices, bytes / 300);
+    RESERVE(store->flows, bytes / 600);
+    return FM_OK;
+}
+
 static inline int same_span(struct fm_trace_span a, struct fm_trace_span b)
 {
     return a.length == b.length && a.quoted == b.quoted && (a.bytes != NULL) == (b.bytes != NULL);
@@ -306,13 +335,16 @@ static void close_slice(struct fm_trace_store *store, const struct fm_trace_even
     *last = store->opens.at[*last].previous;
 }
 
+// Marks the number of a text among IDs.
+#define ID_TEXT (UINT64_C(1) << 63)
+
 /* 64 bits that stand for an ID: a number itself, a text by its number. Local IDs are a process's own. */
 static fm_status id_of(struct fm_trace_store *store, const struct fm_trace_event *event, uint64_t *out)
 {
     int64_t value;
     int32_t is_text;
     FM_TRY(number_of(store, event->id, &value, &is_text));
-    *out = (uint64_t)value ^ (uint64_t)is_text << 63;
+    *out = (uint64_t)value ^ (is_text ? ID_TEXT : 0);
     return FM_OK;
 }
 
@@ -464,6 +496,8 @@ fm_status fm_trace_store_add(struct fm_trace_store *store, const struct fm_trace
     }
     if (!event->has_ts)
         return lacks("\"ts\"", event->phase);
+    if (store->is_part && (owner == OF_PROCESS || event->phase == 'B' || event->phase == 'E'))
+        return fm_base_error_set(FM_ERR_STATE, "a part of a trace with events of phase '%c'", event->phase);
     if (owner == OF_PROCESS)
         return add_async(store, event);
     FM_TRY(track_of(store, event, &track));
@@ -529,6 +563,129 @@ fm_status fm_trace_store_end_file(struct fm_trace_store *store, int64_t base_ns)
     store->opens.count = 0;
     fm_trace_map_clear(&store->async_open);
     return FM_OK;
+}
+
+/* What the texts, processes and tracks of one store are in another. */
+struct translation {
+    uint32_t *texts, *processes, *tracks;
+};
+
+static fm_status translate_processes(struct fm_trace_store *store, const struct fm_trace_store *from,
+                                     const struct translation *to)
+{
+    for (size_t i = 0; i < from->processes.count; i++) {
+        const fm_trace_process *other = &from->processes.at[i];
+        int64_t pid = other->pid_is_text ? to->texts[other->pid] : other->pid;
+        FM_TRY(find_process(store, pid, other->pid_is_text, &to->processes[i]));
+        fm_trace_process *process = &store->processes.at[to->processes[i]];
+        if (other->name != FM_TRACE_NONE)
+            process->name = to->texts[other->name];
+        if (other->labels != FM_TRACE_NONE)
+            process->labels = to->texts[other->labels];
+        if (other->sort_index)
+            process->sort_index = other->sort_index;
+    }
+    return FM_OK;
+}
+
+static fm_status translate_tracks(struct fm_trace_store *store, const struct fm_trace_store *from,
+                                  const struct translation *to)
+{
+    for (size_t i = 0; i < from->tracks.count; i++) {
+        const fm_trace_track *other = &from->tracks.at[i];
+        int64_t tid = other->tid_is_text ? to->texts[other->tid] : other->tid;
+        FM_TRY(find_track(store, to->processes[other->process], tid,
+                          other->tid_is_text ? TRACK_TEXT : TRACK_NUMBER, &to->tracks[i]));
+        fm_trace_track *track = &store->tracks.at[to->tracks[i]];
+        if (other->name != FM_TRACE_NONE)
+            track->name = to->texts[other->name];
+        if (other->sort_index)
+            track->sort_index = other->sort_index;
+    }
+    return FM_OK;
+}
+
+static fm_status append_slices(struct fm_trace_store *store, const struct fm_trace_store *from,
+                               const struct translation *to)
+{
+    uint32_t first_slice = (uint32_t)store->slices.count, first_gpu = (uint32_t)store->gpus.count;
+    // The number of everything has to stay below that which stands for none.
+    if (from->slices.count >= FM_TRACE_NONE - 1 - store->slices.count)
+        return fm_base_error_set(FM_ERR_LIMIT, "more than 2^32 - 2 events in a trace");
+    RESERVE(store->slices, from->slices.count);
+    RESERVE(store->gpus, from->gpus.count);
+    RESERVE(store->args, from->args.count);
+    RESERVE(store->args_text, from->args_text.count);
+    for (size_t i = 0; i < from->slices.count; i++) {
+        fm_trace_slice slice = from->slices.at[i];
+        slice.name = to->texts[slice.name];
+        slice.category = to->texts[slice.category];
+        slice.track = to->tracks[slice.track];
+        slice.gpu += slice.gpu == FM_TRACE_NONE ? 0 : first_gpu;
+        store->slices.at[store->slices.count++] = slice;
+    }
+    for (size_t i = 0; i < from->gpus.count; i++) {
+        fm_trace_gpu gpu = from->gpus.at[i];
+        gpu.slice += first_slice;
+        store->gpus.at[store->gpus.count++] = gpu;
+    }
+    for (size_t i = 0; i < from->args.count; i++)
+        store->args.at[store->args.count++] =
+            (fm_trace_args){store->args_text.count + from->args.at[i].offset, from->args.at[i].length};
+    if (from->args_text.count)
+        memcpy(store->args_text.at + store->args_text.count, from->args_text.at, from->args_text.count);
+    store->args_text.count += from->args_text.count;
+    return FM_OK;
+}
+
+static fm_status append_rest(struct fm_trace_store *store, const struct fm_trace_store *from,
+                             const struct translation *to)
+{
+    RESERVE(store->flows, from->flows.count);
+    RESERVE(store->counters, from->counters.count);
+    for (size_t i = 0; i < from->flows.count; i++) {
+        fm_trace_flow flow = from->flows.at[i];
+        flow.name = to->texts[flow.name];
+        flow.category = to->texts[flow.category];
+        flow.track = to->tracks[flow.track];
+        if (flow.id >> 32 == ID_TEXT >> 32 && (uint32_t)flow.id < from->texts.count)
+            flow.id = ID_TEXT | to->texts[(uint32_t)flow.id];
+        store->flows.at[store->flows.count++] = flow;
+    }
+    for (size_t i = 0; i < from->counters.count; i++) {
+        fm_trace_counter counter = from->counters.at[i];
+        counter.name = to->texts[counter.name];
+        counter.series = to->texts[counter.series];
+        counter.track = to->tracks[counter.track];
+        store->counters.at[store->counters.count++] = counter;
+    }
+    fm_trace_file *file = &store->files.at[store->files.count - 1];
+    file->events += from->files.at[0].events;
+    file->skipped += from->files.at[0].skipped;
+    return FM_OK;
+}
+
+fm_status fm_trace_store_append(struct fm_trace_store *store, const struct fm_trace_store *from)
+{
+    size_t texts = from->texts.count, processes = from->processes.count;
+    uint32_t *all = fm_base_mem_zalloc(texts + processes + from->tracks.count + 1, sizeof *all);
+    if (!all)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a trace");
+    struct translation to = {all, all + texts, all + texts + processes};
+    fm_status status = FM_OK;
+    for (size_t i = 0; i < texts && status == FM_OK; i++)
+        status = fm_trace_pool_intern_text(&store->texts, from->texts.texts[i], from->texts.lengths[i],
+                                           &to.texts[i]);
+    if (status == FM_OK)
+        status = translate_processes(store, from, &to);
+    if (status == FM_OK)
+        status = translate_tracks(store, from, &to);
+    if (status == FM_OK)
+        status = append_slices(store, from, &to);
+    if (status == FM_OK)
+        status = append_rest(store, from, &to);
+    fm_base_mem_free(all);
+    return status;
 }
 
 void fm_trace_store_publish(struct fm_trace_store *store)

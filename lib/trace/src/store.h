@@ -47,6 +47,7 @@ struct fm_trace_store {
     FM_TRACE_COLUMN(uint32_t) open_of_track; /* by track: index into opens */
     struct fm_trace_map process_of, track_of, async_open;
     int keep_args;
+    int is_part; /* events that belong together across parts of a file are refused: see fm_trace_store_add() */
     /* The track of the event before: most events share it. */
     struct fm_trace_span last_pid, last_tid;
     uint64_t last_key[2];
@@ -59,8 +60,13 @@ struct fm_trace_store {
 /* Makes a zeroed store ready. */
 FM_MUST_USE fm_status fm_trace_store_create(int keep_args, struct fm_trace_store **out_store);
 FM_MUST_USE fm_status fm_trace_store_begin_file(struct fm_trace_store *store, const char *path);
-/* Adds one event. FM_ERR_FORMAT: it lacks what its phase needs; the message says what. */
+/* Makes room for what a text of this many bytes is likely to hold: address space, which memory backs only where it is used. */
+FM_MUST_USE fm_status fm_trace_store_expect(struct fm_trace_store *store, uint64_t bytes);
+/* Adds one event. FM_ERR_FORMAT: it lacks what its phase needs; the message says what. FM_ERR_STATE: the store is of a part,
+ * and the event's begin or end may be in another one. */
 FM_MUST_USE fm_status fm_trace_store_add(struct fm_trace_store *store, const struct fm_trace_event *event);
+/* Adds the file of `from`, a store of a part, behind what the current file of `store` has. */
+FM_MUST_USE fm_status fm_trace_store_append(struct fm_trace_store *store, const struct fm_trace_store *from);
 /* Ends the file: `base_ns` is added to its times, open begins are closed. */
 FM_MUST_USE fm_status fm_trace_store_end_file(struct fm_trace_store *store, int64_t base_ns);
 /* Publishes the columns in store->trace. */

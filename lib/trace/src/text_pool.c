@@ -257,6 +257,14 @@ fm_status fm_trace_pool_intern(struct fm_trace_text_pool *pool, const char *spel
     return FM_OK;
 }
 
+fm_status fm_trace_pool_intern_text(struct fm_trace_text_pool *pool, const char *text, size_t length,
+                                    uint32_t *out_text)
+{
+    if (2 * (pool->slots_used + 1) > pool->slot_count)
+        FM_TRY(grow_slots(pool));
+    return intern_plain(pool, text, length, out_text);
+}
+
 void fm_trace_pool_clear(struct fm_trace_text_pool *pool)
 {
     fm_base_arena_clear(&pool->bytes);

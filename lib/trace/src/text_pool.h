@@ -37,6 +37,9 @@ struct fm_trace_text_pool {
  */
 FM_MUST_USE fm_status fm_trace_pool_intern(struct fm_trace_text_pool *pool, const char *spelling,
                                            size_t length, uint32_t *out_text);
+/* The number of a text as it is, without escapes to be resolved. The same failures. */
+FM_MUST_USE fm_status fm_trace_pool_intern_text(struct fm_trace_text_pool *pool, const char *text,
+                                                size_t length, uint32_t *out_text);
 void fm_trace_pool_clear(struct fm_trace_text_pool *pool);
 
 /* Resolves the escapes of a JSON string into `to`, which has room for `length` bytes; returns the bytes written. Escapes

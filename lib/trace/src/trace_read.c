@@ -6,48 +6,21 @@
  * Every fill indexes the buffer and decodes the events that are whole in it. The rest moves to the front and is indexed
  * again with what follows it, so an event never spans two buffers; one that fills the buffer makes it grow.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "fathom/cpu.h"
 #include "fathom/doc.h"
-#include "fathom/gzip.h"
+#include "fathom/file.h"
 #include "fathom/interrupt.h"
-#include "json_index.h"
-#include "store.h"
+#include "reader.h"
 
 // The buffer and the part of its index that is used stay in the second-level cache together.
 enum { BUFFER_BYTES = 256 << 10 };
 // No event of a real trace comes near this; a file that claims one is refused before it takes all memory.
 #define EVENT_BYTES_MAX ((size_t)64 << 20)
-
-enum place {
-    START,  // before the outermost bracket
-    TOP,    // inside the outermost object, before a key or its end
-    VALUE,  // inside a value of the outermost object that is of no interest, `depth` brackets deep
-    EVENTS, // inside the array of events
-    AFTER   // behind everything
-};
-
-struct reader {
-    struct fm_trace_store *store;
-    const char *name;
-    int salvage;
-    fm_gzip *stream;                 // NULL: from memory
-    const char *memory, *memory_end; // what is left of it
-    char *buffer;
-    uint32_t *entries;
-    size_t capacity, length;
-    uint64_t base; // offset of the buffer in the whole text
-    int ended;     // no more bytes follow the buffer
-    int broken;    // salvaging: the stream failed there
-    enum place place;
-    int is_object;                     // the events are in an object's traceEvents
-    size_t depth;                      // VALUE
-    int value_string;                  // VALUE: inside a string, by the state below
-    struct fm_trace_index_state state; // VALUE: carried from buffer to buffer
-    int64_t base_ns;                   // baseTimeNanoseconds
-    fm_trace_index_kernel index;
-};
 
 /* Results of a step over the buffer. */
 enum step { GO_ON, NEED_MORE, DONE, FAILED };
@@ -58,13 +31,13 @@ struct spot {
     const uint32_t *entry;
 };
 
-static fm_status damage(struct reader *reader, size_t at, const char *what)
+static fm_status damage(struct fm_trace_reader *reader, size_t at, const char *what)
 {
     return fm_base_error_set(FM_ERR_FORMAT, "%s: byte %llu: %s", reader->name,
                              (unsigned long long)reader->base + at, what);
 }
 
-static fm_status grow_buffer(struct reader *reader)
+static fm_status grow_buffer(struct fm_trace_reader *reader)
 {
     if (reader->capacity >= EVENT_BYTES_MAX)
         return fm_base_error_set(FM_ERR_LIMIT, "%s: byte %llu: an event or value of more than 64 MiB",
@@ -84,7 +57,7 @@ static fm_status grow_buffer(struct reader *reader)
 }
 
 /* Counts damage; the message at hand says what the first was. */
-static void note_damage(struct reader *reader)
+static void note_damage(struct fm_trace_reader *reader)
 {
     fm_trace_file *file = &reader->store->files.at[reader->store->files.count - 1];
     if (file->damaged++ == 0)
@@ -92,7 +65,7 @@ static void note_damage(struct reader *reader)
 }
 
 /* More bytes of the stream. Of compressed data that are damaged, what came before stays for a salvaging reader. */
-static fm_status read_stream(struct reader *reader, size_t room, size_t *out_got)
+static fm_status read_stream(struct fm_trace_reader *reader, size_t room, size_t *out_got)
 {
     fm_status status = fm_base_gzip_read(reader->stream, reader->buffer + reader->length, room, out_got);
     if (status != FM_ERR_FORMAT || !reader->salvage)
@@ -103,14 +76,29 @@ static fm_status read_stream(struct reader *reader, size_t room, size_t *out_got
     return FM_OK;
 }
 
+static fm_status read_part(struct fm_trace_reader *reader, size_t room, size_t *out_got)
+{
+    ssize_t got;
+    do
+        got = pread(reader->file, reader->buffer + reader->length, room, (off_t)reader->file_at);
+    while (got < 0 && errno == EINTR);
+    if (got < 0)
+        return fm_base_file_error(errno, "cannot read %s", reader->name);
+    reader->file_at += (uint64_t)got;
+    *out_got = (size_t)got;
+    return FM_OK;
+}
+
 /* Fills the buffer behind its first `kept` bytes. */
-static fm_status fill(struct reader *reader, size_t kept)
+static fm_status fill(struct fm_trace_reader *reader, size_t kept)
 {
     reader->length = kept;
     while (reader->length < reader->capacity && !reader->ended) {
         size_t room = reader->capacity - reader->length, got = 0;
         if (reader->stream) {
             FM_TRY(read_stream(reader, room, &got));
+        } else if (reader->file >= 0) {
+            FM_TRY(read_part(reader, room, &got));
         } else {
             size_t left = (size_t)(reader->memory_end - reader->memory);
             got = left < room ? left : room;
@@ -124,7 +112,7 @@ static fm_status fill(struct reader *reader, size_t kept)
     return FM_OK;
 }
 
-static void index_buffer(struct reader *reader)
+static void index_buffer(struct fm_trace_reader *reader)
 {
     size_t count = reader->index(reader->buffer, reader->length, &reader->state, reader->entries);
     for (int i = 0; i < FM_TRACE_SENTINELS; i++)
@@ -138,14 +126,15 @@ static const char *skip_space(const char *p)
     return p;
 }
 
-static enum step fail_at(struct reader *reader, const char *p, const char *what, fm_status *out_status)
+static enum step fail_at(struct fm_trace_reader *reader, const char *p, const char *what,
+                         fm_status *out_status)
 {
     *out_status = damage(reader, (size_t)(p - reader->buffer), what);
     return FAILED;
 }
 
 /* At the sentinel: the text goes on in the next buffer, or it is cut short. */
-static enum step cut(struct reader *reader, const char *p, const char *what, fm_status *out_status)
+static enum step cut(struct fm_trace_reader *reader, const char *p, const char *what, fm_status *out_status)
 {
     if (!reader->ended)
         return NEED_MORE;
@@ -154,12 +143,12 @@ static enum step cut(struct reader *reader, const char *p, const char *what, fm_
     return fail_at(reader, p, text, out_status);
 }
 
-static int at_end(const struct reader *reader, const char *p)
+static int at_end(const struct fm_trace_reader *reader, const char *p)
 {
     return p == reader->buffer + reader->length;
 }
 
-static enum step step_start(struct reader *reader, struct spot *spot, fm_status *out_status)
+static enum step step_start(struct fm_trace_reader *reader, struct spot *spot, fm_status *out_status)
 {
     const char *p = skip_space(spot->p);
     if (reader->base == 0 && memcmp(reader->buffer, "\xEF\xBB\xBF", 3) == 0 && p == reader->buffer)
@@ -170,14 +159,14 @@ static enum step step_start(struct reader *reader, struct spot *spot, fm_status 
     if (*p != '{' && *p != '[')
         return fail_at(reader, p, "expected '[' or '{', with which a trace in JSON begins", out_status);
     reader->is_object = *p == '{';
-    reader->place = reader->is_object ? TOP : EVENTS;
+    reader->place = reader->is_object ? FM_TRACE_TOP : FM_TRACE_EVENTS;
     spot->p = p + 1;
     spot->entry++;
     return GO_ON;
 }
 
 /* Values of the outermost object that say something about the run. They fit a document parser or are ignored. */
-static fm_status take_about(struct reader *reader, const char *key, size_t length, const char *value,
+static fm_status take_about(struct fm_trace_reader *reader, const char *key, size_t length, const char *value,
                             size_t size)
 {
     fm_trace_file *file = &reader->store->files.at[reader->store->files.count - 1];
@@ -222,7 +211,7 @@ static const char *scalar_end(const char *p)
 }
 
 /* A key of the outermost object with its value. */
-static enum step step_member(struct reader *reader, struct spot *spot, fm_status *out_status)
+static enum step step_member(struct fm_trace_reader *reader, struct spot *spot, fm_status *out_status)
 {
     const char *text = reader->buffer;
     const uint32_t *entry = spot->entry;
@@ -241,7 +230,7 @@ static enum step step_member(struct reader *reader, struct spot *spot, fm_status
         return cut(reader, spot->p, "the outermost object", out_status);
     if (*value == '[' && key_length == 11 && memcmp(key, "traceEvents", 11) == 0) {
         *spot = (struct spot){value + 1, entry + 1};
-        reader->place = EVENTS;
+        reader->place = FM_TRACE_EVENTS;
         return GO_ON;
     }
     if (*value == '"') {
@@ -254,7 +243,7 @@ static enum step step_member(struct reader *reader, struct spot *spot, fm_status
         // A value that does not fit is walked through, buffer by buffer; what would be read of it is small.
         if (!behind && spot->p == reader->buffer && reader->length == reader->capacity) {
             *spot = (struct spot){value, entry};
-            reader->place = VALUE;
+            reader->place = FM_TRACE_VALUE;
             reader->depth = 0;
             return GO_ON;
         }
@@ -276,7 +265,7 @@ static enum step step_member(struct reader *reader, struct spot *spot, fm_status
     return GO_ON;
 }
 
-static enum step step_top(struct reader *reader, struct spot *spot, fm_status *out_status)
+static enum step step_top(struct fm_trace_reader *reader, struct spot *spot, fm_status *out_status)
 {
     const char *p = skip_space(spot->p);
     if (*p == ',')
@@ -289,11 +278,11 @@ static enum step step_top(struct reader *reader, struct spot *spot, fm_status *o
     if (*p == '"')
         return step_member(reader, spot, out_status);
     *spot = (struct spot){p + 1, spot->entry + 1};
-    reader->place = AFTER;
+    reader->place = FM_TRACE_AFTER;
     return GO_ON;
 }
 
-static enum step step_value(struct reader *reader, struct spot *spot, fm_status *out_status)
+static enum step step_value(struct fm_trace_reader *reader, struct spot *spot, fm_status *out_status)
 {
     for (;; spot->entry++) {
         char c = reader->buffer[*spot->entry];
@@ -308,17 +297,17 @@ static enum step step_value(struct reader *reader, struct spot *spot, fm_status 
     }
     spot->p = reader->buffer + *spot->entry + 1;
     spot->entry++;
-    reader->place = TOP;
+    reader->place = FM_TRACE_TOP;
     return GO_ON;
 }
 
 /* Whether the event that begins at this entry ends within the buffer. */
-static int is_whole(const struct reader *reader, const uint32_t *entry)
+static int is_whole(const struct fm_trace_reader *reader, const uint32_t *entry)
 {
     return fm_trace_skip_brackets(reader->buffer, entry) != NULL;
 }
 
-static enum step step_event(struct reader *reader, struct spot *spot, fm_status *out_status)
+static enum step step_event(struct fm_trace_reader *reader, struct spot *spot, fm_status *out_status)
 {
     struct fm_trace_cursor cursor = {.text = reader->buffer, .entry = spot->entry};
     struct fm_trace_event event;
@@ -340,7 +329,7 @@ static enum step step_event(struct reader *reader, struct spot *spot, fm_status 
 }
 
 /* The events of the buffer, one after the other. */
-static enum step step_events(struct reader *reader, struct spot *spot, fm_status *out_status)
+static enum step step_events(struct fm_trace_reader *reader, struct spot *spot, fm_status *out_status)
 {
     for (;;) {
         const char *p = skip_space(spot->p);
@@ -352,7 +341,7 @@ static enum step step_events(struct reader *reader, struct spot *spot, fm_status
                 return NEED_MORE;
             if (reader->is_object)
                 return fail_at(reader, p, "the file ends inside the array of events", out_status);
-            reader->place = AFTER; // a bare array may lack its closing bracket
+            reader->place = FM_TRACE_AFTER; // a bare array may lack its closing bracket
             return GO_ON;
         }
         if (p != reader->buffer + *spot->entry || (*p != '{' && *p != ']'))
@@ -360,16 +349,18 @@ static enum step step_events(struct reader *reader, struct spot *spot, fm_status
         spot->p = p;
         if (*p == ']') {
             *spot = (struct spot){p + 1, spot->entry + 1};
-            reader->place = reader->is_object ? TOP : AFTER;
+            reader->place = reader->is_object ? FM_TRACE_TOP : FM_TRACE_AFTER;
             return GO_ON;
         }
+        if (reader->base + (uint64_t)(p - reader->buffer) >= reader->stop)
+            return DONE;
         enum step step = step_event(reader, spot, out_status);
         if (step != GO_ON)
             return step;
     }
 }
 
-static enum step step_after(struct reader *reader, struct spot *spot, fm_status *out_status)
+static enum step step_after(struct fm_trace_reader *reader, struct spot *spot, fm_status *out_status)
 {
     const char *p = skip_space(spot->p);
     spot->p = p;
@@ -378,21 +369,22 @@ static enum step step_after(struct reader *reader, struct spot *spot, fm_status 
     return reader->ended ? DONE : NEED_MORE;
 }
 
-static enum step (*const steps[])(struct reader *, struct spot *, fm_status *) = {[START] = step_start,
-                                                                                  [TOP] = step_top,
-                                                                                  [VALUE] = step_value,
-                                                                                  [EVENTS] = step_events,
-                                                                                  [AFTER] = step_after};
+static enum step (*const steps[])(struct fm_trace_reader *, struct spot *,
+                                  fm_status *) = {[FM_TRACE_START] = step_start,
+                                                  [FM_TRACE_TOP] = step_top,
+                                                  [FM_TRACE_VALUE] = step_value,
+                                                  [FM_TRACE_EVENTS] = step_events,
+                                                  [FM_TRACE_AFTER] = step_after};
 
 /* The bytes in front of `spot` are done with. */
-static fm_status next_buffer(struct reader *reader, const char *from)
+static fm_status next_buffer(struct fm_trace_reader *reader, const char *from)
 {
     size_t done = (size_t)(from - reader->buffer), kept = reader->length - done;
     if (done == 0 && reader->length == reader->capacity)
         FM_TRY(grow_buffer(reader));
     memmove(reader->buffer, reader->buffer + done, kept);
     reader->base += done;
-    if (reader->place != VALUE)
+    if (reader->place != FM_TRACE_VALUE)
         reader->state = (struct fm_trace_index_state){0, 0};
     FM_TRY(fm_base_interrupt_check());
     FM_TRY(fill(reader, kept));
@@ -401,7 +393,7 @@ static fm_status next_buffer(struct reader *reader, const char *from)
 }
 
 /* Whether an event may begin at this '{': it follows another one or the array's bracket, and a key of events follows it. */
-static int may_begin_event(const struct reader *reader, const char *p)
+static int may_begin_event(const struct fm_trace_reader *reader, const char *p)
 {
     const char *before = p;
     while (before > reader->buffer && fm_trace_is_space(before[-1]))
@@ -418,7 +410,7 @@ static int may_begin_event(const struct reader *reader, const char *p)
 }
 
 /* Whether a whole event with phase and time lies at the beginning of the buffer. */
-static int is_event(struct reader *reader)
+static int is_event(struct fm_trace_reader *reader)
 {
     struct fm_trace_cursor cursor = {.text = reader->buffer, .entry = reader->entries};
     struct fm_trace_event event;
@@ -426,11 +418,9 @@ static int is_event(struct reader *reader)
            fm_trace_event_decode(&cursor, &event) == 0 && event.phase && (event.has_ts || event.phase == 'M');
 }
 
-/* Steps over damage behind `from`: the buffer then begins with a whole event, or the text has ended. */
-static fm_status resume(struct reader *reader, const char *from)
+/* Seeks a whole event at or behind `from`: the buffer then begins with it, or the text has ended. */
+static fm_status seek_event(struct fm_trace_reader *reader, const char *from)
 {
-    if (!reader->broken || !reader->ended)
-        note_damage(reader); // else the cut that ends the text is what broke the stream, counted before
     for (;;) {
         const char *end = reader->buffer + reader->length, *p = from;
         while (p < end && (p = memchr(p, '{', (size_t)(end - p))) && !may_begin_event(reader, p))
@@ -444,24 +434,48 @@ static fm_status resume(struct reader *reader, const char *from)
         }
         FM_TRY(next_buffer(reader, p));
         if (is_event(reader)) {
-            reader->place = EVENTS;
+            reader->place = FM_TRACE_EVENTS;
             return FM_OK;
         }
         from = reader->buffer + 1;
     }
 }
 
-static fm_status read_events(struct reader *reader)
+/* Steps over damage. */
+static fm_status resume(struct fm_trace_reader *reader, const char *from)
+{
+    if (!reader->broken || !reader->ended)
+        note_damage(reader); // else the cut that ends the text is what broke the stream, counted before
+    return seek_event(reader, from);
+}
+
+static fm_status first_buffer(struct fm_trace_reader *reader)
 {
     FM_TRY(grow_buffer(reader));
     FM_TRY(fill(reader, 0));
     index_buffer(reader);
+    return FM_OK;
+}
+
+fm_status fm_trace_reader_seek(struct fm_trace_reader *reader)
+{
+    reader->base = reader->file_at;
+    FM_TRY(first_buffer(reader));
+    return seek_event(reader, reader->buffer);
+}
+
+fm_status fm_trace_reader_run(struct fm_trace_reader *reader)
+{
+    if (!reader->buffer)
+        FM_TRY(first_buffer(reader));
     struct spot spot = {reader->buffer, reader->entries};
     for (;;) {
         fm_status status = FM_OK;
         enum step step = steps[reader->place](reader, &spot, &status);
-        if (step == DONE)
+        if (step == DONE) {
+            reader->base += (uint64_t)(spot.p - reader->buffer);
             return FM_OK;
+        }
         if (step == GO_ON)
             continue;
         if (step == NEED_MORE)
@@ -476,65 +490,91 @@ static fm_status read_events(struct reader *reader)
     }
 }
 
-static fm_status read_file(struct fm_trace_store *store, struct reader *reader)
+void fm_trace_reader_init(struct fm_trace_reader *reader, struct fm_trace_store *store, const char *name)
 {
-    FM_TRY(fm_trace_store_begin_file(store, reader->name));
-    fm_status status = read_events(reader);
+    *reader = (struct fm_trace_reader){
+        .store = store, .name = name, .file = -1, .stop = UINT64_MAX, .index = fm_trace_index_choose()};
+}
+
+void fm_trace_reader_clear(struct fm_trace_reader *reader)
+{
     fm_base_mem_free(reader->buffer);
     fm_base_mem_free(reader->entries);
+}
+
+static fm_status read_whole(struct fm_trace_store *store, struct fm_trace_reader *reader)
+{
+    FM_TRY(fm_trace_store_begin_file(store, reader->name));
+    fm_status status = fm_trace_reader_run(reader);
+    fm_trace_reader_clear(reader);
     FM_TRY(status);
-    store->files.at[store->files.count - 1].bytes = reader->base + reader->length;
+    store->files.at[store->files.count - 1].bytes = reader->base;
     return fm_trace_store_end_file(store, reader->base_ns);
 }
 
-static fm_status begin(const fm_trace_read_options *options, struct reader *reader)
+static fm_status begin(const fm_trace_read_options **options, struct fm_trace_store **out_store)
 {
     static const fm_trace_read_options defaults = {.size = sizeof defaults};
-    options = options ? options : &defaults;
-    if (options->size != sizeof *options)
-        return fm_base_error_set(FM_ERR_ARG, "read options of %zu bytes; expected size = %zu", options->size,
-                                 sizeof *options);
-    *reader = (struct reader){.salvage = options->salvage, .index = fm_trace_index_choose()};
-    return fm_trace_store_create(options->keep_args, &reader->store);
+    if (!*options)
+        *options = &defaults;
+    if ((*options)->size != sizeof defaults)
+        return fm_base_error_set(FM_ERR_ARG, "read options of %zu bytes; expected size = %zu",
+                                 (*options)->size, sizeof defaults);
+    if ((*options)->threads < 0)
+        return fm_base_error_set(FM_ERR_ARG, "%d threads to read a trace with; expected 0 or more",
+                                 (*options)->threads);
+    return fm_trace_store_create((*options)->keep_args, out_store);
+}
+
+static fm_status read_file(struct fm_trace_store *store, const char *path,
+                           const fm_trace_read_options *options)
+{
+    struct fm_trace_reader reader;
+    int done = 0, threads = options->threads ? options->threads : fm_base_cpu_threads();
+    // Parts cannot say where damage ends, so a salvaging reader takes the file as one.
+    if (!options->salvage)
+        FM_TRY(fm_trace_read_parts(store, path, threads, &done));
+    if (done)
+        return FM_OK;
+    fm_trace_reader_init(&reader, store, path);
+    reader.salvage = options->salvage;
+    FM_TRY(fm_base_gzip_open(path, &reader.stream));
+    fm_status status = read_whole(store, &reader);
+    fm_base_gzip_close(reader.stream);
+    return status;
+}
+
+/* Hands the store out as a trace, or frees it. */
+static fm_status publish(struct fm_trace_store *store, fm_status status, fm_trace **out_trace)
+{
+    fm_trace_store_publish(store);
+    if (status < 0)
+        fm_trace_data_free(&store->trace);
+    else
+        *out_trace = &store->trace;
+    return status;
 }
 
 fm_status fm_trace_data_read(const char *const *paths, size_t path_count,
                              const fm_trace_read_options *options, fm_trace **out_trace)
 {
-    struct reader start;
-    FM_TRY(begin(options, &start));
+    struct fm_trace_store *store;
+    FM_TRY(begin(&options, &store));
     fm_status status = FM_OK;
-    for (size_t i = 0; i < path_count && status == FM_OK; i++) {
-        struct reader reader = start;
-        reader.name = paths[i];
-        status = fm_base_gzip_open(paths[i], &reader.stream);
-        if (status == FM_OK)
-            status = read_file(start.store, &reader);
-        fm_base_gzip_close(reader.stream);
-    }
-    fm_trace_store_publish(start.store);
-    if (status < 0) {
-        fm_trace_data_free(&start.store->trace);
-        return status;
-    }
-    *out_trace = &start.store->trace;
-    return FM_OK;
+    for (size_t i = 0; i < path_count && status == FM_OK; i++)
+        status = read_file(store, paths[i], options);
+    return publish(store, status, out_trace);
 }
 
 fm_status fm_trace_data_parse(const char *text, size_t length, const char *name,
                               const fm_trace_read_options *options, fm_trace **out_trace)
 {
-    struct reader reader;
-    FM_TRY(begin(options, &reader));
-    reader.name = name;
+    struct fm_trace_store *store;
+    struct fm_trace_reader reader;
+    FM_TRY(begin(&options, &store));
+    fm_trace_reader_init(&reader, store, name);
+    reader.salvage = options->salvage;
     reader.memory = text;
     reader.memory_end = text + length;
-    fm_status status = read_file(reader.store, &reader);
-    fm_trace_store_publish(reader.store);
-    if (status < 0) {
-        fm_trace_data_free(&reader.store->trace);
-        return status;
-    }
-    *out_trace = &reader.store->trace;
-    return FM_OK;
+    return publish(store, read_whole(store, &reader), out_trace);
 }

@@ -188,6 +188,117 @@ static void events_across_buffers(void **state)
     fm_base_mem_free(json);
 }
 
+#define assert_same_column(a, b, column, count)                                          \
+    do {                                                                                 \
+        assert_int_equal((a)->count, (b)->count);                                        \
+        assert_memory_equal((a)->column, (b)->column, (a)->count * sizeof *(a)->column); \
+    } while (0)
+
+static void assert_same_trace(const fm_trace *a, const fm_trace *b)
+{
+    assert_same_column(a, b, processes, process_count);
+    assert_same_column(a, b, tracks, track_count);
+    assert_same_column(a, b, slices, slice_count);
+    assert_int_equal(a->gpu_count, b->gpu_count);
+    assert_int_equal(a->flow_count, b->flow_count);
+    assert_int_equal(a->counter_count, b->counter_count);
+    for (size_t i = 0; i < a->gpu_count; i++) { // by member: there is padding between them
+        const fm_trace_gpu *x = &a->gpus[i], *y = &b->gpus[i];
+        assert_true(x->slice == y->slice && x->device == y->device && x->stream == y->stream &&
+                    x->blocks == y->blocks && x->threads == y->threads && x->bytes == y->bytes);
+    }
+    for (size_t i = 0; i < a->counter_count; i++) {
+        const fm_trace_counter *x = &a->counters[i], *y = &b->counters[i];
+        assert_true(x->at_ns == y->at_ns && x->value == y->value && x->name == y->name &&
+                    x->series == y->series && x->track == y->track);
+    }
+    for (size_t i = 0; i < a->flow_count; i++) {
+        const fm_trace_flow *x = &a->flows[i], *y = &b->flows[i];
+        assert_true(x->at_ns == y->at_ns && x->id == y->id && x->name == y->name &&
+                    x->category == y->category && x->track == y->track && x->phase == y->phase);
+    }
+    assert_int_equal(a->text_count, b->text_count);
+    for (uint32_t i = 0; i < a->text_count; i++)
+        assert_string_equal(text(a, i), text(b, i));
+    for (size_t i = 0; i < a->slice_count; i++) {
+        assert_int_equal(a->args[i].length, b->args[i].length);
+        assert_memory_equal(a->args_text + a->args[i].offset, b->args_text + b->args[i].offset,
+                            a->args[i].length);
+    }
+    for (size_t i = 0; i < a->file_count; i++) {
+        const fm_trace_file *x = &a->files[i], *y = &b->files[i];
+        assert_true(x->bytes == y->bytes && x->events == y->events && x->skipped == y->skipped &&
+                    x->unmatched == y->unmatched && x->rank == y->rank && x->world_size == y->world_size &&
+                    x->multiprocessors == y->multiprocessors);
+        assert_string_equal(x->device, y->device);
+    }
+}
+
+/* What makes a large trace hard to read in parts. */
+enum trouble { NO_TROUBLE, FAKE_EVENTS, BEGINS_AND_ENDS };
+
+/* A file of 10 MB; `length` is cut off it where it is not 0. */
+static const char *make_large(enum trouble trouble, size_t length)
+{
+    enum { BYTES = 10 << 20 };
+    char *json = fm_base_mem_alloc(BYTES + 2000), *to = json;
+    assert_non_null(json);
+    to += sprintf(
+        to,
+        "{\"deviceProperties\":[{\"name\":\"D\",\"numSms\":9}],\"baseTimeNanoseconds\":5,\"traceEvents\":[");
+    for (int i = 0; to - json < BYTES; i++) {
+        // Arguments that look like an event.
+        const char *fake = trouble == FAKE_EVENTS ? ",{\"ph\":\"X\",\"ts\":1}" : "";
+        static const char *const phases[] = {"X", "X", "s", "f", "C", "i"};
+        const char *phase = trouble == BEGINS_AND_ENDS ? i % 2 ? "E" : "B" : phases[i % 6];
+        to += sprintf(to,
+                      "%s\n{\"ph\":\"%s\",\"cat\":\"%s\",\"name\":\"n%d\",\"pid\":\"p%d\",\"tid\":%d,\"ts\":%"
+                      "d.5,\"dur\":3,"
+                      "\"id\":\"0x%x\",\"args\":{\"stream\":%d,\"fake\":[{}%s]}}",
+                      i ? "," : "", phase, i % 3 ? "cpu_op" : "kernel", i % 1000, i % 5, i / 70000, i,
+                      i % 9000, i % 4, fake);
+    }
+    to += sprintf(to, "\n],\"distributedInfo\":{\"rank\":3,\"world_size\":8}}");
+    const char *path = fm_test_file("large.json", json, length ? length : (size_t)(to - json));
+    fm_base_mem_free(json);
+    return path;
+}
+
+static fm_trace *read_by(const char *path, int threads)
+{
+    fm_trace_read_options options = {.size = sizeof options, .keep_args = 1, .threads = threads};
+    const char *twice[] = {path, path};
+    fm_trace *trace;
+    assert_ok(fm_trace_data_read(twice, 2, &options, &trace));
+    return trace;
+}
+
+static void parts_make_the_same_trace(void **state)
+{
+    (void)state;
+    for (enum trouble trouble = NO_TROUBLE; trouble <= BEGINS_AND_ENDS; trouble++) {
+        const char *path = make_large(trouble, 0);
+        fm_trace *one = read_by(path, 1), *many = read_by(path, 4);
+        assert_same_trace(one, many);
+        fm_trace_data_free(one);
+        fm_trace_data_free(many);
+    }
+}
+
+static void damage_in_a_part_names_its_place(void **state)
+{
+    (void)state;
+    char messages[2][512];
+    const char *path = make_large(NO_TROUBLE, 9 << 20);
+    for (int i = 0; i < 2; i++) {
+        fm_trace_read_options options = {.size = sizeof options, .threads = 1 + 3 * i};
+        fm_trace *trace;
+        assert_fails(fm_trace_data_read(&path, 1, &options, &trace), FM_ERR_FORMAT, "ends inside an event");
+        snprintf(messages[i], sizeof messages[i], "%s", fm_error_message());
+    }
+    assert_string_equal(messages[0], messages[1]);
+}
+
 static void arguments_are_kept(void **state)
 {
     (void)state;
@@ -255,6 +366,8 @@ int main(void)
         cmocka_unit_test(damage_names_its_place),
         cmocka_unit_test(salvage_takes_what_is_whole),
         cmocka_unit_test(events_across_buffers),
+        cmocka_unit_test(parts_make_the_same_trace),
+        cmocka_unit_test(damage_in_a_part_names_its_place),
         cmocka_unit_test(arguments_are_kept),
         cmocka_unit_test(the_published_trace),
         cmocka_unit_test(without_memory),
