@@ -1,0 +1,110 @@
+/*
+ * Tiles of 6 rows x 32 columns, or 12 x 16 where columns are few: 12 chains for even indices and 12 for odd ones, which
+ * cover the latency of two FMA units and leave registers for B and a broadcast of A.
+ */
+#include "mla_private.h"
+
+#include "mla_exp.h"
+
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = 16, TILE_ROWS = 6 };
+#define TILE_PARITIES    2
+#define TILE_ROWS_MAX    12
+#define TILE_VECTORS_MAX 2
+
+typedef __m512 V;
+typedef __m512i I;
+typedef __mmask16 M;
+
+#define v_load(from)        _mm512_loadu_ps(from)
+#define v_store(to, x)      _mm512_storeu_ps(to, x)
+#define v_set1(x)           _mm512_set1_ps(x)
+#define v_add(x, y)         _mm512_add_ps(x, y)
+#define v_sub(x, y)         _mm512_sub_ps(x, y)
+#define v_mul(x, y)         _mm512_mul_ps(x, y)
+#define v_fma(x, y, z)      _mm512_fmadd_ps(x, y, z)
+#define v_larger(x, y)      _mm512_max_ps(x, y) // y where either is NaN
+#define v_bits(x)           _mm512_castps_si512(x)
+#define v_of_bits(x)        _mm512_castsi512_ps(x)
+#define v_select(m, x, y)   _mm512_mask_blend_ps(m, y, x)
+#define v_zero_where(m, x)  _mm512_maskz_mov_ps(_knot_mask16(m), x)
+#define v_fp16_of(x)        _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define i_load(from)        _mm512_loadu_si512(from)
+#define i_set1(x)           _mm512_set1_epi32(x)
+#define i_add(x, y)         _mm512_add_epi32(x, y)
+#define i_and(x, y)         _mm512_and_si512(x, y)
+#define i_shift_left(x, n)  _mm512_slli_epi32(x, n)
+#define i_shift_right(x, n) _mm512_srli_epi32(x, n)
+#define i_greater(x, y)     _mm512_cmpgt_epi32_mask(x, y)
+#define m_less(x, y)        _mm512_cmp_ps_mask(x, y, _CMP_LT_OQ)
+#define m_equal(x, y)       _mm512_cmp_ps_mask(x, y, _CMP_EQ_OQ)
+#define m_nan(x)            _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q)
+#define m_not(m)            _knot_mask16(m)
+
+#include "mla_kernels_body.h"
+
+static void multiply(const struct fm_mla_product *product)
+{
+    int along = product->a_index == 1;
+    for (size_t column = 0; column < (size_t)product->columns; column += FM_MLA_STRIP) {
+        int wide = (size_t)product->columns - column >= FM_MLA_STRIP;
+        if (wide && along)
+            tiles(product, column, TILE_ROWS, 2, 1);
+        else if (wide)
+            tiles(product, column, TILE_ROWS, 2, 0);
+        else if (along)
+            tiles(product, column, 2 * TILE_ROWS, 1, 1);
+        else
+            tiles(product, column, 2 * TILE_ROWS, 1, 0);
+    }
+}
+
+// 4 x 4 blocks of 4 x 4: first within blocks, then the blocks.
+static void transpose(const float *x, size_t x_stride, size_t n, float *out, size_t out_stride)
+{
+    for (size_t at = 0; at < n; at += LANES, out += LANES * out_stride) {
+        __m512 row[LANES], pair[LANES], quad[LANES];
+        UNROLL for (size_t r = 0; r < LANES; r++) row[r] = _mm512_loadu_ps(x + r * x_stride + at);
+        UNROLL for (int r = 0; r < LANES; r += 2)
+        {
+            pair[r] = _mm512_unpacklo_ps(row[r], row[r + 1]);
+            pair[r + 1] = _mm512_unpackhi_ps(row[r], row[r + 1]);
+        }
+        UNROLL for (int r = 0; r < LANES; r += 4)
+        {
+            quad[r] = _mm512_shuffle_ps(pair[r], pair[r + 2], 0x44);
+            quad[r + 1] = _mm512_shuffle_ps(pair[r], pair[r + 2], 0xEE);
+            quad[r + 2] = _mm512_shuffle_ps(pair[r + 1], pair[r + 3], 0x44);
+            quad[r + 3] = _mm512_shuffle_ps(pair[r + 1], pair[r + 3], 0xEE);
+        }
+        // Block c of quad[4 k + i] is column 4 c + i of rows 4 k ... 4 k + 3.
+        UNROLL for (size_t i = 0; i < 4; i++)
+        {
+            __m512 low_0 = _mm512_shuffle_f32x4(quad[i], quad[4 + i], 0x44);
+            __m512 low_1 = _mm512_shuffle_f32x4(quad[8 + i], quad[12 + i], 0x44);
+            __m512 high_0 = _mm512_shuffle_f32x4(quad[i], quad[4 + i], 0xEE);
+            __m512 high_1 = _mm512_shuffle_f32x4(quad[8 + i], quad[12 + i], 0xEE);
+            _mm512_storeu_ps(out + i * out_stride, _mm512_shuffle_f32x4(low_0, low_1, 0x88));
+            _mm512_storeu_ps(out + (4 + i) * out_stride, _mm512_shuffle_f32x4(low_0, low_1, 0xDD));
+            _mm512_storeu_ps(out + (8 + i) * out_stride, _mm512_shuffle_f32x4(high_0, high_1, 0x88));
+            _mm512_storeu_ps(out + (12 + i) * out_stride, _mm512_shuffle_f32x4(high_0, high_1, 0xDD));
+        }
+    }
+}
+
+void fm_mla_install_avx512(struct fm_mla_kernels *kernels)
+{
+    *kernels = (struct fm_mla_kernels){
+        .isa = FM_ISA_AVX512,
+        .multiply = multiply,
+        .softmax = softmax,
+        .softmax_back = softmax_back,
+        .scale_bf16 = scale_bf16,
+        .scale = scale,
+        .add_scaled = add_scaled,
+        .transpose = transpose,
+    };
+}

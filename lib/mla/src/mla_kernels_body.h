@@ -1,0 +1,263 @@
+/**
+ * @file mla_kernels_body.h
+ * The kernels of a vector level. Its file defines, before it includes this:
+ *
+ *     LANES               f32 of a vector
+ *     V, I, M             vectors of f32 and of int32, and what a comparison gives
+ *     v_*, i_*, m_*       operations on them, named for what they do
+ *     TILE_ROWS_MAX, TILE_VECTORS_MAX    of a tile of multiply()
+ *     TILE_PARITIES       2: registers hold the sums of even and of odd indices together; 1: one after the other
+ *
+ * and after it multiply() and transpose().
+ */
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+// 2^x, as fm_mla_exp2().
+INLINE V exp2_of(V x)
+{
+    const V magic = v_set1(FM_MLA_EXP_MAGIC);
+    V shifted = v_add(x, magic);
+    V f = v_sub(x, v_sub(shifted, magic));
+    V y = v_fma(v_set1(FM_MLA_EXP_C6), f, v_set1(FM_MLA_EXP_C5));
+    y = v_fma(y, f, v_set1(FM_MLA_EXP_C4));
+    y = v_fma(y, f, v_set1(FM_MLA_EXP_C3));
+    y = v_fma(y, f, v_set1(FM_MLA_EXP_C2));
+    y = v_fma(y, f, v_set1(FM_MLA_EXP_C1));
+    y = v_fma(y, f, v_set1(1));
+    I power = i_shift_left(i_add(v_bits(shifted), i_set1(127)), 23);
+    return v_zero_where(m_less(x, v_set1(FM_MLA_EXP_LEAST)), v_mul(y, v_of_bits(power)));
+}
+
+// To BF16. A NaN must have zeros where BF16 has nothing, as all that come from 16-bit numbers have: it could become a
+// number by the carry.
+INLINE V bf16_of(V x)
+{
+    I bits = v_bits(x);
+    I odd = i_and(i_shift_right(bits, 16), i_set1(1));
+    return v_of_bits(i_and(i_add(bits, i_add(odd, i_set1(0x7FFF))), i_set1((int32_t)0xFFFF0000)));
+}
+
+INLINE V rounded(V x, enum fm_mla_round round)
+{
+    if (round == FM_MLA_ROUND_BF16)
+        return bf16_of(x);
+    return round == FM_MLA_ROUND_FP16 ? v_fp16_of(x) : x;
+}
+
+INLINE V any_rounded(V x, enum fm_mla_round round)
+{
+    return round == FM_MLA_ROUND_BF16 ? v_select(m_nan(x), x, bf16_of(x)) : rounded(x, round);
+}
+
+// LANES rows of a softmax.
+INLINE void softmax_lanes(const struct fm_mla_softmax *softmax, int row, int masked, enum fm_mla_round round)
+{
+    enum { SUMS = FM_MLA_LANES };
+    const V factor = v_set1(softmax->factor), none = v_set1(-INFINITY);
+    const I visible = masked ? i_load(softmax->visible + row) : i_set1(0);
+    float *s = softmax->s + row;
+    size_t stride = softmax->stride;
+    int keys = softmax->keys;
+    V before = v_load(softmax->max + row), max = before;
+    for (int t = 0; t < keys; t++) {
+        V x = v_mul(v_load(s + (size_t)t * stride), factor);
+        if (masked)
+            x = v_select(i_greater(visible, i_set1(t)), x, none);
+        max = v_larger(x, max);
+    }
+    const V base = v_zero_where(m_equal(max, none), max);
+    V sums[SUMS];
+    UNROLL for (int j = 0; j < SUMS; j++) sums[j] = v_set1(0);
+    for (int t = 0; t < keys; t += SUMS) {
+        if (keys - t >= SUMS) {
+            UNROLL for (int j = 0; j < SUMS; j++)
+            {
+                float *at = s + (size_t)(t + j) * stride;
+                V p = exp2_of(v_sub(v_mul(v_load(at), factor), base));
+                if (masked)
+                    p = v_zero_where(m_not(i_greater(visible, i_set1(t + j))), p);
+                sums[j] = v_add(sums[j], p);
+                v_store(at, rounded(p, round));
+            }
+            continue;
+        }
+        UNROLL for (int j = 0; j < SUMS; j++)
+        {
+            if (t + j < keys) {
+                float *at = s + (size_t)(t + j) * stride;
+                V p = exp2_of(v_sub(v_mul(v_load(at), factor), base));
+                if (masked)
+                    p = v_zero_where(m_not(i_greater(visible, i_set1(t + j))), p);
+                sums[j] = v_add(sums[j], p);
+                v_store(at, rounded(p, round));
+            }
+        }
+    }
+    UNROLL for (int j = 0; j < 8; j++) sums[j] = v_add(sums[j], sums[j + 8]);
+    UNROLL for (int j = 0; j < 4; j++) sums[j] = v_add(sums[j], sums[j + 4]);
+    sums[0] = v_add(v_add(sums[0], sums[2]), v_add(sums[1], sums[3]));
+    V alpha = exp2_of(v_sub(before, base));
+    v_store(softmax->alpha + row, alpha);
+    v_store(softmax->max + row, max);
+    v_store(softmax->sum + row, v_fma(v_load(softmax->sum + row), alpha, sums[0]));
+}
+
+static void softmax(const struct fm_mla_softmax *softmax)
+{
+    for (int row = 0; row < softmax->rows; row += LANES) {
+        if (softmax->visible)
+            softmax_lanes(softmax, row, 1, softmax->round);
+        else if (softmax->round == FM_MLA_ROUND_BF16)
+            softmax_lanes(softmax, row, 0, FM_MLA_ROUND_BF16);
+        else
+            softmax_lanes(softmax, row, 0, softmax->round);
+    }
+}
+
+static void softmax_back(const struct fm_mla_softmax_back *softmax)
+{
+    const V factor = v_set1(softmax->factor);
+    for (int row = 0; row < softmax->rows; row += LANES) {
+        const V lse2 = v_load(softmax->lse2 + row), delta = v_load(softmax->delta + row);
+        const I visible = softmax->visible ? i_load(softmax->visible + row) : i_set1(softmax->keys);
+        for (int t = 0; t < softmax->keys; t++) {
+            float *s = softmax->s + (size_t)t * softmax->stride + row;
+            float *dp = softmax->dp + (size_t)t * softmax->stride + row;
+            M hidden = m_not(i_greater(visible, i_set1(t)));
+            V p = v_zero_where(hidden, exp2_of(v_sub(v_mul(v_load(s), factor), lse2)));
+            V ds = v_mul(p, v_sub(v_load(dp), delta));
+            v_store(dp, v_zero_where(hidden, any_rounded(ds, softmax->round)));
+            v_store(s, any_rounded(p, softmax->round));
+        }
+    }
+}
+
+static void scale_bf16(float *x, size_t n, float by)
+{
+    for (size_t i = 0; i < n; i += LANES)
+        v_store(x + i, any_rounded(v_mul(v_load(x + i), v_set1(by)), FM_MLA_ROUND_BF16));
+}
+
+static void scale(float *x, size_t n, float by)
+{
+    for (size_t i = 0; i < n; i += LANES)
+        v_store(x + i, v_mul(v_load(x + i), v_set1(by)));
+}
+
+static void add_scaled(const float *x, size_t n, float by, float *out)
+{
+    for (size_t i = 0; i < n; i += LANES)
+        v_store(out + i, v_fma(v_load(x + i), v_set1(by), v_load(out + i)));
+}
+
+INLINE void tile_index(const float *a, size_t a_row, const float *b, int rows, int vectors,
+                       V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX])
+{
+    V line[TILE_VECTORS_MAX];
+    UNROLL for (int v = 0; v < vectors; v++) line[v] = v_load(b + v * LANES);
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        V value = v_set1(a[(size_t)r * a_row]);
+        UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = v_fma(value, line[v], sum[r][v]);
+    }
+}
+
+// sum = the even indices' sum + the odd ones' of a step.
+INLINE void tile_step(const float *a, size_t a_row, size_t a_index, const float *b, size_t b_stride,
+                      int depth, int rows, int vectors, V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX])
+{
+    V odd[TILE_ROWS_MAX][TILE_VECTORS_MAX];
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        UNROLL for (int v = 0; v < vectors; v++)
+        {
+            sum[r][v] = v_set1(0);
+            odd[r][v] = v_set1(0);
+        }
+    }
+#if TILE_PARITIES == 2
+    for (; depth > 1; depth -= 2) {
+        tile_index(a, a_row, b, rows, vectors, sum);
+        tile_index(a + a_index, a_row, b + b_stride, rows, vectors, odd);
+        a += 2 * a_index;
+        b += 2 * b_stride;
+    }
+    if (depth)
+        tile_index(a, a_row, b, rows, vectors, sum);
+#else
+    for (int i = 0; i < depth; i += 2)
+        tile_index(a + (size_t)i * a_index, a_row, b + (size_t)i * b_stride, rows, vectors, sum);
+    for (int i = 1; i < depth; i += 2)
+        tile_index(a + (size_t)i * a_index, a_row, b + (size_t)i * b_stride, rows, vectors, odd);
+#endif
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = v_add(sum[r][v], odd[r][v]);
+    }
+}
+
+// C of `rows` rows and `vectors` vectors of columns. `along`: a row of A is contiguous, else a column is.
+INLINE void tile(const struct fm_mla_product *product, size_t row, size_t column, int rows, int vectors,
+                 int along)
+{
+    size_t a_row = along ? product->a_row : 1, a_index = along ? 1 : product->a_index;
+    const float *a = product->a + row * a_row, *b = product->b + column;
+    float *c = product->c + row * product->c_stride + column;
+    for (int step = 0; step < product->depth; step += FM_MLA_STEP) {
+        int depth = product->depth - step < FM_MLA_STEP ? product->depth - step : FM_MLA_STEP;
+        V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX];
+        tile_step(a, a_row, a_index, b, product->b_stride, depth, rows, vectors, sum);
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            UNROLL for (int v = 0; v < vectors; v++)
+            {
+                float *at = c + (size_t)r * product->c_stride + v * LANES;
+                V before = step || !product->fresh ? v_load(at) : v_set1(0);
+                v_store(at, v_add(before, sum[r][v]));
+            }
+        }
+        a += FM_MLA_STEP * a_index;
+        b += FM_MLA_STEP * product->b_stride;
+    }
+    for (int r = 0; product->depth <= 0 && product->fresh && r < rows; r++)
+        for (int v = 0; v < vectors; v++)
+            v_store(c + (size_t)r * product->c_stride + v * LANES, v_set1(0));
+}
+
+// A switch, so that each height has its own registers.
+INLINE void tiles(const struct fm_mla_product *product, size_t column, int tall, int vectors, int along)
+{
+    size_t rows = (size_t)product->rows, height;
+    for (size_t row = 0; row < rows; row += height) {
+        height = rows - row;
+        if (height > (size_t)tall) // the last two share what is left: a low tile has too few chains
+            height = height < (size_t)2 * (size_t)tall ? (height + 1) / 2 : (size_t)tall;
+        switch (height) {
+#define TILE(n)                                        \
+    case n:                                            \
+        tile(product, row, column, n, vectors, along); \
+        break;
+            TILE(1)
+            TILE(2)
+            TILE(3)
+            TILE(4)
+            TILE(5)
+            TILE(6)
+#if TILE_ROWS_MAX > 6
+            TILE(7)
+            TILE(8)
+            TILE(9)
+            TILE(10)
+            TILE(11)
+            TILE(12)
+#endif
+#undef TILE
+        default:
+            break;
+        }
+    }
+}

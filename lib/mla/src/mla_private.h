@@ -1,0 +1,240 @@
+/**
+ * @file mla_private.h
+ * How attention is cut up.
+ *
+ *     call -> units (rows that see the same list of keys: all queries and heads of a request that share a key head)
+ *          -> splits of the list (decode) and blocks of up to FM_MLA_ROWS rows: a thread's, in one go
+ *          -> chunks of FM_MLA_CHUNK keys, widened to f32 once for all rows of the block
+ *          -> S^T = K Q^T, a vector being a key's logits with 16 rows; p; O += P V
+ *
+ * Q^T lies packed in strips, K and V as they come, and P^T is read where S^T was: nothing is transposed but Q, once.
+ * Both products are one kernel, multiply(). So are those of the backward pass.
+ */
+#ifndef MLA_PRIVATE_H
+#define MLA_PRIVATE_H
+
+#include "fathom/mla.h"
+
+enum {
+    FM_MLA_STEP = 32,  // indices of a step of the order of sums: what TDPBF16PS adds at once
+    FM_MLA_LANES = 16, // f32 of the widest vector; what dimensions and rows are multiples of
+    FM_MLA_STRIP = 32, // columns that multiply() takes at once
+    FM_MLA_ROWS =
+        256, // of a block of the forward pass: what it needs leaves room in a 2 MiB second-level cache
+    FM_MLA_BACK_ROWS = 128,              // of a block of the backward pass, which has more per row
+    FM_MLA_Q_FLOATS = 576 * FM_MLA_ROWS, // of Q^T: rows are fewer where d_qk is larger
+    FM_MLA_O_FLOATS = 512 * FM_MLA_ROWS, // of O, likewise
+    FM_MLA_DEPTH = 192, // indices of a dot that multiply() gets at once: a strip's part of B is then 24 KiB
+    FM_MLA_LINE_MAX = FM_MLA_DIM_MAX + FM_MLA_LANES,
+    FM_MLA_BACK_KEYS = 256, // of a block of the backward pass: keys are fewer where they are long
+    FM_MLA_KV_FLOATS = FM_MLA_CHUNK * FM_MLA_LINE_MAX,
+    FM_MLA_P_FLOATS = FM_MLA_BACK_KEYS * (FM_MLA_BACK_ROWS + FM_MLA_LANES), // and CHUNK x ROWS, padded, fits
+};
+
+/** Floats from row to row of a matrix of `columns`: an odd number of cache lines, so that rows use all cache sets. */
+static inline size_t fm_mla_line(size_t columns)
+{
+    size_t lines = (columns + FM_MLA_LANES - 1) / FM_MLA_LANES;
+    return (lines | 1) * FM_MLA_LANES;
+}
+
+/** C[rows, columns] += A B, or = A B: element (r, i) of A is a[r * a_row + i * a_index], one of the two strides being 1;
+ *  row i of B is b + i * b_stride. columns is a multiple of 16. */
+struct fm_mla_product {
+    const float *a;
+    size_t a_row, a_index;
+    const float *b;
+    size_t b_stride;
+    float *c;
+    size_t c_stride;
+    int rows, columns, depth;
+    int fresh; // C is not read
+};
+
+/** What p, and its gradient, are rounded to before they are multiplied. */
+enum fm_mla_round {
+    FM_MLA_ROUND_NONE,
+    FM_MLA_ROUND_BF16,
+    FM_MLA_ROUND_FP16,
+};
+
+/** Logits of a chunk, key by key, `rows` (a multiple of 16) to each; they become p. */
+struct fm_mla_softmax {
+    float *s;
+    size_t stride;
+    int keys, rows;
+    const int32_t *visible; // keys of this chunk that each row sees; NULL: all
+    float factor;           // softmax_scale * log2 e
+    enum fm_mla_round round;
+    float *max, *sum; // so far, in terms of x; updated
+    float *alpha;     // out: what O must be multiplied by
+};
+
+/** The same in the backward pass: s becomes p, and dp, the gradient by p, becomes that by s / softmax_scale. */
+struct fm_mla_softmax_back {
+    float *s, *dp;
+    size_t stride;
+    int keys, rows;
+    const int32_t *visible;
+    float factor;
+    enum fm_mla_round round;
+    const float *lse2;  // log2 of the sums; +inf for a row that sees nothing
+    const float *delta; // out . d_out
+};
+
+/** What an ISA level provides. */
+struct fm_mla_kernels {
+    fm_isa isa;
+    void (*multiply)(const struct fm_mla_product *product);
+    void (*softmax)(const struct fm_mla_softmax *softmax);
+    void (*softmax_back)(const struct fm_mla_softmax_back *softmax);
+    /** x[i] = x[i] * scale rounded to BF16, n a multiple of 16. */
+    void (*scale_bf16)(float *x, size_t n, float scale);
+    /** x[i] *= scale, n a multiple of 16. */
+    void (*scale)(float *x, size_t n, float scale);
+    /** out[i] = x[i] * scale + out[i], fused, n a multiple of 16. */
+    void (*add_scaled)(const float *x, size_t n, float scale, float *out);
+    /** out[i * out_stride + r] = x[r * x_stride + i], for 16 r and n (a multiple of 16) i. */
+    void (*transpose)(const float *x, size_t x_stride, size_t n, float *out, size_t out_stride);
+};
+
+void fm_mla_install_ref(struct fm_mla_kernels *kernels);
+void fm_mla_install_avx2(struct fm_mla_kernels *kernels);
+void fm_mla_install_avx512(struct fm_mla_kernels *kernels);
+
+/** A thread's workspace. Rows of matrices have strides of fm_mla_line(). */
+struct fm_mla_space {
+    _Alignas(
+        64) float q[FM_MLA_Q_FLOATS]; // strips of Q^T, 32 rows (the last may have 16) of all indices each
+    _Alignas(64) float o[FM_MLA_O_FLOATS + FM_MLA_ROWS * FM_MLA_LANES];
+    _Alignas(64) float k[FM_MLA_KV_FLOATS];
+    _Alignas(64) float v[FM_MLA_KV_FLOATS];
+    _Alignas(64) float p[FM_MLA_P_FLOATS];
+    _Alignas(64) float max[FM_MLA_ROWS];
+    _Alignas(64) float sum[FM_MLA_ROWS];
+    _Alignas(64) float alpha[FM_MLA_ROWS];
+    _Alignas(64) int32_t limit[FM_MLA_ROWS];                  // keys of the list that a row sees
+    _Alignas(64) int32_t visible[FM_MLA_ROWS];                // keys of the chunk
+    _Alignas(64) float lines[FM_MLA_LANES * FM_MLA_LINE_MAX]; // rows on their way to being transposed
+    /* of the backward pass */
+    _Alignas(64) float q_rows[FM_MLA_BACK_ROWS * FM_MLA_LINE_MAX];
+    _Alignas(64) float do_rows[FM_MLA_BACK_ROWS * FM_MLA_LINE_MAX];
+    _Alignas(64) float dp[FM_MLA_P_FLOATS];
+    _Alignas(64) float dk[FM_MLA_KV_FLOATS];
+    _Alignas(64) float dv[FM_MLA_KV_FLOATS];
+};
+
+struct fm_mla_context {
+    struct fm_mla_kernels kernels;
+    int threads;
+    struct fm_mla_space *spaces; // one for each thread
+};
+
+/** Runs body(arg, task, space) for tasks 0 ... tasks - 1, each in some thread, in the floating-point mode of kernels. */
+void fm_mla_team_run(fm_mla_context *context, int64_t tasks,
+                     void (*body)(void *arg, int64_t task, struct fm_mla_space *space), void *arg);
+
+/* ---- mla_args.c: checks, and access to rows of tensors ---- */
+
+/** FM_OK when the tensor has these dimensions, a dtype of `dtypes` (bits 1 << fm_dtype), aligned data, strides that are
+ *  not negative, and (`rows`) contiguous rows. */
+FM_MUST_USE fm_status fm_mla_args_tensor(const char *name, const fm_tensor *tensor, uint32_t dtypes, int ndim,
+                                         const int64_t *shape, int rows);
+FM_MUST_USE fm_status fm_mla_args_extent(const char *name, int64_t value, int64_t least, int64_t most);
+FM_MUST_USE fm_status fm_mla_args_heads(int h_q, int h_kv);
+FM_MUST_USE fm_status fm_mla_args_dim(const char *name, int64_t dim);
+/** FM_ERR_ARG when the output's memory overlaps the input's. Both have been checked; NULL overlaps nothing. */
+FM_MUST_USE fm_status fm_mla_args_apart(const char *output_name, const fm_tensor *output,
+                                        const char *input_name, const fm_tensor *input);
+FM_MUST_USE fm_status fm_mla_args_apart_bytes(const char *output_name, const fm_tensor *output,
+                                              const char *input_name, const void *input, size_t bytes);
+FM_MUST_USE fm_status fm_mla_args_scale(float given, int d_qk, float *out_scale);
+
+#define FM_MLA_DTYPE_BIT(dtype) (UINT32_C(1) << (dtype))
+/** Of q, k, v and outputs. */
+#define FM_MLA_FLOATS \
+    (FM_MLA_DTYPE_BIT(FM_DTYPE_F32) | FM_MLA_DTYPE_BIT(FM_DTYPE_BF16) | FM_MLA_DTYPE_BIT(FM_DTYPE_F16))
+
+/** n values of a row of a tensor, element `at` on, as f32. */
+void fm_mla_row_read(const fm_tensor *tensor, int64_t at, size_t n, float *out);
+void fm_mla_row_write(const fm_tensor *tensor, int64_t at, size_t n, const float *row);
+
+/* ---- mla_cache.c ---- */
+
+/** Checks all that a cache says. */
+FM_MUST_USE fm_status fm_mla_cache_check(const char *name, const fm_mla_cache *cache);
+/** The dtype that q has with such a cache, and how p is rounded. */
+fm_dtype fm_mla_cache_dtype(const fm_mla_cache *cache);
+enum fm_mla_round fm_mla_round_of(fm_dtype dtype);
+
+/** A checked cache, with what its fields imply. */
+struct fm_mla_pages {
+    uint8_t *data;
+    fm_mla_form form;
+    int page, d_qk, d_v, group, groups;
+    int64_t slots;
+    size_t block_bytes, head_bytes, token_bytes;
+};
+struct fm_mla_pages fm_mla_pages_of(const fm_mla_cache *cache);
+/** Key `head` of a slot, as f32. */
+void fm_mla_pages_read(const struct fm_mla_pages *pages, const struct fm_mla_kernels *kernels, int64_t slot,
+                       int head, float *out);
+/** Asks for its bytes. */
+void fm_mla_pages_prefetch(const struct fm_mla_pages *pages, int64_t slot, int head);
+
+/* ---- mla_attend.c ---- */
+
+/** Where a block's keys come from. */
+struct fm_mla_source {
+    /** Widens up to FM_MLA_CHUNK keys, the next ones, into space->k (and space->v where values lie apart); returns how
+     *  many, 0 at the end. */
+    int (*next)(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
+                struct fm_mla_space *space);
+    int64_t at; // the next key's place in the list; moved by next()
+};
+
+/** A block of rows against a list of keys. */
+struct fm_mla_block {
+    int rows;      // up to FM_MLA_ROWS
+    int d_qk, d_v; // of a key, of a value
+    int apart;     // values lie in space->v, not at the start of keys
+    int limited;   // space->limit says how many keys of the list each row sees
+    float factor;
+    enum fm_mla_round round;
+};
+
+/** Rows of a block for these dimensions, at most. */
+int fm_mla_block_rows(int d_qk, int d_v);
+/** Packs rows `first` ... into space->q; `at(arg, row)` is the first element of a row of `q`. */
+void fm_mla_block_pack(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels,
+                       const fm_tensor *q, int64_t (*at)(const void *arg, int row), const void *arg,
+                       struct fm_mla_space *space);
+/** Leaves max and sum in space, and O not yet divided by the sum. */
+void fm_mla_block_attend(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels,
+                         struct fm_mla_source *source, struct fm_mla_space *space);
+
+/** S^T or its like: c[keys, rows] = a B, B packed in strips as space->q is. */
+void fm_mla_block_dots(const struct fm_mla_kernels *kernels, const float *a, size_t a_stride, int keys,
+                       const float *strips, int rows, int depth, float *c, size_t c_stride);
+/** Puts 16 rows, lines[r * line], into strips. */
+void fm_mla_block_strip(const struct fm_mla_kernels *kernels, const float *lines, size_t line, int first,
+                        int rows, int depth, float *strips);
+
+struct fm_mla_result {
+    float lse, max_logit;
+};
+/** Divides a row of O by its sum, or by that with the sink (NULL: none). */
+struct fm_mla_result fm_mla_block_finish(const struct fm_mla_kernels *kernels, float max, float sum,
+                                         const float *sink, size_t d_v, float *o);
+
+static inline int64_t fm_mla_min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int64_t fm_mla_ceil_div(int64_t a, int64_t b)
+{
+    return a / b + (a % b != 0);
+}
+
+#endif
