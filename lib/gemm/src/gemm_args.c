@@ -70,6 +70,23 @@ static fm_status check_scales(const char *name, int64_t rows, int64_t k, const f
                        dtype == FM_DTYPE_F8_UE8M0 ? 1 : sizeof(float));
 }
 
+fm_status fm_gemm_args_lines(const char *name, fm_dtype dtype, const void *data, int64_t outer, int64_t inner,
+                             int64_t stride)
+{
+    if (dtype == FM_DTYPE_F4_E2M1)
+        return check_halves(name, data, outer, inner, stride);
+    return check_lines(name, data, outer, inner, stride, (size_t)fm_base_dtype_bits(dtype) / 8);
+}
+
+static fm_status check_operand(const char *name, int64_t rows, int64_t k, const fm_gemm_operand *operand)
+{
+    int64_t outer = operand->transposed ? k : rows, inner = operand->transposed ? rows : k;
+    FM_TRY(fm_gemm_args_lines(name, operand->dtype, operand->data, outer, inner, operand->stride));
+    if (operand->dtype == FM_DTYPE_F8_E4M3 || operand->dtype == FM_DTYPE_F4_E2M1)
+        return check_scales(name, rows, k, operand);
+    return FM_OK;
+}
+
 fm_status fm_gemm_args_operand(const char *name, int64_t rows, int64_t k, const fm_gemm_operand *operand)
 {
     if (!operand)
@@ -78,15 +95,14 @@ fm_status fm_gemm_args_operand(const char *name, int64_t rows, int64_t k, const 
         operand->dtype != FM_DTYPE_F4_E2M1)
         return fm_base_error_set(FM_ERR_UNSUPPORTED, "dtype of %s is %s; expected BF16, F8_E4M3 or F4", name,
                                  fm_base_dtype_name(operand->dtype));
-    int64_t outer = operand->transposed ? k : rows, inner = operand->transposed ? rows : k;
-    size_t bytes = (size_t)fm_base_dtype_bits(operand->dtype) / 8;
-    if (operand->dtype != FM_DTYPE_F4_E2M1)
-        FM_TRY(check_lines(name, operand->data, outer, inner, operand->stride, bytes));
-    else
-        FM_TRY(check_halves(name, operand->data, outer, inner, operand->stride));
-    if (operand->dtype != FM_DTYPE_BF16)
-        return check_scales(name, rows, k, operand);
-    return FM_OK;
+    return check_operand(name, rows, k, operand);
+}
+
+fm_status fm_gemm_args_source(const char *name, int64_t rows, int64_t k, const fm_gemm_operand *operand)
+{
+    if (operand && operand->dtype == FM_DTYPE_F32)
+        return check_operand(name, rows, k, operand);
+    return fm_gemm_args_operand(name, rows, k, operand);
 }
 
 fm_status fm_gemm_args_pair(const fm_gemm_operand *a, const fm_gemm_operand *b)
@@ -128,4 +144,28 @@ fm_status fm_gemm_args_result(int64_t m, int64_t n, const fm_gemm_result *d)
                                  "c is d, with a stride of %lld instead of %lld; expected the same",
                                  (long long)d->c_stride, (long long)d->stride);
     return FM_OK;
+}
+
+int64_t fm_gemm_group_blocks(int groups, const int64_t *offsets, int64_t step)
+{
+    int64_t blocks = 0;
+    for (int g = 0; g < groups; g++)
+        blocks += fm_gemm_ceil_div(offsets[g + 1] - offsets[g], step);
+    return blocks;
+}
+
+struct fm_gemm_group_block fm_gemm_group_block_at(int groups, const int64_t *offsets, int64_t step,
+                                                  int64_t block)
+{
+    struct fm_gemm_group_block at = {0};
+    for (; at.group < groups; at.group++) {
+        int64_t size = offsets[at.group + 1] - offsets[at.group], blocks = fm_gemm_ceil_div(size, step);
+        if (block < blocks) {
+            at.first = offsets[at.group] + block * step;
+            at.count = fm_gemm_min(size - block * step, step);
+            return at;
+        }
+        block -= blocks;
+    }
+    return at;
 }

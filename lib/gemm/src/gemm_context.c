@@ -5,11 +5,16 @@
 static void install(fm_isa isa, struct fm_gemm_kernels *kernels)
 {
     fm_gemm_install_ref(kernels);
+    fm_gemm_install_lanes_ref(kernels);
 #if defined(__x86_64__)
-    if (isa >= FM_ISA_AVX2)
+    if (isa >= FM_ISA_AVX2) {
         fm_gemm_install_avx2(kernels);
-    if (isa >= FM_ISA_AVX512)
+        fm_gemm_install_lanes_avx2(kernels);
+    }
+    if (isa >= FM_ISA_AVX512) {
         fm_gemm_install_avx512(kernels);
+        fm_gemm_install_lanes_avx512(kernels);
+    }
 #else
     (void)isa;
 #endif

@@ -49,6 +49,14 @@ static inline float fm_gemm_flush_mul(float a, float b)
     return fm_gemm_flush_exact(a * b, (double)a * (double)b, 0);
 }
 
+/** A quotient differs from the threshold by more than a double's rounding, or not at all. */
+static inline float fm_gemm_flush_div(float a, float b)
+{
+    a = fm_gemm_flush(a);
+    b = fm_gemm_flush(b);
+    return fm_gemm_flush_exact(a / b, (double)a / (double)b, 0);
+}
+
 /** A sum that is tiny is exact. */
 static inline float fm_gemm_flush_add(float a, float b)
 {

@@ -32,7 +32,8 @@ enum {
     FM_GEMM_A_FLOATS = FM_GEMM_ROWS * (FM_GEMM_BLOCK + FM_GEMM_A_PAD),
     FM_GEMM_A_BLOCKS = FM_GEMM_A_FLOATS / FM_GEMM_BLOCK, // rows x blocks that a chunk has at most
     FM_GEMM_SQUARE = 16,                                 // rows and columns that transpose() takes
-    FM_GEMM_LINE = FM_GEMM_COLUMNS + 16                  // floats between lines that wait to be transposed
+    FM_GEMM_LINE = FM_GEMM_COLUMNS + 16,                 // floats between lines that wait to be transposed
+    FM_GEMM_SUMS = 16 // that a sum along a row is kept in: the widest vector's lanes
 };
 
 /** A block of k: rows of A against a strip of B, both in f32 and padded with zeros to whole steps. */
@@ -56,6 +57,17 @@ static inline size_t fm_gemm_tile_height(size_t left)
     return left < FM_GEMM_TILE_ROWS ? left : FM_GEMM_TILE_ROWS;
 }
 
+/** Part of a row of SwiGLU, a multiple of FM_GEMM_SUMS long. The gradient overwrites gate and up with theirs. */
+struct fm_gemm_swiglu_line {
+    int64_t count;
+    float *gate, *up;
+    const float *dh; // gradient
+    float *h;
+    float weight, limit; // no limit: infinity
+    float *
+        sums; // gradient: FM_GEMM_SUMS of them, to which dh * silu(gate) * up are added, that of column i to sum i % 16
+};
+
 /** What an ISA level provides. unpack_*() turn `pairs` (a multiple of 16) pairs of k of a panel of a blob into f32:
  *  rows of 16 with a stride of FM_GEMM_STRIP. */
 struct fm_gemm_kernels {
@@ -70,11 +82,18 @@ struct fm_gemm_kernels {
     void (*scale_line)(float *line, int64_t count, float scale);
     /** A square of FM_GEMM_SQUARE: to[j][i] = from[i][j]. */
     void (*transpose)(const float *from, size_t from_stride, float *to, size_t to_stride);
+    /** The largest of `least` and the magnitudes of a line, NaN aside. */
+    float (*amax)(const float *line, int64_t count, float least);
+    void (*swiglu_forward)(const struct fm_gemm_swiglu_line *line);
+    void (*swiglu_backward)(const struct fm_gemm_swiglu_line *line);
 };
 
 void fm_gemm_install_ref(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_avx2(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_avx512(struct fm_gemm_kernels *kernels);
+void fm_gemm_install_lanes_ref(struct fm_gemm_kernels *kernels);
+void fm_gemm_install_lanes_avx2(struct fm_gemm_kernels *kernels);
+void fm_gemm_install_lanes_avx512(struct fm_gemm_kernels *kernels);
 
 /** A thread's workspace. */
 struct fm_gemm_space {
@@ -158,6 +177,12 @@ static inline int fm_gemm_scale_k(const fm_gemm_operand *operand)
 int fm_gemm_source_row_folds(const fm_gemm_operand *operand, int64_t row, int64_t k);
 int fm_gemm_source_folds(const fm_gemm_operand *operand, int64_t rows, int64_t k);
 
+/** `rows` rows from `row` on (480 at most) and `length` columns from k_from on, as f32, times their scales; zeros up to
+ *  a multiple of 32 columns. `space` may be the one that `out` lies in, but for its lines. */
+void fm_gemm_source_load(const struct fm_gemm_kernels *kernels, const fm_gemm_operand *from, int64_t row,
+                         int rows, int64_t k_from, int64_t length, struct fm_gemm_space *space, float *out,
+                         size_t out_stride);
+
 /** The piece's rows of A, k from `k_from` on, `length` of them, as f32; zeros up to a whole step. */
 void fm_gemm_source_a(const struct fm_gemm_piece *piece, int64_t k_from, int64_t length, float *out,
                       size_t out_stride);
@@ -172,6 +197,12 @@ int64_t fm_gemm_panel_bytes(fm_dtype dtype, int64_t pairs);
 FM_MUST_USE fm_status fm_gemm_args_extent(const char *name, int64_t value);
 FM_MUST_USE fm_status fm_gemm_args_operand(const char *name, int64_t rows, int64_t k,
                                            const fm_gemm_operand *operand);
+/** The same, or F32. */
+FM_MUST_USE fm_status fm_gemm_args_source(const char *name, int64_t rows, int64_t k,
+                                          const fm_gemm_operand *operand);
+/** `outer` lines of `inner` elements of this dtype, `stride` apart. */
+FM_MUST_USE fm_status fm_gemm_args_lines(const char *name, fm_dtype dtype, const void *data, int64_t outer,
+                                         int64_t inner, int64_t stride);
 FM_MUST_USE fm_status fm_gemm_args_result(int64_t m, int64_t n, const fm_gemm_result *d);
 FM_MUST_USE fm_status fm_gemm_args_pair(const fm_gemm_operand *a, const fm_gemm_operand *b);
 /** groups + 1 offsets that do not decrease, from 0 or above to `end` or below. */
@@ -188,6 +219,15 @@ static inline int64_t fm_gemm_part(int64_t count, int64_t part_max, int64_t step
     int64_t parts = fm_gemm_ceil_div(count, part_max);
     return parts ? fm_gemm_ceil_div(fm_gemm_ceil_div(count, parts), step) * step : step;
 }
+
+/** Where block number `block` of `step` rows each lies, when the blocks of each group begin with its first row. */
+struct fm_gemm_group_block {
+    int group;
+    int64_t first, count; // rows
+};
+struct fm_gemm_group_block fm_gemm_group_block_at(int groups, const int64_t *offsets, int64_t step,
+                                                  int64_t block);
+int64_t fm_gemm_group_blocks(int groups, const int64_t *offsets, int64_t step);
 
 static inline int64_t fm_gemm_min(int64_t a, int64_t b)
 {

@@ -7,6 +7,9 @@
 static void widen(const fm_gemm_operand *operand, int64_t from, int64_t count, float *out)
 {
     switch (operand->dtype) {
+    case FM_DTYPE_F32:
+        memcpy(out, (const float *)operand->data + from, (size_t)count * sizeof *out);
+        break;
     case FM_DTYPE_BF16:
         fm_base_bf16_to_f32((const fm_bf16 *)operand->data + from, (size_t)count, out);
         break;
@@ -65,7 +68,7 @@ static void scale_a(const struct fm_gemm_piece *piece, int64_t row, int64_t k_fr
                     float *out)
 {
     const fm_gemm_operand *a = piece->a;
-    if (a->dtype == FM_DTYPE_BF16)
+    if (a->dtype == FM_DTYPE_BF16 || a->dtype == FM_DTYPE_F32)
         return;
     int64_t scale_k = fm_gemm_scale_k(a);
     if (scale_k == FM_GEMM_SCALE_BLOCK && !piece->folds)
@@ -114,6 +117,16 @@ void fm_gemm_source_a(const struct fm_gemm_piece *piece, int64_t k_from, int64_t
         scale_a(piece, row, k_from, length, to);
         memset(to + length, 0, (size_t)(padded - length) * sizeof *to);
     }
+}
+
+void fm_gemm_source_load(const struct fm_gemm_kernels *kernels, const fm_gemm_operand *from, int64_t row,
+                         int rows, int64_t k_from, int64_t length, struct fm_gemm_space *space, float *out,
+                         size_t out_stride)
+{
+    fm_gemm_source_a(
+        &(struct fm_gemm_piece){
+            .kernels = kernels, .a = from, .first = row, .count = rows, .folds = 1, .space = space},
+        k_from, length, out, out_stride);
 }
 
 void fm_gemm_source_b(const struct fm_gemm_piece *piece, int64_t from, int64_t k_from, int64_t length,

@@ -1,0 +1,123 @@
+#include "gemm_quant_put.h"
+
+enum {
+    LINE_COLUMNS = 4096, // of a row at a time: 16 KiB of f32, in the first-level cache
+    LINE_ROWS = 8,       // of a task that takes row after row
+    TILE_COLUMNS = 512   // of 128 rows at a time, where scales or the source want so many
+};
+
+struct quantising {
+    const struct fm_gemm_kernels *kernels;
+    int64_t rows, k;
+    const fm_gemm_operand *from;
+    const fm_gemm_quantised *to; // or NULL, and plain numbers go
+    fm_dtype dtype;
+    void *out;
+    int64_t stride;
+    int task_rows; // LINE_ROWS, or 128
+};
+
+// One tile: `rows` rows, at most FM_GEMM_SQUARE_TILE, and `count` columns.
+static void quantise_tile(const struct quantising *job, int64_t row, int rows, int64_t column, int64_t count,
+                          struct fm_gemm_space *space)
+{
+    float *tile = space->acc;
+    size_t stride = (size_t)count + FM_GEMM_A_PAD + FM_GEMM_STEP;
+    fm_gemm_source_load(job->kernels, job->from, row, rows, column, count, space, tile, stride);
+    if (job->to) {
+        struct fm_gemm_quant_place place = {job->to, row, column, column / fm_gemm_quant_scale_k(job->to)};
+        fm_gemm_quant_put(job->kernels, &place, rows, count, tile, stride);
+        return;
+    }
+    for (int i = 0; i < rows; i++)
+        fm_gemm_quant_put_plain(job->dtype, job->out, (row + i) * job->stride + column,
+                                tile + (size_t)i * stride, count);
+}
+
+static void quantise_rows(void *argument, int64_t task, struct fm_gemm_space *space)
+{
+    const struct quantising *job = argument;
+    int64_t first = task * job->task_rows, end = fm_gemm_min(first + job->task_rows, job->rows);
+    int by_line = job->task_rows == LINE_ROWS;
+    int64_t columns = by_line ? LINE_COLUMNS : TILE_COLUMNS;
+    int64_t at_once = by_line ? 1 : end - first;
+    for (int64_t row = first; row < end; row += at_once)
+        for (int64_t column = 0; column < job->k; column += columns)
+            quantise_tile(job, row, (int)at_once, column, fm_gemm_min(job->k - column, columns), space);
+}
+
+static fm_status run_rows(fm_gemm_context *context, struct quantising *job)
+{
+    int blocks = job->to && job->to->scale_rows == FM_GEMM_SCALE_BLOCK;
+    job->kernels = &context->kernels;
+    job->task_rows = blocks || job->from->transposed ? FM_GEMM_SQUARE_TILE : LINE_ROWS;
+    fm_gemm_deal(context, fm_gemm_ceil_div(job->rows, job->task_rows), quantise_rows, job);
+    return FM_OK;
+}
+
+static fm_status check(const fm_gemm_context *context, int64_t rows, int64_t k, const fm_gemm_operand *from)
+{
+    if (!context)
+        return fm_base_error_set(FM_ERR_ARG, "context is null; expected an open one");
+    FM_TRY(fm_gemm_args_extent("rows", rows));
+    FM_TRY(fm_gemm_args_extent("k", k));
+    return fm_gemm_args_source("from", rows, k, from);
+}
+
+fm_status fm_gemm_quantise(fm_gemm_context *context, int64_t rows, int64_t k, const fm_gemm_operand *from,
+                           const fm_gemm_quantised *to)
+{
+    FM_TRY(check(context, rows, k, from));
+    FM_TRY(fm_gemm_quant_check("to", rows, k, to));
+    return run_rows(context, &(struct quantising){.rows = rows, .k = k, .from = from, .to = to});
+}
+
+fm_status fm_gemm_dequantise(fm_gemm_context *context, int64_t rows, int64_t k, const fm_gemm_operand *from,
+                             fm_dtype dtype, void *out, int64_t stride)
+{
+    FM_TRY(check(context, rows, k, from));
+    FM_TRY(fm_gemm_quant_check_plain("out", dtype, out, rows, k, stride));
+    return run_rows(context,
+                    &(struct quantising){
+                        .rows = rows, .k = k, .from = from, .dtype = dtype, .out = out, .stride = stride});
+}
+
+struct turning {
+    const struct fm_gemm_kernels *kernels;
+    int groups;
+    const int64_t *offsets;
+    int64_t k;
+    const fm_gemm_operand *from;
+    const fm_gemm_quantised *to;
+};
+
+// Block number `task` of scale_k rows.
+static void turn_block(void *argument, int64_t task, struct fm_gemm_space *space)
+{
+    const struct turning *job = argument;
+    struct fm_gemm_group_block block =
+        fm_gemm_group_block_at(job->groups, job->offsets, fm_gemm_quant_scale_k(job->to), task);
+    float *tile = space->acc, *turned = tile + (size_t)FM_GEMM_SQUARE_TILE * FM_GEMM_SQUARE_STRIDE;
+    for (int64_t column = 0; column < job->k; column += FM_GEMM_SQUARE_TILE) {
+        int64_t count = fm_gemm_min(job->k - column, FM_GEMM_SQUARE_TILE);
+        fm_gemm_source_load(job->kernels, job->from, block.first, (int)block.count, column, count, space,
+                            tile, FM_GEMM_SQUARE_STRIDE);
+        struct fm_gemm_quant_place place = {job->to, column, block.first, task};
+        fm_gemm_quant_put_turned(job->kernels, &place, block.count, count, tile, turned);
+    }
+}
+
+fm_status fm_gemm_quantise_transposed(fm_gemm_context *context, int groups, const int64_t *offsets, int64_t k,
+                                      const fm_gemm_operand *from, const fm_gemm_quantised *to)
+{
+    if (groups < 1)
+        return fm_base_error_set(FM_ERR_ARG, "groups is %d; expected at least 1", groups);
+    if (!offsets)
+        return fm_base_error_set(FM_ERR_ARG, "offsets is null; expected %d", groups + 1);
+    FM_TRY(fm_gemm_args_offsets(groups, offsets, FM_GEMM_EXTENT_MAX));
+    FM_TRY(check(context, offsets[groups], k, from));
+    FM_TRY(fm_gemm_quant_check_turned("to", groups, offsets, k, to));
+    struct turning job = {&context->kernels, groups, offsets, k, from, to};
+    fm_gemm_deal(context, fm_gemm_group_blocks(groups, offsets, fm_gemm_quant_scale_k(to)), turn_block, &job);
+    return FM_OK;
+}

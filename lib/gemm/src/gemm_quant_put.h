@@ -1,0 +1,48 @@
+/**
+ * @file gemm_quant_put.h
+ * How f32 numbers in a workspace become codes and scales.
+ */
+#ifndef GEMM_QUANT_PUT_H
+#define GEMM_QUANT_PUT_H
+
+#include "gemm_private.h"
+
+#include "fathom/gemm_quant.h"
+
+enum {
+    FM_GEMM_SQUARE_TILE = 128, // rows and columns of a tile that is turned
+    FM_GEMM_SQUARE_STRIDE =
+        FM_GEMM_SQUARE_TILE + FM_GEMM_A_PAD // of it, so that its rows do not share cache sets
+};
+
+/** Where numbers go: row `row` on, column `column` on, with their scales from column `scale_column` on. */
+struct fm_gemm_quant_place {
+    const fm_gemm_quantised *to;
+    int64_t row, column, scale_column;
+};
+
+/** Quantises rows x count numbers, which it overwrites. Both begin with a block of scales. */
+void fm_gemm_quant_put(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                       int64_t rows, int64_t count, float *tile, size_t stride);
+/** The transpose of rows x count numbers, at most FM_GEMM_SQUARE_TILE each, and zeros up to whole squares of 16 (which
+ *  it writes); `turned` has room for a tile. */
+void fm_gemm_quant_put_turned(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                              int64_t rows, int64_t count, float *tile, float *turned);
+
+/** Columns from `column` on to a plain row: F32 or BF16. */
+void fm_gemm_quant_put_plain(fm_dtype dtype, void *out, int64_t at, const float *line, int64_t count);
+
+FM_MUST_USE fm_status fm_gemm_quant_check(const char *name, int64_t rows, int64_t k,
+                                          const fm_gemm_quantised *to);
+/** Of one whose columns are rows in groups. */
+FM_MUST_USE fm_status fm_gemm_quant_check_turned(const char *name, int groups, const int64_t *offsets,
+                                                 int64_t k, const fm_gemm_quantised *to);
+FM_MUST_USE fm_status fm_gemm_quant_check_plain(const char *name, fm_dtype dtype, const void *data,
+                                                int64_t rows, int64_t k, int64_t stride);
+
+static inline int fm_gemm_quant_scale_k(const fm_gemm_quantised *to)
+{
+    return to->scale_k ? to->scale_k : FM_GEMM_SCALE_BLOCK;
+}
+
+#endif

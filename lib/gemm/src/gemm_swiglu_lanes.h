@@ -1,0 +1,73 @@
+/*
+ * SwiGLU and its gradient on LANES numbers at a time, included by one file for each ISA level. That file defines the
+ * type `vec` and, each one operation of f32 to nearest even that takes and gives zero for subnormals:
+ *
+ *     v_load(p) v_store(p, v) v_set(x) v_add v_mul v_div v_fma(a, b, c)
+ *     v_round(a)                 to the nearest integer, ties to even
+ *     v_power(a)                 2^a for an integer a in -126 ... 127; anything for others
+ *     v_greater(a, b, x, y)      a > b ? x : y, y where one is a NaN
+ *
+ * The results are therefore the same at every level.
+ */
+
+// exp(x), with a relative error below 2^-22; 0 below -87, where it nears the subnormals, infinity above 88.
+static inline vec v_exp(vec x)
+{
+    // Cody and Waite: ln 2 in two parts, of which the first times an integer is exact; the polynomial is that of Cephes.
+    vec n = v_round(v_mul(x, v_set(1.44269504f)));
+    vec r = v_fma(n, v_set(-0.693359375f), x);
+    r = v_fma(n, v_set(2.12194440e-4f), r);
+    vec p = v_set(1.9875691500e-4f);
+    p = v_fma(p, r, v_set(1.3981999507e-3f));
+    p = v_fma(p, r, v_set(8.3334519073e-3f));
+    p = v_fma(p, r, v_set(4.1665795894e-2f));
+    p = v_fma(p, r, v_set(1.6666665459e-1f));
+    p = v_fma(p, r, v_set(5.0000001201e-1f));
+    p = v_fma(v_mul(r, r), p, v_add(r, v_set(1)));
+    vec inside = v_mul(p, v_power(n));
+    inside = v_greater(x, v_set(88), v_set(__builtin_inff()), inside);
+    return v_greater(v_set(-87), x, v_set(0), inside);
+}
+
+static inline vec v_sigmoid(vec x)
+{
+    return v_div(v_set(1), v_add(v_set(1), v_exp(v_mul(x, v_set(-1)))));
+}
+
+// Cut to -limit ... limit.
+static inline vec v_cut(vec x, float limit)
+{
+    x = v_greater(x, v_set(limit), v_set(limit), x);
+    return v_greater(v_set(-limit), x, v_set(-limit), x);
+}
+
+static void swiglu_forward(const struct fm_gemm_swiglu_line *line)
+{
+    for (int64_t i = 0; i < line->count; i += LANES) {
+        vec gate = v_load(line->gate + i);
+        gate = v_greater(gate, v_set(line->limit), v_set(line->limit), gate);
+        vec silu = v_mul(gate, v_sigmoid(gate));
+        vec h = v_mul(silu, v_cut(v_load(line->up + i), line->limit));
+        v_store(line->h + i, v_mul(h, v_set(line->weight)));
+    }
+}
+
+static void swiglu_backward(const struct fm_gemm_swiglu_line *line)
+{
+    vec zero = v_set(0), limit = v_set(line->limit), lower = v_set(-line->limit),
+        weight = v_set(line->weight);
+    for (int64_t i = 0; i < line->count; i += LANES) {
+        vec gate_in = v_load(line->gate + i), up_in = v_load(line->up + i), dh = v_load(line->dh + i);
+        vec gate = v_greater(gate_in, limit, limit, gate_in), up = v_cut(up_in, line->limit);
+        vec s = v_sigmoid(gate), silu = v_mul(gate, s);
+        vec slope = v_fma(silu, v_add(v_set(1), v_mul(s, v_set(-1))), s);
+        vec h = v_mul(silu, up), from_h = v_mul(dh, weight);
+        vec d_gate = v_mul(v_mul(from_h, up), slope), d_up = v_mul(from_h, silu);
+        d_up = v_greater(up_in, limit, zero, v_greater(lower, up_in, zero, d_up));
+        v_store(line->gate + i, v_greater(gate_in, limit, zero, d_gate));
+        v_store(line->up + i, d_up);
+        v_store(line->h + i, v_mul(h, weight));
+        float *sum = line->sums + i % FM_GEMM_SUMS;
+        v_store(sum, v_fma(dh, h, v_load(sum)));
+    }
+}
