@@ -5,14 +5,22 @@
 #include "depend.h"
 #include "fathom/trace_compare.h"
 #include "intervals.h"
+#include "messages.h"
 
 struct player {
     const fm_trace_report *report;
     double group_factor[FM_TRACE_GROUPS_MAX];
     double launch_factor;
     const struct fm_trace_dependency *dependencies;
-    struct fm_trace_interval *played; // by work
+    const struct fm_trace_message *messages; // those of work i: first[i] .. first[i + 1] - 1
+    const size_t *first;
+    struct fm_trace_interval *played; // by work; as it was until it is played
+    unsigned char *state;             // by work: WAITING, ...
+    size_t *next;                     // by work: the cause that is looked at next
+    uint32_t *stack;
 };
+
+enum { WAITING, ON_STACK, PLAYED };
 
 /* Sets the factor of what `name` names; 0 when it names nothing. */
 static int set_factor(struct player *player, const char *name, double factor)
@@ -72,7 +80,31 @@ static int64_t later(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* When the work begins: all before it in the order of works have been played. */
+static double factor_of(const struct player *player, const fm_trace_work *work)
+{
+    return player->group_factor[work->group];
+}
+
+static int64_t scaled(int64_t ns, double factor)
+{
+    return factor == 1 ? ns : (int64_t)((double)ns * factor);
+}
+
+/* When the message is sent in the replay. */
+static int64_t sent_at(const struct player *player, const struct fm_trace_message *message)
+{
+    const fm_trace_work *sender = &player->report->works[message->sender];
+    return player->played[message->sender].begin +
+           scaled(message->sent_ns - sender->begin_ns, factor_of(player, sender));
+}
+
+/* Whether the work had begun before the message arrived, so that it waited for it. */
+static int waited(const fm_trace_work *work, const struct fm_trace_message *message)
+{
+    return message->sent_ns + message->flight_ns > work->begin_ns;
+}
+
+/* When the work begins: what it waited for has been played. */
 static int64_t begin_of(const struct player *player, size_t index)
 {
     const fm_trace_work *works = player->report->works, *work = &works[index];
@@ -100,7 +132,64 @@ static int64_t begin_of(const struct player *player, size_t index)
     if (dependency->cause == FM_TRACE_CAUSE_OTHER)
         begin = later(begin, player->played[dependency->other].end +
                                  (work->begin_ns - works[dependency->other].end_ns));
-    return begin == INT64_MIN ? work->begin_ns : begin;
+    begin = begin == INT64_MIN ? work->begin_ns : begin;
+    for (size_t i = player->first[index]; i < player->first[index + 1]; i++)
+        if (!waited(work, &player->messages[i]))
+            begin = later(begin, sent_at(player, &player->messages[i]) +
+                                     scaled(player->messages[i].flight_ns, factor_of(player, work)));
+    return begin;
+}
+
+/* When work ends that begins then. Work that waited for a message goes on when the message comes. */
+static int64_t end_of(const struct player *player, size_t index, int64_t begin)
+{
+    const fm_trace_work *work = &player->report->works[index];
+    double factor = factor_of(player, work);
+    int64_t end = INT64_MIN;
+    for (size_t i = player->first[index]; i < player->first[index + 1]; i++) {
+        const struct fm_trace_message *message = &player->messages[i];
+        if (!waited(work, message))
+            continue;
+        int64_t taken = sent_at(player, message) + scaled(message->taken_ns - message->sent_ns, factor);
+        end = later(end, later(begin, taken) + scaled(work->end_ns - message->taken_ns, factor));
+    }
+    return end == INT64_MIN ? begin + scaled(work->end_ns - work->begin_ns, factor) : end;
+}
+
+/* The next cause of a work that has not been looked at; FM_TRACE_NONE when there is none left. */
+static uint32_t next_cause(struct player *player, uint32_t index)
+{
+    const struct fm_trace_dependency *dependency = &player->dependencies[index];
+    while (player->next[index] < 2 + player->first[index + 1] - player->first[index]) {
+        size_t which = player->next[index]++;
+        uint32_t cause = which == 0 ? dependency->previous
+                         : which == 1
+                             ? (dependency->cause == FM_TRACE_CAUSE_OTHER ? dependency->other : FM_TRACE_NONE)
+                             : player->messages[player->first[index] + which - 2].sender;
+        if (cause != FM_TRACE_NONE && player->state[cause] == WAITING)
+            return cause;
+    }
+    return FM_TRACE_NONE;
+}
+
+/* Plays a work after its causes. Messages may run in circles where clocks differ: who is met again keeps its time. */
+static void play_work(struct player *player, uint32_t index)
+{
+    size_t depth = 0;
+    player->stack[depth++] = index;
+    player->state[index] = ON_STACK;
+    while (depth > 0) {
+        uint32_t at = player->stack[depth - 1], cause = next_cause(player, at);
+        if (cause != FM_TRACE_NONE) {
+            player->state[cause] = ON_STACK;
+            player->stack[depth++] = cause;
+            continue;
+        }
+        int64_t begin = begin_of(player, at);
+        player->played[at] = (struct fm_trace_interval){begin, end_of(player, at, begin)};
+        player->state[at] = PLAYED;
+        depth--;
+    }
 }
 
 static int by_begin(const void *a, const void *b)
@@ -138,16 +227,15 @@ static void play(struct player *player, fm_trace_work *works, struct fm_trace_se
                  fm_trace_overlap *after)
 {
     const fm_trace_report *report = player->report;
+    for (size_t i = 0; i < report->work_count; i++)
+        player->played[i] = (struct fm_trace_interval){report->works[i].begin_ns, report->works[i].end_ns};
+    for (size_t i = 0; i < report->work_count; i++)
+        if (player->state[i] == WAITING)
+            play_work(player, (uint32_t)i);
     for (size_t i = 0; i < report->work_count; i++) {
-        const fm_trace_work *work = &report->works[i];
-        int64_t begin = begin_of(player, i);
-        int64_t duration = work->end_ns - work->begin_ns;
-        double factor = player->group_factor[work->group];
-        duration = factor == 1 ? duration : (int64_t)((double)duration * factor);
-        player->played[i] = (struct fm_trace_interval){begin, begin + duration};
-        works[i] = *work;
-        works[i].begin_ns = begin;
-        works[i].end_ns = begin + duration;
+        works[i] = report->works[i];
+        works[i].begin_ns = player->played[i].begin;
+        works[i].end_ns = player->played[i].end;
     }
     for (size_t i = 0; i < report->work_count;) {
         size_t first = i;
@@ -157,31 +245,53 @@ static void play(struct player *player, fm_trace_work *works, struct fm_trace_se
     }
 }
 
+static fm_status take(fm_arena *arena, size_t count, size_t size, void *out_pointer)
+{
+    size_t bytes = 0;
+    FM_TRY(fm_mul_size(count, size, &bytes));
+    void *block = fm_base_arena_alloc(arena, bytes);
+    if (!block)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory to replay a trace");
+    memset(block, 0, bytes);
+    memcpy(out_pointer, &block, sizeof block);
+    return FM_OK;
+}
+
+static fm_status prepare(struct player *player, fm_arena *arena, fm_trace_work **out_works,
+                         struct fm_trace_set sets[3])
+{
+    size_t count = player->report->work_count + 1;
+    struct fm_trace_dependency *dependencies;
+    struct fm_trace_message *messages;
+    size_t *first;
+    FM_TRY(fm_trace_dependencies(player->report, arena, &dependencies));
+    FM_TRY(fm_trace_messages(player->report, arena, &messages, &first));
+    player->dependencies = dependencies;
+    player->messages = messages;
+    player->first = first;
+    FM_TRY(take(arena, count, sizeof **out_works, out_works));
+    FM_TRY(take(arena, count, sizeof *player->played, &player->played));
+    FM_TRY(take(arena, count, sizeof *player->state, &player->state));
+    FM_TRY(take(arena, count, sizeof *player->next, &player->next));
+    FM_TRY(take(arena, count, sizeof *player->stack, &player->stack));
+    for (int i = 0; i < 3; i++)
+        FM_TRY(take(arena, count, sizeof *sets[i].at, &sets[i].at));
+    return FM_OK;
+}
+
 fm_status fm_trace_replay_run(const fm_trace_report *report, const char *scale, fm_trace_replay *out_replay)
 {
     struct player player = {.report = report};
-    struct fm_trace_dependency *dependencies;
     struct fm_trace_set sets[3] = {{0}};
+    fm_trace_work *works;
     fm_arena arena = {0};
     FM_TRY(read_scale(&player, scale));
-    fm_status status = fm_trace_dependencies(report, &arena, &dependencies);
-    size_t count = report->work_count + 1;
-    fm_trace_work *works = fm_base_mem_zalloc(count, sizeof *works);
-    player.played = fm_base_mem_zalloc(count, sizeof *player.played);
-    for (int i = 0; i < 3; i++)
-        sets[i].at = fm_base_mem_zalloc(count, sizeof *sets[i].at);
-    if (status == FM_OK && (!works || !player.played || !sets[0].at || !sets[1].at || !sets[2].at))
-        status = fm_base_error_set(FM_ERR_NOMEM, "no memory to replay a trace");
+    fm_status status = prepare(&player, &arena, &works, sets);
     if (status == FM_OK) {
-        player.dependencies = dependencies;
         fm_trace_replay replay = {.before = report->by_name};
         play(&player, works, sets, &replay.after);
         *out_replay = replay;
     }
-    for (int i = 0; i < 3; i++)
-        fm_base_mem_free(sets[i].at);
-    fm_base_mem_free(player.played);
-    fm_base_mem_free(works);
     fm_base_arena_clear(&arena);
     return status;
 }

@@ -49,6 +49,44 @@ static void halved_communication_uncovers_compute(void **state)
     fm_test_free_run(&loaded);
 }
 
+static fm_status replay_once(void *report)
+{
+    fm_trace_replay replay;
+    return fm_trace_replay_run(report, "comm*0.5", &replay);
+}
+
+/* Two ranks: the second waits for what the first sends after its computation. */
+static void messages_hold_up_who_waits_for_them(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "["
+        "{\"ph\":\"X\",\"cat\":\"gemm\",\"name\":\"a\",\"pid\":0,\"tid\":1,\"ts\":0,\"dur\":100},"
+        "{\"ph\":\"X\",\"cat\":\"ep\",\"name\":\"send\",\"pid\":0,\"tid\":1,\"ts\":100,\"dur\":10},"
+        "{\"ph\":\"s\",\"cat\":\"pipe\",\"name\":\"message\",\"id\":\"0x7\",\"pid\":0,\"tid\":1,\"ts\":105},"
+        "{\"ph\":\"X\",\"cat\":\"gemm\",\"name\":\"b\",\"pid\":1,\"tid\":1,\"ts\":0,\"dur\":20},"
+        "{\"ph\":\"X\",\"cat\":\"pipe\",\"name\":\"wait\",\"pid\":1,\"tid\":1,\"ts\":20,\"dur\":110},"
+        "{\"ph\":\"f\",\"bp\":\"e\",\"cat\":\"pipe\",\"name\":\"message\",\"id\":\"0x7\",\"pid\":1,\"tid\":1,"
+        "\"ts\":125},"
+        "{\"ph\":\"X\",\"cat\":\"gemm\",\"name\":\"c\",\"pid\":1,\"tid\":1,\"ts\":130,\"dur\":70}]";
+    struct fm_test_loaded loaded;
+    fm_trace_replay replay;
+    assert_ok(fm_trace_data_parse(json, sizeof json - 1, "made", NULL, &loaded.trace));
+    assert_ok(fm_trace_rules_load(NULL, &loaded.rules));
+    assert_ok(fm_trace_report_make(loaded.trace, loaded.rules, &loaded.report));
+    assert_ok(fm_trace_replay_run(loaded.report, "compute*1", &replay));
+    assert_memory_equal(&replay.before, &replay.after, sizeof replay.before);
+    assert_int_equal(replay.before.span_ns, (110 + 200) * 1000);
+    // Sent at 55, taken 20 later, 5 more of waiting, then 35 of computation: the wait is shorter, though it is not scaled.
+    assert_ok(fm_trace_replay_run(loaded.report, "compute*0.5", &replay));
+    assert_int_equal(replay.after.span_ns, (60 + 115) * 1000);
+    // A slower sender holds the receiver up.
+    assert_ok(fm_trace_replay_run(loaded.report, "compute*2", &replay));
+    assert_int_equal(replay.after.span_ns, (210 + 205 + 20 + 5 + 140) * 1000);
+    fm_test_each_alloc_fails(replay_once, loaded.report);
+    fm_test_free_run(&loaded);
+}
+
 static void scales_that_are_none(void **state)
 {
     (void)state;
@@ -70,6 +108,7 @@ int main(void)
         cmocka_unit_test(factors_of_one_change_nothing),
         cmocka_unit_test(the_published_trace_replays_as_it_was),
         cmocka_unit_test(halved_communication_uncovers_compute),
+        cmocka_unit_test(messages_hold_up_who_waits_for_them),
         cmocka_unit_test(scales_that_are_none),
     };
     return fm_test_run("replay", tests);

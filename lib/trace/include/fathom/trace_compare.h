@@ -60,8 +60,10 @@ typedef struct fm_trace_replay {
  *
  * Each piece of work begins when what it waited for in the trace has ended, by as much later as it did there: the work
  * before it on its stream, work on another stream, or the call that launched it, whichever held it up; it also never begins
- * before the work in front of it on its stream has ended, nor before its call. Calls of the host keep their times. With
- * factors of 1 the replay is the trace. Dependencies that held nothing up in the trace are not known to it.
+ * before the work in front of it on its stream has ended, nor before its call. Messages (flows from one thread or rank to
+ * another) hold up who takes them: work that waited for one goes on when it comes, so such waits follow from the sender and
+ * are not scaled; a message's flight is, by the factor of who takes it. Calls of the host keep their times. With factors of 1
+ * the replay is the trace. Dependencies that held nothing up in the trace are not known to it.
  * FM_ERR_ARG: not of that form, an unknown name (message: those that are there); FM_ERR_NOMEM.
  */
 FM_API FM_MUST_USE fm_status fm_trace_replay_run(const fm_trace_report *report, const char *scale,
