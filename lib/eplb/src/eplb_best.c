@@ -1,6 +1,7 @@
 #include "eplb_best.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "eplb_bound.h"
@@ -77,12 +78,35 @@ static double group_bound(fm_eplb_planner *planner)
     return bound;
 }
 
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a;
+    double y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// The heaviest group shares its node with others, at best with the lightest ones.
+static double company_bound(fm_eplb_planner *planner)
+{
+    double *sorted = planner->member_load; // scratch until groups are seated
+    int company = planner->groups / planner->nodes - 1;
+    memcpy(sorted, planner->group_load, (size_t)planner->groups * sizeof *sorted);
+    qsort(sorted, (size_t)planner->groups, sizeof *sorted, ascending);
+    double load = sorted[planner->groups - 1];
+    for (int i = 0; i < company; i++)
+        load += sorted[i];
+    double speed_max = 0;
+    for (int node = 0; node < planner->nodes; node++)
+        speed_max = fmax(speed_max, planner->node_speed[node]);
+    return load / speed_max;
+}
+
 // Puts groups on nodes as evenly as can be found. Returns a lower bound on the time of the busiest node.
 static double place_groups(fm_eplb_planner *planner, uint64_t deadline_ns)
 {
     fm_eplb_problem groups = fm_eplb_planner_groups(planner);
     fm_eplb_search *search = &planner->search;
-    double bound = fm_eplb_bound_mean(&groups);
+    double bound = fmax(fm_eplb_bound_mean(&groups), company_bound(planner));
     fm_eplb_greedy_solve(&groups, planner->heap, planner->gpu_load, planner->solution);
     fm_eplb_search_load(search, &groups, planner->solution);
     double time = fm_eplb_search_descend(search, HUGE_VAL, deadline_ns);

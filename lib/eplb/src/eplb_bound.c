@@ -1,27 +1,29 @@
 /*
  * Threshold bounds.
  *
- * Take equal speeds, G GPUs of at most s slots each, R replicas, and a time T. Call f >= 0 *fitting* when the
- * f of the shares on one GPU sum to at most 1 whatever at most s shares of sum <= T they are. A placement
- * whose busiest GPU has load <= T and whose expert e has c_e replicas of share w_e / c_e <= T then satisfies
+ * Take GPUs of at most s slots each, R replicas, and a load T that the fastest GPU may have; a GPU of speed v
+ * then may have T v / v_max. Take a function f >= 0, and let F_g be the most that the f of the shares on GPU g
+ * can sum to, whatever shares within its slots and its load they are. A placement within these loads, whose
+ * expert e has c_e replicas of share w_e / c_e <= T, then satisfies
  *
- *     sum_e c_e f(w_e / c_e) <= G   and   sum_e c_e <= R,
+ *     sum_e c_e f(w_e / c_e) <= sum_g F_g   and   sum_e c_e <= R,
  *
  * hence, for every price p >= 0 of a replica,
  *
- *     sum_e min over c >= w_e / T of c (f(w_e / c) + p)  <=  G + p R.                                         (*)
+ *     sum_e min over c >= w_e / T of c (f(w_e / c) + p)  <=  sum_g F_g + p R.                                 (*)
  *
- * Where (*) fails there is no such placement: every placement's busiest GPU has more than T.
+ * Where (*) fails there is no such placement: on every placement's busiest GPU it takes longer.
  *
- * Fitting functions. For a threshold t > 0 and j >= 1 with j t <= T / 2 let m = min(s, ceil(T / t) - 1) and,
+ * The functions. For a threshold t > 0 and j >= 1 with j t <= T / 2 let m = min(s, ceil(T / t) - 1) and,
  * where m >= j,
  *
  *     f(x) = 0 for x <= t,   1 / m for t < x <= T - j t,   1 - (j - 1) / m for x > T - j t.
  *
  * At most m shares of one GPU exceed t, since each takes more than t of T. When none exceeds T - j t, the sum
  * is at most m / m. When one does, the others sum to less than j t <= T - j t, so none of them exceeds T - j
- * t and at most j - 1 of them exceed t: the sum is at most 1 - (j - 1) / m + (j - 1) / m. So f fits, and so
- * does every convex combination of such f.
+ * t and at most j - 1 of them exceed t: the sum is at most 1 - (j - 1) / m + (j - 1) / m. So F_g = 1 on the
+ * fastest GPU of s slots, and on others it is less, by the same count with their slots and their load. The F_g of
+ * a convex combination of such f is at most that of theirs.
  *
  * With t = T i / CELLS a combination is a step function over CELLS cells of [0, T], kept as a table. Its
  * weights are found by multiplicative updates: a threshold whose count the cheapest replication (the
@@ -62,6 +64,7 @@ struct threshold {
     int high;   /* first cell of shares above T - j t */
     double mid; /* f between the two */
     double top; /* f from high on */
+    double sum; /* of F_g over all GPUs */
 };
 
 struct mixture {
@@ -69,6 +72,8 @@ struct mixture {
     int functions;
     struct threshold function[FUNCTIONS_MAX];
     double weight[FUNCTIONS_MAX]; /* of each function; sums to 1 once tabulated */
+    double sum;                   /* of F_g over all GPUs, of the combination */
+    double speed_max;             /* of the GPUs that have slots */
     double inverse[INVERSES];     /* 1 / c */
     double table[CELLS + 1];      /* f of each cell */
     double pieces[CELLS + 1];     /* replicas of each cell in the cheapest replication */
@@ -88,12 +93,54 @@ double fm_eplb_bound_mean(const fm_eplb_problem *problem)
     return load / speed;
 }
 
+// How many shares above `low` cells come to less than `span` cells together.
+static int count_above(double span, int low)
+{
+    return span > 0 ? (int)ceil(span / low) - 1 : 0;
+}
+
+static int smaller(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+// F_g of a GPU with these slots and this load.
+static double most_on_gpu(const struct threshold *f, int slots, double span)
+{
+    double most = smaller(slots, count_above(span, f->low)) * f->mid;
+    if (span > f->high && slots > 0)
+        most = fmax(most, f->top + smaller(slots - 1, count_above(span - f->high, f->low)) * f->mid);
+    return most;
+}
+
+static double sum_most(const struct mixture *mixture, const struct threshold *f)
+{
+    const fm_eplb_problem *p = mixture->problem;
+    double sum = 0;
+    double most = 0;
+    for (int gpu = 0; gpu < p->gpus; gpu++) {
+        int slots = p->slot_begin[gpu + 1] - p->slot_begin[gpu];
+        int is_same = gpu > 0 && p->speed[gpu] == p->speed[gpu - 1] &&
+                      p->slot_begin[gpu] - p->slot_begin[gpu - 1] == slots;
+        // Rounded up where it is not exact: a larger F_g proves less, and nothing wrong.
+        double span = p->speed[gpu] == mixture->speed_max
+                          ? CELLS
+                          : CELLS * p->speed[gpu] / mixture->speed_max * (1 + 1e-12);
+        most = is_same ? most : most_on_gpu(f, slots, span);
+        sum += most;
+    }
+    return sum;
+}
+
 static void mixture_init(struct mixture *mixture, const fm_eplb_problem *problem)
 {
     int slots = 0;
+    mixture->speed_max = 0;
     for (int gpu = 0; gpu < problem->gpus; gpu++) {
         int here = problem->slot_begin[gpu + 1] - problem->slot_begin[gpu];
         slots = here > slots ? here : slots;
+        if (here > 0)
+            mixture->speed_max = fmax(mixture->speed_max, problem->speed[gpu]);
     }
     mixture->problem = problem;
     mixture->functions = 0;
@@ -102,13 +149,13 @@ static void mixture_init(struct mixture *mixture, const fm_eplb_problem *problem
         mixture->inverse[c] = 1.0 / c;
     for (int j = 1; j <= KINDS_MAX && j < slots; j++)
         for (int i = 1; 2 * i * j <= CELLS; i++) {
-            int m = (CELLS + i - 1) / i - 1;
-            m = m < slots ? m : slots;
+            int m = smaller(count_above(CELLS, i), slots);
             if (m < j)
                 continue;
-            mixture->weight[mixture->functions] = 1;
-            mixture->function[mixture->functions++] =
-                (struct threshold){i, CELLS - j * i, 1.0 / m, 1 - (j - 1.0) / m};
+            struct threshold *f = &mixture->function[mixture->functions];
+            *f = (struct threshold){i, CELLS - j * i, 1.0 / m, 1 - (j - 1.0) / m, 0};
+            f->sum = sum_most(mixture, f);
+            mixture->weight[mixture->functions++] = 1;
         }
 }
 
@@ -119,6 +166,7 @@ static void mixture_tabulate(struct mixture *mixture)
     for (int k = 0; k < mixture->functions; k++)
         sum += mixture->weight[k];
     memset(mixture->table, 0, sizeof mixture->table);
+    mixture->sum = 0;
     for (int k = 0; k < mixture->functions; k++) {
         const struct threshold *f = &mixture->function[k];
         // A weight that has fallen to nothing can still come back.
@@ -126,14 +174,15 @@ static void mixture_tabulate(struct mixture *mixture)
         weight /= 1 + mixture->functions * WEIGHT_LEAST;
         mixture->table[f->low] += weight * f->mid;
         mixture->table[f->high] += weight * (f->top - f->mid);
+        mixture->sum += weight * f->sum;
     }
     for (int cell = 1; cell <= CELLS; cell++)
         mixture->table[cell] += mixture->table[cell - 1];
 }
 
-// The left side of (*) minus the right side, at `time`; leaves the cheapest replication in pieces and
+// The left side of (*) minus the right side, at T = `limit`; leaves the cheapest replication in pieces and
 // replicas.
-static double evaluate(struct mixture *mixture, double time)
+static double evaluate(struct mixture *mixture, double limit)
 {
     const fm_eplb_problem *p = mixture->problem;
     double price = mixture->price;
@@ -143,7 +192,7 @@ static double evaluate(struct mixture *mixture, double time)
     for (int e = 0; e < p->experts; e++) {
         // Shrunk by more than any rounding, and by less than matters: cells and least counts come out no
         // larger than they are.
-        double share = p->load[e] / time * (1 - 1e-12);
+        double share = p->load[e] / limit * (1 - 1e-12);
         int least = (int)share + 1;
         double best = HUGE_VAL;
         int best_count = least;
@@ -164,13 +213,13 @@ static double evaluate(struct mixture *mixture, double time)
         mixture->pieces[best_cell] += best_count;
     }
     mixture->replicas = replicas;
-    return cost - p->gpus - price * p->replicas;
+    return cost - mixture->sum - price * p->replicas;
 }
 
-// (1 + x / 256) ^ 256. Any weights prove a bound, so this need not be close; x is above -STEP.
+// (1 + x / 256) ^ 256, up to 10 ^ 25. Any weights prove a bound, so this need not be close; x is above -STEP.
 static double rough_exp(double x)
 {
-    double y = 1 + x / 256;
+    double y = 1 + fmin(x, 64) / 256;
     for (int i = 0; i < 8; i++)
         y *= y;
     return y;
@@ -185,7 +234,7 @@ static void learn(struct mixture *mixture)
     for (int k = 0; k < mixture->functions; k++) {
         const struct threshold *f = &mixture->function[k];
         double sum = f->mid * above[f->low] + (f->top - f->mid) * above[f->high];
-        mixture->weight[k] *= rough_exp(STEP * (sum / p->gpus - 1));
+        mixture->weight[k] *= rough_exp(STEP * (sum / f->sum - 1));
     }
     mixture->price += STEP_PRICE * (mixture->replicas / p->replicas - 1);
     if (mixture->price < 0)
@@ -195,9 +244,6 @@ static void learn(struct mixture *mixture)
 double fm_eplb_bound_raise(const fm_eplb_problem *problem, double bound, double time, int rounds,
                            uint64_t deadline_ns)
 {
-    for (int gpu = 1; gpu < problem->gpus; gpu++)
-        if (problem->speed[gpu] != problem->speed[0])
-            return bound;
     struct mixture mixture;
     mixture_init(&mixture, problem);
     if (mixture.functions == 0 || bound <= 0)
@@ -208,8 +254,8 @@ double fm_eplb_bound_raise(const fm_eplb_problem *problem, double bound, double 
         double goal = bound * (1 + aim);
         mixture_tabulate(&mixture);
         // The margin covers the rounding of the sums.
-        if (evaluate(&mixture, goal * problem->speed[0]) >
-            1e-9 * (problem->gpus + mixture.price * problem->replicas)) {
+        if (evaluate(&mixture, goal * mixture.speed_max) >
+            1e-9 * (mixture.sum + mixture.price * problem->replicas)) {
             bound = goal;
             aim = fmin(aim, AIM_FIRST * (time / bound - 1));
             tries = 0;

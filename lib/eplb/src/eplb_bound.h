@@ -12,9 +12,8 @@
 double fm_eplb_bound_mean(const fm_eplb_problem *problem);
 
 /**
- * Raises `bound` by threshold functions (bound.c has the proof) as far as `rounds` rounds of work and the
- * deadline allow; never above `time`, that of a known solution. Speeds must be equal; returns `bound` when
- * they are not.
+ * Raises `bound` by threshold functions (eplb_bound.c has the proof) as far as `rounds` rounds of work and the
+ * deadline allow; never above `time`, that of a known solution.
  */
 double fm_eplb_bound_raise(const fm_eplb_problem *problem, double bound, double time, int rounds,
                            uint64_t deadline_ns);

@@ -109,9 +109,10 @@ static fm_status check_hierarchy(const fm_eplb_shape *shape, const fm_eplb_optio
 fm_status fm_eplb_check_speeds(int gpus, const double *speed)
 {
     for (int gpu = 0; speed && gpu < gpus; gpu++)
-        if (!(speed[gpu] > 0) || isinf(speed[gpu]))
-            return fm_base_error_set(FM_ERR_ARG, "speed of GPU %d is %g; expected a finite number above 0",
-                                     gpu, speed[gpu]);
+        if (!(speed[gpu] >= FM_EPLB_SPEED_MIN && speed[gpu] <= FM_EPLB_SPEED_MAX))
+            return fm_base_error_set(FM_ERR_ARG,
+                                     "speed of GPU %d is %g; expected %g to %g, relative to others", gpu,
+                                     speed[gpu], FM_EPLB_SPEED_MIN, FM_EPLB_SPEED_MAX);
     return FM_OK;
 }
 

@@ -15,6 +15,10 @@ enum {
 /** GPUs times experts: the search keeps two bytes for each pair, so this is 256 MiB. */
 #define FM_EPLB_PAIRS_MAX ((int64_t)1 << 27)
 
+/** Speeds are relative, so no unit needs more; sums and quotients of such speeds and of float loads stay finite. */
+#define FM_EPLB_SPEED_MIN 1e-6
+#define FM_EPLB_SPEED_MAX 1e6
+
 /** The counts of a shape. */
 fm_status fm_eplb_check_shape(const fm_eplb_shape *shape);
 /** Loads finite and not negative. `what` names them in messages. */

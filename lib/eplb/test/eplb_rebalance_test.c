@@ -221,6 +221,26 @@ static void a_duplicate_is_taken_where_nothing_else_is_as_good(void **state)
     fm_eplb_plan_free(plan);
 }
 
+// One group has more than its part, and its node must take three others: the certificate knows, also where there
+// are too many ways to put groups on nodes to look at them all.
+static void a_hot_group_in_a_large_hierarchy_is_proven(void **state)
+{
+    (void)state;
+    enum { EXPERTS = 256, GROUPS = 16 };
+    fm_gen gen = fm_gen_seeded(28);
+    float weight[EXPERTS];
+    oracle_loads(&gen, 1, EXPERTS, weight);
+    double sum = 0;
+    for (int e = 0; e < EXPERTS; e++)
+        sum += (double)weight[e];
+    weight[100] = (float)(0.4 * sum);
+    fm_eplb_shape shape = {1, EXPERTS, 320, GROUPS, 4, 32};
+    fm_eplb_plan *plan = plan_with(&shape, weight, FM_EPLB_BEST, 0);
+    assert_true(plan->certificate[0].max_load > 1.2 * plan->certificate[0].mean_load);
+    assert_true(plan->certificate[0].gap < 0.005);
+    fm_eplb_plan_free(plan);
+}
+
 static void zero_loads_are_spread_evenly(void **state)
 {
     (void)state;
@@ -518,6 +538,7 @@ int main(void)
         cmocka_unit_test(rebalance_property),
         cmocka_unit_test(the_toy_case_reaches_its_optimum),
         cmocka_unit_test(a_duplicate_is_taken_where_nothing_else_is_as_good),
+        cmocka_unit_test(a_hot_group_in_a_large_hierarchy_is_proven),
         cmocka_unit_test(zero_loads_are_spread_evenly),
         cmocka_unit_test(plans_without_a_budget_repeat),
         cmocka_unit_test(the_budget_is_kept),

@@ -56,7 +56,7 @@ typedef enum fm_eplb_moves {
     FM_EPLB_MOVES_ANY = 0,
     /** At most `moves_per_gpu` on each GPU and layer; balance alone counts, so duplicates may occur. */
     FM_EPLB_MOVES_BOUNDED = 1,
-    /** Only what gives every expert a copy again (after a GPU is lost). */
+    /** Only what gives every expert a copy again (after GPUs are lost, or have got smaller). */
     FM_EPLB_MOVES_FEWEST = 2
 } fm_eplb_moves;
 
@@ -83,15 +83,16 @@ typedef struct fm_eplb_options {
     size_t size; /**< sizeof(fm_eplb_options) */
     fm_eplb_policy policy;
     /** FM_EPLB_BEST: milliseconds for the whole call; 0: until the gap is below 1e-4 or the search finds
-     *  nothing better, which gives the same result on every run. With a budget the result is never worse
-     *  than the reference either, but is the same only where the search ended before the budget did. */
+     *  nothing better, which gives the same result on every run. With a budget, however short, what
+     *  FM_EPLB_BEST promises holds as well, but the result is the same only where the search ended before the
+     *  budget did. */
     double budget_ms;
     /** [gpus] slots that each GPU has room for (0: the GPU is lost); NULL: `replicas` spread as evenly as
      *  possible, the first GPUs (of each node, when hierarchical) one more where it does not come out even.
      *  When they sum to more than `replicas` the planner leaves slots empty (-1 in phy2log). FM_EPLB_BEST
      *  only. */
     const int32_t *gpu_slots;
-    /** [gpus] relative speeds; NULL: all 1. Loads of the certificate are then load / speed. FM_EPLB_BEST
+    /** [gpus] relative speeds, 1e-6 to 1e6; NULL: all 1. Loads of the certificate are then load / speed. FM_EPLB_BEST
      *  only. */
     const double *gpu_speed;
     /** The placement that is running, or NULL. */
@@ -204,8 +205,8 @@ FM_API void fm_eplb_transfers_free(fm_eplb_transfers *transfers);
  */
 typedef struct fm_eplb_router fm_eplb_router;
 
-/** A router for one layer: `phy2log` [slots] (-1: empty), `slot_begin` [gpus + 1], `gpu_speed` [gpus] or NULL
- *  for all 1; all are copied. FM_ERR_ARG, FM_ERR_LIMIT, FM_ERR_NOMEM. */
+/** A router for one layer: `phy2log` [slots] (-1: empty), `slot_begin` [gpus + 1], `gpu_speed` [gpus] as in
+ *  fm_eplb_options; all are copied. FM_ERR_ARG, FM_ERR_LIMIT, FM_ERR_NOMEM. */
 FM_API FM_MUST_USE fm_status fm_eplb_router_new(int experts, int gpus, const int32_t *phy2log,
                                                 const int32_t *slot_begin, const double *gpu_speed,
                                                 fm_eplb_router **out_router);
