@@ -1,0 +1,302 @@
+#include "model_trainer.h"
+
+#include <math.h>
+
+#include "fathom/cpu.h"
+#include "fathom/rng.h"
+
+enum { RANGE = 1 << 14, INITIAL_STREAM = 1 << 20 };
+
+static int finite_at_least(double value, double low)
+{
+    return value >= low && value <= 1e300;
+}
+
+static fm_status check_training(const fm_model_training *t)
+{
+    if (t->size != sizeof *t)
+        return fm_base_error_set(FM_ERR_ARG, "training.size is %zu; expected %zu", t->size, sizeof *t);
+    if (t->threads < 0 || t->threads > 1024)
+        return fm_base_error_set(FM_ERR_ARG, "threads is %d; expected 0 to 1024", t->threads);
+    if (t->steps < 1 || t->warmup_steps < 0 || t->warmup_steps > t->steps)
+        return fm_base_error_set(FM_ERR_ARG,
+                                 "%lld steps, %lld of them to warm up; expected at least one, and no more",
+                                 (long long)t->steps, (long long)t->warmup_steps);
+    if (!finite_at_least(t->rate, 0) || !finite_at_least(t->rate_end, 0) || !finite_at_least(t->decay, 0) ||
+        !finite_at_least(t->clip, 0) || !finite_at_least(t->balance, 0) ||
+        !finite_at_least(t->bias_rate, 0) || !finite_at_least(t->predict_weight, 0) ||
+        !finite_at_least(t->deviation, 0) || !finite_at_least(t->epsilon, 0))
+        return fm_base_error_set(FM_ERR_ARG, "a rate or weight of the training is negative or not finite");
+    if (!(t->beta1 >= 0 && t->beta1 < 1) || !(t->beta2 >= 0 && t->beta2 < 1))
+        return fm_base_error_set(FM_ERR_ARG, "beta1 is %g and beta2 %g; expected 0 to below 1", t->beta1,
+                                 t->beta2);
+    if (t->micro_batch < 0)
+        return fm_base_error_set(FM_ERR_ARG, "micro_batch is %d; expected 0 or more", t->micro_batch);
+    return FM_OK;
+}
+
+static int64_t cells(const struct fm_model_weight *weight)
+{
+    return (weight->rows ? weight->rows : 1) * weight->columns;
+}
+
+static fm_status count_one(void *context, const char *name, struct fm_model_weight *weight)
+{
+    (void)name;
+    *(int64_t *)context += cells(weight);
+    return FM_OK;
+}
+
+struct place {
+    struct fm_trainer *trainer;
+    int64_t at;
+    uint64_t number;
+};
+
+// Norms begin as 1, biases as 0, matrices as normal numbers; each parameter's depend on its number alone.
+static fm_status place_one(void *context, const char *name, struct fm_model_weight *weight)
+{
+    struct place *place = context;
+    struct fm_trainer *trainer = place->trainer;
+    float *values = trainer->values + place->at;
+    int64_t count = cells(weight);
+    weight->values = weight->vector = values;
+    weight->gradient = trainer->gradients + place->at;
+    weight->matrix = fm_model_rows(values, weight->columns);
+    fm_rng rng = fm_base_rng_begin(trainer->training.seed, INITIAL_STREAM + place->number++);
+    for (int64_t i = 0; i < count; i++)
+        values[i] = weight->rows ? (float)(trainer->training.deviation * fm_rng_normal(&rng))
+                    : strstr(name, "correction_bias") ? 0
+                                                      : 1;
+    place->at += count;
+    return FM_OK;
+}
+
+static fm_status make(struct fm_trainer *trainer)
+{
+    struct fm_model *model = &trainer->model;
+    const fm_model_config *c = &model->config;
+    int threads = trainer->training.threads ? trainer->training.threads : fm_base_cpu_threads();
+    FM_TRY(fm_model_weights_create(c, &model->weights));
+    FM_TRY(fm_model_weights_each(c, &model->weights, 1, count_one, &trainer->count));
+    size_t count = (size_t)trainer->count;
+    trainer->values = fm_base_mem_aligned(count * sizeof(float), FM_CACHE_LINE);
+    trainer->gradients = fm_base_mem_zalloc(count, sizeof(float));
+    trainer->mean = fm_base_mem_zalloc(count, sizeof(float));
+    trainer->square = fm_base_mem_zalloc(count, sizeof(float));
+    trainer->loads = fm_base_mem_zalloc((size_t)(c->layers + c->predict_layers) * (size_t)(c->experts + 1),
+                                        sizeof(int64_t));
+    if (!trainer->values || !trainer->gradients || !trainer->mean || !trainer->square || !trainer->loads)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory to train %zu parameters", count);
+    struct place place = {.trainer = trainer};
+    FM_TRY(fm_model_weights_each(c, &model->weights, 1, place_one, &place));
+    if (c->tied_head)
+        model->weights.head = model->weights.embed;
+    FM_TRY(fm_model_rotary_open(c, &model->rotary));
+    return fm_model_compute_open(threads, &model->compute);
+}
+
+fm_status fm_model_trainer_open(const fm_model_config *config, const fm_model_training *training,
+                                fm_trainer **out_trainer)
+{
+    FM_TRY(fm_model_config_check(config));
+    FM_TRY(check_training(training));
+    struct fm_trainer *trainer = fm_base_mem_zalloc(1, sizeof *trainer);
+    if (!trainer)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a trainer");
+    trainer->model.config = *config;
+    trainer->training = *training;
+    fm_status status = make(trainer);
+    if (status < 0)
+        fm_model_trainer_close(trainer);
+    else
+        *out_trainer = trainer;
+    return status;
+}
+
+void fm_model_trainer_close(fm_trainer *trainer)
+{
+    if (!trainer)
+        return;
+    struct fm_model *model = &trainer->model;
+    fm_model_compute_close(&model->compute);
+    fm_model_rotary_close(&model->rotary);
+    fm_model_weights_destroy(&model->config, &model->weights);
+    fm_model_scratch_free(&model->scratch);
+    fm_base_mem_free(trainer->values);
+    fm_base_mem_free(trainer->gradients);
+    fm_base_mem_free(trainer->mean);
+    fm_base_mem_free(trainer->square);
+    fm_base_mem_free(trainer->loads);
+    fm_base_mem_free(trainer);
+}
+
+int64_t fm_model_trainer_steps(const fm_trainer *trainer)
+{
+    return trainer->step;
+}
+
+fm_model *fm_model_trainer_model(fm_trainer *trainer)
+{
+    return &trainer->model;
+}
+
+const int64_t *fm_model_trainer_loads(const fm_trainer *trainer, int layer)
+{
+    const fm_model_config *c = &trainer->model.config;
+    if (layer < 0 || layer >= c->layers || !fm_model_is_moe(c, layer))
+        return NULL;
+    return trainer->loads + (int64_t)layer * c->experts;
+}
+
+static fm_status check_ids(const fm_model_config *c, const int32_t *ids, int sequences, int length)
+{
+    if (sequences < 1 || length < 1)
+        return fm_base_error_set(FM_ERR_ARG, "%d sequences of %d tokens; expected at least one of each",
+                                 sequences, length);
+    if (length > c->context)
+        return fm_base_error_set(FM_ERR_ARG, "sequences of %d tokens; the model's context has %d", length,
+                                 c->context);
+    int64_t width = length + 1 + c->predict_layers;
+    for (int64_t i = 0; i < sequences * width; i++)
+        if (ids[i] < 0 || ids[i] >= c->vocab)
+            return fm_base_error_set(FM_ERR_ARG, "token %lld of sequence %lld has id %d; expected 0 to %d",
+                                     (long long)(i % width), (long long)(i / width), (int)ids[i],
+                                     c->vocab - 1);
+    return FM_OK;
+}
+
+// All micro-batches of a step.
+static fm_status pass_all(struct fm_trainer *trainer, const int32_t *ids, int sequences, int length)
+{
+    const fm_model_config *c = &trainer->model.config;
+    int at_once = trainer->training.micro_batch ? trainer->training.micro_batch : sequences;
+    trainer->loss_sum = trainer->predict_sum = trainer->balance_sum = 0;
+    trainer->weight = 1.0 / ((double)sequences * length);
+    trainer->balance_weight = 1.0 / sequences;
+    memset(trainer->loads, 0,
+           (size_t)(c->layers + c->predict_layers) * (size_t)c->experts * sizeof *trainer->loads);
+    for (int first = 0; first < sequences; first += at_once) {
+        int count = sequences - first < at_once ? sequences - first : at_once;
+        struct fm_model_batch batch = {count, length, (int64_t)count * length};
+        FM_TRY(fm_model_pass(trainer, &batch, ids + (int64_t)first * (length + 1 + c->predict_layers)));
+    }
+    return FM_OK;
+}
+
+static double gradient_norm(const struct fm_trainer *trainer)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < trainer->count; i += RANGE) {
+        int64_t n = trainer->count - i < RANGE ? trainer->count - i : RANGE;
+        sum += (double)trainer->model.compute.kernels->dot(trainer->gradients + i, trainer->gradients + i, n);
+    }
+    return sqrt(sum);
+}
+
+static double rate_at(const fm_model_training *t, int64_t step)
+{
+    if (step < t->warmup_steps)
+        return t->rate * (double)(step + 1) / (double)t->warmup_steps;
+    double done = t->steps > t->warmup_steps
+                      ? fmin(1, (double)(step - t->warmup_steps) / (double)(t->steps - t->warmup_steps))
+                      : 1;
+    return t->rate_end + (t->rate - t->rate_end) * 0.5 * (1 + cos(M_PI * done));
+}
+
+struct adam_work {
+    const struct fm_trainer *trainer;
+    struct fm_model_adam_terms terms;
+    int64_t first;
+};
+
+static void adam_part(void *context, int64_t begin, int64_t end, int thread)
+{
+    const struct adam_work *w = context;
+    int64_t at = w->first + begin;
+    (void)thread;
+    w->trainer->model.compute.kernels->adam(&w->terms, w->trainer->values + at, w->trainer->gradients + at,
+                                            w->trainer->mean + at, w->trainer->square + at, end - begin);
+}
+
+static fm_status adam_one(void *context, const char *name, struct fm_model_weight *weight)
+{
+    struct adam_work *work = context;
+    const struct fm_trainer *trainer = work->trainer;
+    (void)name;
+    work->terms.decay = weight->rows ? (float)trainer->training.decay : 0;
+    work->first = weight->values - trainer->values;
+    fm_model_share(&trainer->model.compute, cells(weight), RANGE, adam_part, work);
+    return FM_OK;
+}
+
+static fm_status update(struct fm_trainer *trainer, double rate, double norm)
+{
+    const fm_model_training *t = &trainer->training;
+    double steps = (double)(trainer->step + 1);
+    struct adam_work work = {.trainer = trainer};
+    work.terms = (struct fm_model_adam_terms){
+        .rate = (float)rate,
+        .beta1 = (float)t->beta1,
+        .beta2 = (float)t->beta2,
+        .epsilon = (float)t->epsilon,
+        .correction1 = (float)(1 / (1 - pow(t->beta1, steps))),
+        .correction2 = (float)(1 / (1 - pow(t->beta2, steps))),
+        .clip = (float)(t->clip > 0 && norm > t->clip ? t->clip / norm : 1),
+    };
+    return fm_model_weights_each(&trainer->model.config, &trainer->model.weights, 1, adam_one, &work);
+}
+
+static void move_biases(const struct fm_trainer *trainer)
+{
+    const fm_model_config *c = &trainer->model.config;
+    for (int i = 0; c->correction_bias && i < c->layers + c->predict_layers; i++) {
+        const struct fm_model_layer *layer = i < c->layers
+                                                 ? &trainer->model.weights.layers[i]
+                                                 : &trainer->model.weights.predictors[i - c->layers].layer;
+        const int64_t *loads = trainer->loads + (int64_t)i * c->experts;
+        int64_t total = 0;
+        for (int e = 0; layer->experts && e < c->experts; e++)
+            total += loads[e];
+        for (int e = 0; layer->experts && e < c->experts; e++)
+            layer->router_bias.values[e] +=
+                (float)trainer->training.bias_rate *
+                (float)((loads[e] * c->experts < total) - (loads[e] * c->experts > total));
+    }
+}
+
+fm_status fm_model_trainer_step(fm_trainer *trainer, const int32_t *ids, int sequences, int length,
+                                fm_model_step_result *out_result)
+{
+    const fm_model_config *c = &trainer->model.config;
+    FM_TRY(check_ids(c, ids, sequences, length));
+    memset(trainer->gradients, 0, (size_t)trainer->count * sizeof *trainer->gradients);
+    trainer->evaluate = 0;
+    FM_TRY(pass_all(trainer, ids, sequences, length));
+    double rate = rate_at(&trainer->training, trainer->step), norm = gradient_norm(trainer);
+    double loss = trainer->loss_sum * trainer->weight;
+    if (!isfinite(loss) || !isfinite(norm))
+        return fm_base_error_set(FM_ERR_FORMAT,
+                                 "step %lld: the loss is %g and its gradient's norm %g; try a lower rate",
+                                 (long long)trainer->step, loss, norm);
+    FM_TRY(update(trainer, rate, norm));
+    move_biases(trainer);
+    trainer->step++;
+    *out_result = (fm_model_step_result){
+        .loss = loss,
+        .predict_loss = c->predict_layers ? trainer->predict_sum * trainer->weight / c->predict_layers : 0,
+        .balance_loss = trainer->balance_sum,
+        .gradient_norm = norm,
+        .rate = rate};
+    return FM_OK;
+}
+
+fm_status fm_model_trainer_evaluate(fm_trainer *trainer, const int32_t *ids, int sequences, int length,
+                                    double *out_loss)
+{
+    FM_TRY(check_ids(&trainer->model.config, ids, sequences, length));
+    trainer->evaluate = 1;
+    FM_TRY(pass_all(trainer, ids, sequences, length));
+    *out_loss = trainer->loss_sum * trainer->weight;
+    return FM_OK;
+}
