@@ -67,8 +67,18 @@ function hueOf(text) {
 }
 const fixed = { transfer: 14, wait: 40 }; // communication is red and amber in every colouring by group
 const directions = { F: 215, B: 150, W: 285 };
-function paint(hue, saturation = 55) {
-  return `hsl(${hue} ${saturation}% ${dark() ? 52 : 62}%)`;
+function paint(hue, saturation = 55, lighter = 0) {
+  return `hsl(${hue} ${saturation}% ${(dark() ? 52 : 62) + lighter}%)`;
+}
+// Groups of computation, the longest first, share what communication leaves of the circle: steps of the golden angle keep
+// any few of them apart, and lightness tells neighbours from each other.
+const ranks = new Map(meta.groups.map((group) => group.name)
+  .filter((name) => report.groups[name]?.kind === "compute")
+  .sort((a, b) => report.groups[b].sum_dur_us - report.groups[a].sum_dur_us)
+  .map((name, rank) => [name, rank]));
+function computeColour(name) {
+  const rank = ranks.get(name) ?? 0;
+  return paint(75 + (rank * 0.618034 % 1) * 245, 55, (rank % 3 - 1) * 9);
 }
 function colourOf(row, i) {
   // Annotations belong to no group: they bear the colour of their phase.
@@ -78,7 +88,7 @@ function colourOf(row, i) {
   if (colour !== undefined) return colour;
   if (byGroup) {
     const group = meta.groups[row.group[i] - 1];
-    if (group.kind === "compute") colour = paint(90 + (hueOf(group.name) % 180));
+    if (group.kind === "compute") colour = computeColour(group.name);
     else colour = paint(fixed[group.kind] + (hueOf(group.name) % 14), 75);
   } else if (view.colour === "name") {
     colour = paint(hueOf(meta.names[row.name[i]]));
@@ -97,6 +107,13 @@ const canvas = byId("canvas"), context = canvas.getContext("2d"), tip = byId("ti
 const LABEL = 150, ROW = 17, AXIS = 24, GAP = 7;
 const view = { from: whole[0], to: whole[1], top: 0, colour: "group", matches: null, selected: null, measure: null };
 let layout = [], contentHeight = 0, width = 0, height = 0, pending = false;
+
+// As much of a text as fits, with an ellipsis where some is left out.
+function fitted(text, room) {
+  let length = text.length;
+  while (length > 1 && context.measureText(length < text.length ? text.slice(0, length) + "…" : text).width > room) length--;
+  return length < text.length ? text.slice(0, length) + "…" : text;
+}
 
 function place() {
   let y = AXIS;
@@ -194,7 +211,7 @@ function drawLabels(style) {
     if (!entry.first || y + ROW < AXIS || y > height) continue;
     const track = meta.tracks[entry.row.track];
     context.fillStyle = track.communication ? style.exposed : style.ink;
-    context.fillText(track.label.slice(0, 24), 6, y + ROW - 5);
+    context.fillText(fitted(track.label, LABEL - 12), 6, y + ROW - 5);
   }
   context.strokeStyle = style.line;
   context.strokeRect(LABEL - 0.5, -1, 0.5, height + 2);
@@ -426,16 +443,21 @@ function fillBars() {
       track.append(part);
       const swatch = element("i", undefined, "swatch");
       swatch.style.background = `var(${colour})`;
-      figures.append(swatch, `${name} ${Math.round(us)} µs (${((100 * us) / span).toFixed(2)} %)   `);
+      const figure = element("span");
+      figure.append(swatch, `${name} ${Math.round(us)} µs (${((100 * us) / span).toFixed(2)} %)`);
+      figures.append(figure);
     }
     bar.append(element("strong", title), track, figures);
     byId("bars").append(bar);
   }
 }
 
+// The report is ASCII; the page need not be.
+const micro = (text) => text.replace(/(\d) us\b/g, "$1 µs");
+
 function fillFindings() {
   for (const finding of report.findings) {
-    const item = element("li", `${finding.text} `);
+    const item = element("li", `${micro(finding.text)} `);
     if (finding.saving_us > 0) item.append(element("span", `up to ${Math.round(finding.saving_us)} µs`, "saving"));
     if (finding.dur_us) {
       const link = element("a", " show");
@@ -444,7 +466,7 @@ function fillFindings() {
       link.addEventListener("click", () => show(at - finding.dur_us, at + 2 * finding.dur_us));
       item.append(link);
     }
-    item.append(element("div", finding.evidence, "evidence"));
+    item.append(element("div", micro(finding.evidence), "evidence"));
     byId("findinglist").append(item);
   }
   if (report.findings.length === 0) byId("findinglist").replaceWith(element("p", "Nothing stands out."));
