@@ -225,7 +225,10 @@ static void find_unknown(struct finder *finder)
                 (!longest || work->end_ns - work->begin_ns > longest->end_ns - longest->begin_ns))
                 longest = work;
         }
-        fm_trace_finding *finding = find(finder, "unknown_communication", 0);
+        // What the stream exposes and the names do not tell stands to be gained by who knows of it.
+        const fm_trace_unit *unit = &builder->units[stream->unit];
+        int64_t hidden = unit->by_stream.exposed_ns - unit->by_name.exposed_ns;
+        fm_trace_finding *finding = find(finder, "unknown_communication", hidden > 0 ? hidden : 0);
         if (!finding)
             return;
         say(finding->text,

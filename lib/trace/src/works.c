@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mangled.h"
 #include "report_build.h"
 #include "store.h"
 
@@ -29,9 +30,13 @@ static fm_status group_of(struct worker *worker, const fm_trace_slice *slice, fm
     uint32_t *group;
     int known;
     FM_TRY(fm_trace_map_put(&worker->group_of, slice->name, slice->category, 0, &group, &known));
-    if (!known)
-        *group = fm_trace_rules_group_of(rules, fm_trace_data_text(trace, slice->name),
-                                         fm_trace_data_text(trace, slice->category));
+    if (!known) {
+        char readable[2048]; // rules look for the beginning of names that are longer
+        const char *name = fm_trace_data_text(trace, slice->name);
+        if (fm_trace_unmangle(name, readable, sizeof readable))
+            name = readable;
+        *group = fm_trace_rules_group_of(rules, name, fm_trace_data_text(trace, slice->category));
+    }
     work->group = (uint16_t)*group;
     work->kind = (uint16_t)fm_trace_rules_groups(rules, &count)[*group].kind;
     return FM_OK;

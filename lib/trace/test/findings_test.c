@@ -65,8 +65,20 @@ static void a_renamed_kernel_is_noticed(void **state)
     const fm_trace_finding *finding = fm_test_find(&run, "unknown_communication");
     assert_non_null(finding);
     assert_non_null(strstr(finding->evidence, "house_exchange"));
+    assert_int_equal(finding->saving_ns, run.report->by_stream.exposed_ns - run.report->by_name.exposed_ns);
     assert_true(run.report->by_stream.communication_ns > run.report->by_name.communication_ns);
     fm_test_free_run(&run);
+}
+
+static void a_mangled_name_is_known(void **state)
+{
+    (void)state;
+    struct fm_test_run mangled = healthy;
+    mangled.transfer_name = "_ZN7deep_ep9internode8dispatchILb0ELi8EEEvP4int4";
+    struct fm_test_loaded run = fm_test_make_run(&mangled), plain = fm_test_make_run(&healthy);
+    assert_memory_equal(&run.report->by_name, &plain.report->by_name, sizeof plain.report->by_name);
+    fm_test_free_run(&run);
+    fm_test_free_run(&plain);
 }
 
 static void waits_are_told_from_transfers(void **state)
@@ -118,6 +130,7 @@ int main(void)
         cmocka_unit_test(doubled_communication_is_exposed),
         cmocka_unit_test(a_stalled_stream_is_found_where_it_stalls),
         cmocka_unit_test(a_renamed_kernel_is_noticed),
+        cmocka_unit_test(a_mangled_name_is_known),
         cmocka_unit_test(waits_are_told_from_transfers),
         cmocka_unit_test(flights_of_two_names),
     };

