@@ -1,6 +1,5 @@
 #include "eplb_limited.h"
 
-#include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <string.h>
@@ -115,13 +114,13 @@ static int read_before(const fm_eplb_limited *limited)
     return smaller;
 }
 
-// Tells a GPU from those that an expert may be kept on, unless it has been told before in this search.
-static void reach_keepers(const fm_eplb_limited *limited, int expert, int *told)
+// Queues the GPUs that hold an expert, and hence may keep it, and that the search has not reached yet.
+static void reach_keepers(const fm_eplb_limited *limited, int expert, int *queued)
 {
     for (int gpu = 0; gpu < limited->problem.gpus; gpu++)
         if (*before_of(limited, gpu, expert) > 0 && limited->wanted_by[gpu] < 0) {
             limited->wanted_by[gpu] = expert;
-            limited->queue[(*told)++] = gpu;
+            limited->queue[(*queued)++] = gpu;
         }
 }
 
@@ -135,18 +134,18 @@ static void choose_keepers(const fm_eplb_limited *limited, int32_t *keeper)
     const fm_eplb_problem *p = &limited->problem;
     memset(limited->kept, 0, (size_t)p->gpus * sizeof *limited->kept);
     for (int e = 0; e < p->experts; e++) {
-        int told = 0;
+        int queued = 0;
         int found = -1;
         keeper[e] = -1;
         memset(limited->wanted_by, 0xff, (size_t)p->gpus * sizeof *limited->wanted_by);
-        reach_keepers(limited, e, &told);
-        for (int next = 0; next < told && found < 0; next++) {
+        reach_keepers(limited, e, &queued);
+        for (int next = 0; next < queued && found < 0; next++) {
             int gpu = limited->queue[next];
             if (limited->kept[gpu] < p->slot_begin[gpu + 1] - p->slot_begin[gpu])
                 found = gpu;
             for (int other = 0; found < 0 && other < e; other++)
                 if (keeper[other] == gpu)
-                    reach_keepers(limited, other, &told);
+                    reach_keepers(limited, other, &queued);
         }
         if (found < 0)
             continue;

@@ -325,8 +325,9 @@ static void choose_swap(const fm_eplb_search *search, int busiest, struct choice
 }
 
 /*
- * Whether a slot's expert has other replicas that can do its part without lifting a GPU to `limit`. The test overlooks what the arriving expert takes off those GPUs, so it passes over a few good steps, for a
- * large gain in speed.
+ * Whether a slot's expert has other replicas that can do its part without lifting a GPU to `limit`. The test
+ * overlooks what the arriving expert takes off those GPUs, so it passes over a few good steps, for a large gain
+ * in speed.
  */
 static int can_leave(const fm_eplb_search *search, int slot, double limit)
 {
