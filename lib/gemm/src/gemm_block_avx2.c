@@ -91,6 +91,8 @@ static void half_strip(const struct fm_gemm_block *block, size_t column)
     size_t rows = (size_t)block->rows, height;
     for (size_t row = 0; row < rows; row += height) {
         height = fm_gemm_tile_height(rows - row);
+        if (column == 0)
+            fm_gemm_block_prefetch(block, row, height);
         switch (height) {
         case 1:
             tile(block, row, column, 1);
@@ -189,6 +191,28 @@ static void unpack_e2m1(const uint8_t *panel, int64_t pairs, float *out)
         }
 }
 
+static void widen_bf16(const fm_bf16 *from, size_t count, float *out)
+{
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        __m256i codes = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(from + i)));
+        _mm256_storeu_si256((__m256i *)(out + i), _mm256_slli_epi32(codes, 16));
+    }
+    for (; i < count; i++)
+        out[i] = fm_bf16_to_f32(from[i]);
+}
+
+static void widen_e4m3(const fm_e4m3 *from, size_t count, float *out)
+{
+    size_t i = 0;
+    for (; i + (size_t)2 * LANES <= count; i += (size_t)2 * LANES) {
+        __m256i codes = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(from + i)));
+        store_halves(halves(_mm256_slli_epi16(codes, 8)), out + i, out + i + LANES);
+    }
+    for (; i < count; i++)
+        out[i] = fm_e4m3_to_f32(from[i]);
+}
+
 static void scale_strip(float *strip, int64_t rows, const float *scales)
 {
     for (int64_t i = 0; i < rows * FM_GEMM_STRIP; i += LANES)
@@ -240,6 +264,8 @@ void fm_gemm_install_avx2(struct fm_gemm_kernels *kernels)
         .unpack_bf16 = unpack_bf16,
         .unpack_e4m3 = unpack_e4m3,
         .unpack_e2m1 = unpack_e2m1,
+        .widen_bf16 = widen_bf16,
+        .widen_e4m3 = widen_e4m3,
         .scale_strip = scale_strip,
         .scale_line = scale_line,
         .transpose = transpose,

@@ -92,6 +92,7 @@ static void multiply(const struct fm_gemm_block *block)
     size_t rows = (size_t)block->rows, height;
     for (size_t row = 0; row < rows; row += height) {
         height = fm_gemm_tile_height(rows - row);
+        fm_gemm_block_prefetch(block, row, height);
         switch (height) {
         case 1:
             tile(block, row, 1);
@@ -141,26 +142,6 @@ INLINE __m512i halves(__m512i codes)
     return _mm512_mask_mov_epi16(half, nan, _mm512_set1_epi16(0x7E00));
 }
 
-// VCVTPH2PS takes fp16 subnormals as they are whatever DAZ says.
-INLINE void store_halves(__m512i half, float *pair_0, float *pair_1)
-{
-    const __m512 unscale = _mm512_set1_ps(256);
-    _mm512_storeu_ps(pair_0, _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(half)), unscale));
-    _mm512_storeu_ps(pair_1, _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)), unscale));
-}
-
-// 64 bytes are two pairs of 16 columns, 4 columns at a time.
-static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
-{
-    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    for (int64_t pair = 0; pair < pairs; pair += 2) {
-        __m512i codes = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(panel + pair * 32));
-        float *to = out + pair * 2 * FM_GEMM_STRIP;
-        store_halves(halves(_mm512_slli_epi16(codes, 8)), to, to + (size_t)2 * FM_GEMM_STRIP);
-        store_halves(halves(codes), to + FM_GEMM_STRIP, to + (size_t)3 * FM_GEMM_STRIP);
-    }
-}
-
 // VPERMPS takes the low four bits of a lane.
 static void unpack_e2m1(const uint8_t *panel, int64_t pairs, float *out)
 {
@@ -171,6 +152,30 @@ static void unpack_e2m1(const uint8_t *panel, int64_t pairs, float *out)
         float *to = out + pair * 2 * FM_GEMM_STRIP;
         _mm512_storeu_ps(to, _mm512_permutexvar_ps(codes, values));
         _mm512_storeu_ps(to + FM_GEMM_STRIP, _mm512_permutexvar_ps(_mm512_srli_epi32(codes, 4), values));
+    }
+}
+
+static void widen_bf16(const fm_bf16 *from, size_t count, float *out)
+{
+    for (size_t i = 0; i < count; i += LANES) {
+        __mmask16 lanes = (__mmask16)(count - i < LANES ? (1u << (count - i)) - 1 : 0xFFFF);
+        __m512i codes = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, from + i));
+        _mm512_mask_storeu_epi32(out + i, lanes, _mm512_slli_epi32(codes, 16));
+    }
+}
+
+static void widen_e4m3(const fm_e4m3 *from, size_t count, float *out)
+{
+    const __m512 unscale =
+        _mm512_set1_ps(256); // VCVTPH2PS takes fp16 subnormals as they are whatever DAZ says
+    for (size_t i = 0; i < count; i += (size_t)2 * LANES) {
+        __mmask32 lanes = count - i < (size_t)2 * LANES ? (1u << (count - i)) - 1 : ~0u;
+        __m512i codes = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(lanes, from + i));
+        __m512i half = halves(_mm512_slli_epi16(codes, 8));
+        __m512 low = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(half)), unscale);
+        __m512 high = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)), unscale);
+        _mm512_mask_storeu_ps(out + i, (__mmask16)lanes, low);
+        _mm512_mask_storeu_ps(out + i + LANES, (__mmask16)(lanes >> LANES), high);
     }
 }
 
@@ -234,8 +239,9 @@ void fm_gemm_install_avx512(struct fm_gemm_kernels *kernels)
         .flushes = 1,
         .multiply = multiply,
         .unpack_bf16 = unpack_bf16,
-        .unpack_e4m3 = unpack_e4m3,
         .unpack_e2m1 = unpack_e2m1,
+        .widen_bf16 = widen_bf16,
+        .widen_e4m3 = widen_e4m3,
         .scale_strip = scale_strip,
         .scale_line = scale_line,
         .transpose = transpose,

@@ -82,6 +82,8 @@ void fm_gemm_install_ref(struct fm_gemm_kernels *kernels)
         .unpack_bf16 = unpack_bf16,
         .unpack_e4m3 = unpack_e4m3,
         .unpack_e2m1 = unpack_e2m1,
+        .widen_bf16 = fm_base_bf16_to_f32,
+        .widen_e4m3 = fm_base_e4m3_to_f32,
         .scale_strip = scale_strip,
         .scale_line = scale_line,
         .transpose = transpose,

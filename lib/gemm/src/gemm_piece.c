@@ -23,18 +23,19 @@ static void take_a_scales(const struct fm_gemm_piece *piece, int64_t block, int6
             *out++ = fine ? 1 : fm_gemm_scale_at(piece->a, row_of(piece, i), block + j);
 }
 
-static void take_b_scales(const struct fm_gemm_piece *piece, int64_t column, int64_t block)
+// Of `count` columns, at most a strip.
+static void take_b_scales(const struct fm_gemm_piece *piece, int64_t column, int64_t count, int64_t block,
+                          float *out)
 {
     const fm_gemm_operand *b = &piece->b->operand;
-    float *out = piece->space->b_scales;
     int fine = fm_gemm_scale_k(b) == FM_GEMM_SCALE_BLOCK_MX;
     if (b->scale_rows == FM_GEMM_SCALE_BLOCK) { // a strip lies within a block
         float scale = fm_gemm_scale_at(b, column, block);
-        for (int64_t i = 0; i < FM_GEMM_STRIP; i++)
+        for (int64_t i = 0; i < count; i++)
             out[i] = scale;
         return;
     }
-    for (int64_t i = 0; i < FM_GEMM_STRIP; i++) {
+    for (int64_t i = 0; i < count; i++) {
         float scale = column + i < piece->b->n && !fine ? fm_gemm_scale_at(b, column + i, block) : 1;
         out[i] = scale;
     }
@@ -47,17 +48,19 @@ static const uint8_t *panel_at(const fm_gemm_weights *b, int64_t column, int64_t
     return b->panels + fm_gemm_panel_bytes(b->operand.dtype, column / FM_GEMM_PANEL * pairs + k_from / 2);
 }
 
-// Asks for a block of B that a later take_b() will want: it comes from memory while the block before it is multiplied,
-// since the hardware loses the stream in that long pause.
-static void prefetch_b(const struct fm_gemm_piece *piece, int64_t column, int64_t k_from)
+// Where the block of B after this one lies, which is to come from memory while this one is multiplied: the hardware loses
+// the stream in that long pause.
+static void name_next(const struct fm_gemm_piece *piece, int64_t column, int64_t k_from,
+                      struct fm_gemm_block *block)
 {
     const fm_gemm_weights *b = piece->b;
-    int64_t bytes = fm_gemm_panel_bytes(b->operand.dtype, FM_GEMM_BLOCK / 2);
-    for (int64_t half = 0; half < FM_GEMM_STRIP && column + half < b->n; half += FM_GEMM_PANEL) {
-        const uint8_t *panel = panel_at(b, column + half, k_from);
-        for (int64_t at = 0; at < bytes; at += 64)
-            __builtin_prefetch(panel + at, 0, 2);
-    }
+    if (!b->panels || column >= b->n)
+        return;
+    int64_t pairs = fm_gemm_min(b->k - k_from, FM_GEMM_BLOCK) / 2;
+    block->next_lines = (int)(fm_gemm_panel_bytes(b->operand.dtype, pairs) / FM_CACHE_LINE);
+    block->next[0] = panel_at(b, column, k_from);
+    block->next[1] =
+        column + FM_GEMM_PANEL < b->n ? panel_at(b, column + FM_GEMM_PANEL, k_from) : block->next[0];
 }
 
 static void unpack(const struct fm_gemm_piece *piece, int64_t column, int64_t k_from, int64_t pairs,
@@ -111,17 +114,38 @@ static void take_b(const struct fm_gemm_piece *piece, int64_t column, int64_t k_
     scale_b(piece, column, k_from, length);
 }
 
+// Asks for a part of the rows of A that the next chunk will want, while this one is multiplied: rows are far apart, so
+// that the hardware does not see the next piece of each coming.
+static void prefetch_a(const struct fm_gemm_piece *piece, int64_t k_from, int64_t length, int64_t part,
+                       int64_t parts)
+{
+    const fm_gemm_operand *a = piece->a;
+    int64_t bits = fm_base_dtype_bits(a->dtype), bytes = length * bits / 8;
+    if (a->transposed)
+        return;
+    for (int64_t i = piece->count * part / parts; i < piece->count * (part + 1) / parts; i++) {
+        const char *from = (const char *)a->data + (row_of(piece, (int)i) * a->stride + k_from) * bits / 8;
+        for (int64_t at = 0; at < bytes; at += FM_CACHE_LINE)
+            __builtin_prefetch(from + at, 0, 2);
+    }
+}
+
 // All columns of the piece against k_from ... k_from + length - 1 of A, which the workspace holds.
 static void multiply_chunk(const struct fm_gemm_piece *piece, int64_t k_from, int64_t length, size_t a_stride)
 {
     struct fm_gemm_space *space = piece->space;
     int promoted = is_promoted(piece);
+    int64_t strips = fm_gemm_ceil_div(piece->columns, FM_GEMM_STRIP);
+    int64_t next = fm_gemm_min(piece->b->k - k_from - length, length);
     for (int64_t column = 0; column < piece->columns; column += FM_GEMM_STRIP) {
+        if (next > 0)
+            prefetch_a(piece, k_from + length, next, column / FM_GEMM_STRIP, strips);
         for (int64_t at = 0; at < length; at += FM_GEMM_BLOCK) {
             int64_t part = fm_gemm_min(length - at, FM_GEMM_BLOCK);
             take_b(piece, piece->column + column, k_from + at, part);
             if (promoted)
-                take_b_scales(piece, piece->column + column, (k_from + at) / FM_GEMM_BLOCK);
+                take_b_scales(piece, piece->column + column, FM_GEMM_STRIP, (k_from + at) / FM_GEMM_BLOCK,
+                              space->b_scales);
             struct fm_gemm_block block = {
                 .a = space->a + at,
                 .a_stride = a_stride,
@@ -133,14 +157,55 @@ static void multiply_chunk(const struct fm_gemm_piece *piece, int64_t k_from, in
                 .a_scales = promoted ? space->a_scales + at / FM_GEMM_BLOCK * piece->count : NULL,
                 .b_scales = space->b_scales,
             };
-            if (piece->b->panels) {
-                int last = at + FM_GEMM_BLOCK >= length;
-                prefetch_b(piece, piece->column + column + (last ? FM_GEMM_STRIP : 0),
-                           k_from + (last ? 0 : at + FM_GEMM_BLOCK));
-            }
+            int last = at + FM_GEMM_BLOCK >= length;
+            name_next(piece, piece->column + column + (last ? FM_GEMM_STRIP : 0),
+                      k_from + (last ? 0 : at + FM_GEMM_BLOCK), &block);
             piece->kernels->multiply(&block);
         }
     }
+}
+
+static int is_few(const struct fm_gemm_piece *piece)
+{
+    const fm_gemm_operand *b = &piece->b->operand;
+    if (!piece->b->panels || piece->count > FM_GEMM_FEW || !piece->kernels->few_bf16)
+        return 0;
+    if (b->dtype == FM_DTYPE_BF16)
+        return 1;
+    // Scales of 32 may be anything; those of 128 fold in a range where it does not matter when they are multiplied.
+    return b->dtype == FM_DTYPE_F8_E4M3 && fm_gemm_scale_k(b) == FM_GEMM_SCALE_BLOCK &&
+           fm_gemm_scale_k(piece->a) == FM_GEMM_SCALE_BLOCK;
+}
+
+// As multiply_chunk(), for few rows: panels that are far apart are read side by side, each through the whole chunk.
+static void multiply_few(const struct fm_gemm_piece *piece, int64_t k_from, int64_t length, size_t a_stride)
+{
+    struct fm_gemm_space *space = piece->space;
+    int is_bf16 = piece->b->operand.dtype == FM_DTYPE_BF16;
+    int64_t panels = fm_gemm_ceil_div(piece->columns, FM_GEMM_PANEL);
+    int64_t apart = fm_gemm_ceil_div(panels, FM_GEMM_STREAMS);
+    for (int64_t first = 0; first < apart; first++)
+        for (int64_t at = 0; at < length; at += FM_GEMM_BLOCK) {
+            int64_t part = fm_gemm_min(length - at, FM_GEMM_BLOCK);
+            struct fm_gemm_few few = {.a = space->a + at,
+                                      .a_stride = a_stride,
+                                      .rows = piece->count,
+                                      .steps = (int)fm_gemm_ceil_div(part, FM_GEMM_STEP),
+                                      .acc = space->acc,
+                                      .acc_stride = FM_GEMM_ACC_STRIDE,
+                                      .folds = piece->folds,
+                                      .a_scales = space->a_scales + at / FM_GEMM_BLOCK * piece->count,
+                                      .b_scales = space->lines};
+            for (int64_t panel = first; panel < panels; panel += apart, few.count++) {
+                int64_t column = piece->column + panel * FM_GEMM_PANEL;
+                few.panels[few.count] = panel_at(piece->b, column, k_from + at);
+                few.columns[few.count] = panel * FM_GEMM_PANEL;
+                if (!is_bf16)
+                    take_b_scales(piece, column, FM_GEMM_PANEL, (k_from + at) / FM_GEMM_BLOCK,
+                                  space->lines + (size_t)few.count * FM_GEMM_PANEL);
+            }
+            (is_bf16 ? piece->kernels->few_bf16 : piece->kernels->few_e4m3)(&few);
+        }
 }
 
 // D of row i of the piece.
@@ -170,6 +235,7 @@ void fm_gemm_piece_run(const struct fm_gemm_piece *piece)
 {
     struct fm_gemm_space *space = piece->space;
     int64_t k = piece->b->k;
+    int few = is_few(piece);
     for (int i = 0; i < piece->count; i++)
         memset(space->acc + (size_t)i * FM_GEMM_ACC_STRIDE, 0,
                (size_t)fm_gemm_ceil_div(piece->columns, FM_GEMM_STRIP) * FM_GEMM_STRIP * sizeof *space->acc);
@@ -179,10 +245,10 @@ void fm_gemm_piece_run(const struct fm_gemm_piece *piece)
     size_t a_stride = (size_t)chunk + FM_GEMM_A_PAD;
     for (int64_t k_from = 0; k_from < k; k_from += chunk) {
         int64_t length = fm_gemm_min(k - k_from, chunk);
-        fm_gemm_source_a(piece, k_from, length, space->a, a_stride);
-        if (is_promoted(piece))
+        fm_gemm_source_a(piece, !few, k_from, length, space->a, a_stride);
+        if (is_promoted(piece) || (few && piece->folds))
             take_a_scales(piece, k_from / FM_GEMM_BLOCK, fm_gemm_ceil_div(length, FM_GEMM_BLOCK));
-        multiply_chunk(piece, k_from, length, a_stride);
+        (few ? multiply_few : multiply_chunk)(piece, k_from, length, a_stride);
     }
     for (int i = 0; i < piece->count; i++)
         finish_row(piece, i);

@@ -33,7 +33,9 @@ enum {
     FM_GEMM_A_BLOCKS = FM_GEMM_A_FLOATS / FM_GEMM_BLOCK, // rows x blocks that a chunk has at most
     FM_GEMM_SQUARE = 16,                                 // rows and columns that transpose() takes
     FM_GEMM_LINE = FM_GEMM_COLUMNS + 16,                 // floats between lines that wait to be transposed
-    FM_GEMM_SUMS = 16 // that a sum along a row is kept in: the widest vector's lanes
+    FM_GEMM_FEW = 8,                                     // rows that are few: registers hold e and o of each
+    FM_GEMM_STREAMS = 8, // panels that few rows read side by side: memory gives most to 4 to 8 streams
+    FM_GEMM_SUMS = 16    // that a sum along a row is kept in: the widest vector's lanes
 };
 
 /** A block of k: rows of A against a strip of B, both in f32 and padded with zeros to whole steps. */
@@ -44,9 +46,21 @@ struct fm_gemm_block {
     int rows, steps;
     float *acc; // rows x FM_GEMM_STRIP
     size_t acc_stride;
-    const float *a_scales; // `rows`; NULL: a chain
-    const float *b_scales; // FM_GEMM_STRIP
+    const float *a_scales;  // `rows`; NULL: a chain
+    const float *b_scales;  // FM_GEMM_STRIP
+    const uint8_t *next[2]; // the panels that the next block of B will come from; NULL: none
+    int next_lines;         // cache lines of each
 };
+
+/** Asks for the share of the next block of B that so many rows' time pays for. All at once would stall. */
+static inline void fm_gemm_block_prefetch(const struct fm_gemm_block *block, size_t row, size_t height)
+{
+    size_t lines = (size_t)block->next_lines, rows = (size_t)block->rows;
+    for (size_t line = lines * row / rows; line < lines * (row + height) / rows; line++) {
+        __builtin_prefetch(block->next[0] + line * FM_CACHE_LINE, 0, 2);
+        __builtin_prefetch(block->next[1] + line * FM_CACHE_LINE, 0, 2);
+    }
+}
 
 /** Rows of the next tile when so many are left. The last two share what is left evenly, since a low tile has too few
  *  chains to hide their latency. */
@@ -56,6 +70,21 @@ static inline size_t fm_gemm_tile_height(size_t left)
         return (left + 1) / 2;
     return left < FM_GEMM_TILE_ROWS ? left : FM_GEMM_TILE_ROWS;
 }
+
+/** A block of k: few rows of A against some panels of a blob, whose codes are used once and never stored as f32. */
+struct fm_gemm_few {
+    const uint8_t *panels[FM_GEMM_STREAMS];
+    int64_t columns[FM_GEMM_STREAMS]; // of each, in the accumulators
+    int count;                        // of panels
+    const float *a;
+    size_t a_stride;
+    int rows, steps;
+    float *acc;
+    size_t acc_stride;
+    int folds;
+    const float *a_scales; // `rows`; E4M3
+    const float *b_scales; // count x FM_GEMM_PANEL; E4M3
+};
 
 /** Part of a row of SwiGLU, a multiple of FM_GEMM_SUMS long. The gradient overwrites gate and up with theirs. */
 struct fm_gemm_swiglu_line {
@@ -77,6 +106,12 @@ struct fm_gemm_kernels {
     void (*unpack_bf16)(const uint8_t *panel, int64_t pairs, float *out);
     void (*unpack_e4m3)(const uint8_t *panel, int64_t pairs, float *out);
     void (*unpack_e2m1)(const uint8_t *panel, int64_t pairs, float *out);
+    /** For up to FM_GEMM_FEW rows; NULL: multiply() serves them, too. */
+    void (*few_bf16)(const struct fm_gemm_few *few);
+    void (*few_e4m3)(const struct fm_gemm_few *few);
+    /** As fm_base_bf16_to_f32() and its like, for the short lines that operands are taken in. */
+    void (*widen_bf16)(const fm_bf16 *from, size_t count, float *out);
+    void (*widen_e4m3)(const fm_e4m3 *from, size_t count, float *out);
     /** Row after row of a strip times the same FM_GEMM_STRIP scales. */
     void (*scale_strip)(float *strip, int64_t rows, const float *scales);
     void (*scale_line)(float *line, int64_t count, float scale);
@@ -91,6 +126,8 @@ struct fm_gemm_kernels {
 void fm_gemm_install_ref(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_avx2(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_avx512(struct fm_gemm_kernels *kernels);
+void fm_gemm_install_few_avx512(struct fm_gemm_kernels *kernels);
+void fm_gemm_install_few_vbmi(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_lanes_ref(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_lanes_avx2(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_lanes_avx512(struct fm_gemm_kernels *kernels);
@@ -183,9 +220,10 @@ void fm_gemm_source_load(const struct fm_gemm_kernels *kernels, const fm_gemm_op
                          int rows, int64_t k_from, int64_t length, struct fm_gemm_space *space, float *out,
                          size_t out_stride);
 
-/** The piece's rows of A, k from `k_from` on, `length` of them, as f32; zeros up to a whole step. */
-void fm_gemm_source_a(const struct fm_gemm_piece *piece, int64_t k_from, int64_t length, float *out,
-                      size_t out_stride);
+/** The piece's rows of A, k from `k_from` on, `length` of them, as f32; zeros up to a whole step. `scaled`: times the
+ *  scales that fold or are of 32. */
+void fm_gemm_source_a(const struct fm_gemm_piece *piece, int scaled, int64_t k_from, int64_t length,
+                      float *out, size_t out_stride);
 /** A strip of B from column `from` on, times its scales where they fold or are of 32; zeros beyond n. */
 void fm_gemm_source_b(const struct fm_gemm_piece *piece, int64_t from, int64_t k_from, int64_t length,
                       float *out);

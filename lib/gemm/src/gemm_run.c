@@ -88,15 +88,27 @@ static int64_t cut(struct fm_gemm_segment *segments, int count, int64_t columns_
     return tasks;
 }
 
+// So many columns that the threads, each with its share of equal tasks, are done soonest. Every task widens its rows of A
+// anew, which takes as long as multiplying them with about so many columns.
+static int64_t choose_columns(struct fm_gemm_segment *segments, int count, int threads)
+{
+    enum { WIDENING = 24, ENOUGH = 8 }; // tasks a thread that even out by themselves
+    int64_t best = FM_GEMM_COLUMNS, least = INT64_MAX;
+    if (threads == 1 || cut(segments, count, best) >= (int64_t)ENOUGH * threads)
+        return best;
+    for (int64_t columns = FM_GEMM_COLUMNS; columns >= (int64_t)2 * FM_GEMM_STRIP; columns -= FM_GEMM_STRIP) {
+        int64_t rounds = fm_gemm_ceil_div(cut(segments, count, columns), threads);
+        if (rounds * (columns + WIDENING) < least) {
+            least = rounds * (columns + WIDENING);
+            best = columns;
+        }
+    }
+    return best;
+}
+
 void fm_gemm_run(fm_gemm_context *context, struct fm_gemm_segment *segments, int count)
 {
-    // Four tasks a thread even out what the threads get; narrower ones would convert A's rows too often.
-    int64_t columns = FM_GEMM_COLUMNS, tasks = cut(segments, count, columns);
-    while (context->threads > 1 && columns > (int64_t)2 * FM_GEMM_STRIP &&
-           tasks < (int64_t)4 * context->threads) {
-        columns /= 2;
-        tasks = cut(segments, count, columns);
-    }
+    int64_t columns = choose_columns(segments, count, context->threads);
     struct job job = {&context->kernels, segments, count};
-    fm_gemm_deal(context, tasks, run_task, &job);
+    fm_gemm_deal(context, cut(segments, count, columns), run_task, &job);
 }

@@ -4,17 +4,18 @@
 #include <string.h>
 
 // Codes number `from` and on. E2M1 from an odd number on needs the half byte before it.
-static void widen(const fm_gemm_operand *operand, int64_t from, int64_t count, float *out)
+static void widen(const struct fm_gemm_kernels *kernels, const fm_gemm_operand *operand, int64_t from,
+                  int64_t count, float *out)
 {
     switch (operand->dtype) {
     case FM_DTYPE_F32:
         memcpy(out, (const float *)operand->data + from, (size_t)count * sizeof *out);
         break;
     case FM_DTYPE_BF16:
-        fm_base_bf16_to_f32((const fm_bf16 *)operand->data + from, (size_t)count, out);
+        kernels->widen_bf16((const fm_bf16 *)operand->data + from, (size_t)count, out);
         break;
     case FM_DTYPE_F8_E4M3:
-        fm_base_e4m3_to_f32((const fm_e4m3 *)operand->data + from, (size_t)count, out);
+        kernels->widen_e4m3((const fm_e4m3 *)operand->data + from, (size_t)count, out);
         break;
     default:
         if (from % 2 && count) {
@@ -87,7 +88,7 @@ static void take_turned_rows(const struct fm_gemm_piece *piece, int64_t k_from, 
     for (int64_t at = 0; at < length; at += FM_GEMM_SQUARE) {
         int64_t count = fm_gemm_min(length - at, FM_GEMM_SQUARE);
         for (int64_t i = 0; i < count; i++)
-            widen(piece->a, (k_from + at + i) * piece->a->stride + piece->first, piece->count,
+            widen(piece->kernels, piece->a, (k_from + at + i) * piece->a->stride + piece->first, piece->count,
                   lines + i * FM_GEMM_LINE);
         for (int64_t i = count; i < FM_GEMM_SQUARE; i++)
             memset(lines + i * FM_GEMM_LINE, 0, (size_t)piece->count * sizeof *lines);
@@ -98,8 +99,8 @@ static void take_turned_rows(const struct fm_gemm_piece *piece, int64_t k_from, 
     }
 }
 
-void fm_gemm_source_a(const struct fm_gemm_piece *piece, int64_t k_from, int64_t length, float *out,
-                      size_t out_stride)
+void fm_gemm_source_a(const struct fm_gemm_piece *piece, int scaled, int64_t k_from, int64_t length,
+                      float *out, size_t out_stride)
 {
     const fm_gemm_operand *a = piece->a;
     int64_t padded = fm_gemm_ceil_div(length, FM_GEMM_STEP) * FM_GEMM_STEP;
@@ -111,10 +112,11 @@ void fm_gemm_source_a(const struct fm_gemm_piece *piece, int64_t k_from, int64_t
         float *to = out + (size_t)i * out_stride;
         if (a->transposed && !side_by_side)
             for (int64_t at = 0; at < length; at++)
-                widen(a, (k_from + at) * a->stride + row, 1, to + at);
+                widen(piece->kernels, a, (k_from + at) * a->stride + row, 1, to + at);
         else if (!a->transposed)
-            widen(a, row * a->stride + k_from, length, to);
-        scale_a(piece, row, k_from, length, to);
+            widen(piece->kernels, a, row * a->stride + k_from, length, to);
+        if (scaled)
+            scale_a(piece, row, k_from, length, to);
         memset(to + length, 0, (size_t)(padded - length) * sizeof *to);
     }
 }
@@ -126,7 +128,7 @@ void fm_gemm_source_load(const struct fm_gemm_kernels *kernels, const fm_gemm_op
     fm_gemm_source_a(
         &(struct fm_gemm_piece){
             .kernels = kernels, .a = from, .first = row, .count = rows, .folds = 1, .space = space},
-        k_from, length, out, out_stride);
+        1, k_from, length, out, out_stride);
 }
 
 void fm_gemm_source_b(const struct fm_gemm_piece *piece, int64_t from, int64_t k_from, int64_t length,
@@ -140,14 +142,15 @@ void fm_gemm_source_b(const struct fm_gemm_piece *piece, int64_t from, int64_t k
         if (columns < FM_GEMM_STRIP || length < padded)
             memset(out, 0, (size_t)(padded * FM_GEMM_STRIP) * sizeof *out);
         for (int64_t i = 0; i < length; i++)
-            widen(b, (k_from + i) * b->stride + from, columns, out + i * FM_GEMM_STRIP);
+            widen(piece->kernels, b, (k_from + i) * b->stride + from, columns, out + i * FM_GEMM_STRIP);
         return;
     }
     for (int64_t column = 0; column < FM_GEMM_STRIP; column += FM_GEMM_SQUARE) {
         for (int64_t i = 0; i < FM_GEMM_SQUARE; i++) {
             int64_t have = column + i < columns ? length : 0;
             if (have)
-                widen(b, (from + column + i) * b->stride + k_from, have, lines + i * FM_GEMM_LINE);
+                widen(piece->kernels, b, (from + column + i) * b->stride + k_from, have,
+                      lines + i * FM_GEMM_LINE);
             memset(lines + i * FM_GEMM_LINE + have, 0, (size_t)(padded - have) * sizeof *lines);
         }
         transpose(piece->kernels, lines, padded, out + column, FM_GEMM_STRIP);

@@ -1,0 +1,239 @@
+/*
+ * What reads weights with AVX-512: rows that are so few that codes are converted in registers and never stored, and the
+ * unpacking of E4M3. Included twice, without and with AVX512_VBMI.
+ */
+#include "gemm_private.h"
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = 16 };
+
+// 64 bytes of codes as f32: vector 2 p + h has k number h of pair p.
+struct quad {
+    __m512 at[4];
+};
+
+// A lane of 32 bits is a column's pair: the even k in the low half, which a shift makes f32, the odd one in the high.
+INLINE __m512 even_of(__m512i pairs)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+}
+
+INLINE __m512 odd_of(__m512i pairs)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xFFFF0000)));
+}
+
+#if defined(__AVX512VBMI__)
+
+// The bytes of the bf16 that each of 128 codes is, without sign: exact, subnormals and NaN too. From 8 on a code's bits
+// are those of the bf16's exponent, less 120, and mantissa.
+#define BF16_OF(code) (((code) << 4) + (120 << 7))
+#define OF_EIGHT(byte, code)                                                                              \
+    byte(BF16_OF(code)), byte(BF16_OF((code) + 1)), byte(BF16_OF((code) + 2)), byte(BF16_OF((code) + 3)), \
+        byte(BF16_OF((code) + 4)), byte(BF16_OF((code) + 5)), byte(BF16_OF((code) + 6)),                  \
+        byte(BF16_OF((code) + 7))
+#define OF_ALL(byte)                                                                                     \
+    {                                                                                                    \
+        byte(0), byte(0x3B00), byte(0x3B80), byte(0x3BC0), byte(0x3C00), byte(0x3C20), byte(0x3C40),     \
+            byte(0x3C60), OF_EIGHT(byte, 8), OF_EIGHT(byte, 16), OF_EIGHT(byte, 24), OF_EIGHT(byte, 32), \
+            OF_EIGHT(byte, 40), OF_EIGHT(byte, 48), OF_EIGHT(byte, 56), OF_EIGHT(byte, 64),              \
+            OF_EIGHT(byte, 72), OF_EIGHT(byte, 80), OF_EIGHT(byte, 88), OF_EIGHT(byte, 96),              \
+            OF_EIGHT(byte, 104), OF_EIGHT(byte, 112), byte(BF16_OF(120)), byte(BF16_OF(121)),            \
+            byte(BF16_OF(122)), byte(BF16_OF(123)), byte(BF16_OF(124)), byte(BF16_OF(125)),              \
+            byte(BF16_OF(126)), byte(0x7FF0)                                                             \
+    }
+#define LOW_BYTE(bits)  ((bits)&0xFF)
+#define HIGH_BYTE(bits) ((bits) >> 8)
+
+static const _Alignas(FM_CACHE_LINE) uint8_t low_bytes[128] = OF_ALL(LOW_BYTE);
+static const _Alignas(FM_CACHE_LINE) uint8_t high_bytes[128] = OF_ALL(HIGH_BYTE);
+
+struct tables {
+    __m512i low[2], high[2];
+};
+
+INLINE struct tables tables_make(void)
+{
+    struct tables tables;
+    for (int half = 0; half < 2; half++) {
+        tables.low[half] = _mm512_load_si512(low_bytes + (size_t)64 * half);
+        tables.high[half] = _mm512_load_si512(high_bytes + (size_t)64 * half);
+    }
+    return tables;
+}
+
+INLINE struct quad decode(__m512i codes, const struct tables *tables)
+{
+    __m512i low = _mm512_permutex2var_epi8(tables->low[0], codes, tables->low[1]);
+    __m512i high = _mm512_permutex2var_epi8(tables->high[0], codes, tables->high[1]);
+    // high | (codes & 0x80)
+    high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8((char)0x80), 0xF8);
+    __m512i pair_0 = _mm512_unpacklo_epi8(low, high), pair_1 = _mm512_unpackhi_epi8(low, high);
+    return (struct quad){{even_of(pair_0), odd_of(pair_0), even_of(pair_1), odd_of(pair_1)}};
+}
+
+#else
+
+struct tables {
+    char none;
+};
+
+INLINE struct tables tables_make(void)
+{
+    return (struct tables){0};
+}
+
+// The codes in the upper bytes, as halves: e4m3's exponent and mantissa, moved down by one bit, are those of an fp16 that
+// is 2^-8 of it, subnormals too. All ones, the NaN, would become a number.
+INLINE __m512i halves(__m512i codes)
+{
+    const __m512i magnitude = _mm512_set1_epi16(0x7F00);
+    __m512i bits = _mm512_and_si512(codes, magnitude);
+    __m512i half =
+        _mm512_or_si512(_mm512_andnot_si512(_mm512_set1_epi16(0x7FFF), codes), _mm512_srli_epi16(bits, 1));
+    __mmask32 nan = _mm512_cmpeq_epi16_mask(bits, magnitude);
+    return _mm512_mask_mov_epi16(half, nan, _mm512_set1_epi16(0x7E00));
+}
+
+// VCVTPH2PS takes fp16 subnormals as they are whatever DAZ says.
+INLINE __m512 wide(__m256i half)
+{
+    return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256));
+}
+
+INLINE struct quad decode(__m512i codes, const struct tables *tables)
+{
+    (void)tables;
+    codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), codes); // pair after pair
+    __m512i even = halves(_mm512_slli_epi16(codes, 8)), odd = halves(codes);
+    return (struct quad){{wide(_mm512_castsi512_si256(even)), wide(_mm512_castsi512_si256(odd)),
+                          wide(_mm512_extracti64x4_epi64(even, 1)), wide(_mm512_extracti64x4_epi64(odd, 1))}};
+}
+
+#endif
+
+static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
+{
+    struct tables tables = tables_make();
+    for (int64_t pair = 0; pair < pairs; pair += 2) {
+        struct quad quad = decode(_mm512_loadu_si512(panel + pair * 32), &tables);
+        UNROLL for (int i = 0; i < 4; i++)
+        {
+            _mm512_storeu_ps(out + (2 * pair + i) * FM_GEMM_STRIP, quad.at[i]);
+        }
+    }
+}
+
+// 64 bytes of a panel, of 4 k in E4M3 and of 2 in BF16, added to the chains of e and o.
+INLINE void add_products(const uint8_t *codes, int is_bf16, const struct tables *tables, const float *a,
+                         size_t a_stride, int rows, __m512 even[FM_GEMM_FEW], __m512 odd[FM_GEMM_FEW])
+{
+    __m512i bytes = _mm512_loadu_si512(codes);
+    struct quad quad;
+    if (is_bf16) {
+        quad.at[0] = even_of(bytes);
+        quad.at[1] = odd_of(bytes);
+    } else {
+        quad = decode(bytes, tables);
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        const float *row = a + (size_t)r * a_stride;
+        even[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[0]), quad.at[0], even[r]);
+        odd[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[1]), quad.at[1], odd[r]);
+    }
+    if (is_bf16)
+        return;
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        const float *row = a + (size_t)r * a_stride;
+        even[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[2]), quad.at[2], even[r]);
+        odd[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[3]), quad.at[3], odd[r]);
+    }
+}
+
+// A block of one panel. Folded sums are those of codes, times a power of two step by step, which is exact: they are
+// what codes times scales would sum up to.
+INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, int is_bf16)
+{
+    const int bytes_ahead = is_bf16 ? 4096 : 2048,
+              lines = is_bf16 ? 16 : 8; // a block ahead; cache lines of a step
+    const int k_of_line = is_bf16 ? 2 : 4;
+    const uint8_t *codes = few->panels[number];
+    float *acc = few->acc + few->columns[number];
+    struct tables tables = tables_make();
+    __m512 sum[FM_GEMM_FEW], scale[FM_GEMM_FEW];
+    int promoted = !is_bf16 && !few->folds;
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        sum[r] = promoted ? _mm512_setzero_ps() : _mm512_loadu_ps(acc + (size_t)r * few->acc_stride);
+        if (!is_bf16)
+            scale[r] = _mm512_mul_ps(_mm512_set1_ps(few->a_scales[r]),
+                                     _mm512_loadu_ps(few->b_scales + (size_t)number * LANES));
+    }
+    for (int step = 0; step < few->steps; step++) {
+        __m512 even[FM_GEMM_FEW], odd[FM_GEMM_FEW];
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            even[r] = _mm512_setzero_ps();
+            odd[r] = _mm512_setzero_ps();
+        }
+        const float *a = few->a + (size_t)step * FM_GEMM_STEP;
+        for (int line = 0; line < lines; line++, codes += FM_CACHE_LINE) {
+            _mm_prefetch((const char *)codes + bytes_ahead, _MM_HINT_T0);
+            add_products(codes, is_bf16, &tables, a + (size_t)line * (size_t)k_of_line, few->a_stride, rows,
+                         even, odd);
+        }
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            __m512 both = _mm512_add_ps(even[r], odd[r]);
+            sum[r] = !is_bf16 && few->folds ? _mm512_fmadd_ps(both, scale[r], sum[r])
+                                            : _mm512_add_ps(sum[r], both);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        float *to = acc + (size_t)r * few->acc_stride;
+        _mm512_storeu_ps(to, promoted ? _mm512_fmadd_ps(sum[r], scale[r], _mm512_loadu_ps(to)) : sum[r]);
+    }
+}
+
+#define FEW_CASE(n)                                         \
+    case n:                                                 \
+        for (int number = 0; number < few->count; number++) \
+            few_panel(few, number, n, is_bf16);             \
+        break
+
+INLINE void few_rows(const struct fm_gemm_few *few, int is_bf16)
+{
+    switch (few->rows) {
+        FEW_CASE(1);
+        FEW_CASE(2);
+        FEW_CASE(3);
+        FEW_CASE(4);
+        FEW_CASE(5);
+        FEW_CASE(6);
+        FEW_CASE(7);
+        FEW_CASE(8);
+    default:
+        break;
+    }
+}
+
+static void few_bf16(const struct fm_gemm_few *few)
+{
+    few_rows(few, 1);
+}
+
+static void few_e4m3(const struct fm_gemm_few *few)
+{
+    few_rows(few, 0);
+}

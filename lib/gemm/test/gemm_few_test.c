@@ -1,0 +1,97 @@
+#include "gemm_private.h"
+
+#include "fm_gen.h"
+#include "fm_test.h"
+
+// The kernels that a CPU with VBMI has, beside those that it would have without: a context takes only the former.
+static int install(struct fm_gemm_kernels kernels[2])
+{
+#if defined(__x86_64__)
+    if (fm_base_cpu_isa(FM_ISA_AVX512) < FM_ISA_AVX512)
+        return 0;
+    for (int i = 0; i < 2; i++) {
+        fm_gemm_install_ref(&kernels[i]);
+        fm_gemm_install_few_avx512(&kernels[i]);
+    }
+    if (fm_base_cpu_allows(FM_CPU_AVX512VBMI))
+        fm_gemm_install_few_vbmi(&kernels[1]);
+    return 1;
+#else
+    (void)kernels;
+    return 0;
+#endif
+}
+
+static void all_codes_are_unpacked_as_the_reference_does(void **state)
+{
+    (void)state;
+    struct fm_gemm_kernels kernels[2], reference;
+    static uint8_t panel[16 * 32];
+    static float want[32 * FM_GEMM_STRIP], got[32 * FM_GEMM_STRIP];
+    fm_gemm_install_ref(&reference);
+    if (!install(kernels))
+        fm_test_skip("no AVX-512 here");
+    for (int i = 0; i < (int)sizeof panel; i++)
+        panel[i] = (uint8_t)i;
+    reference.unpack_e4m3(panel, 16, want);
+    for (int i = 0; i < 2; i++) {
+        kernels[i].unpack_e4m3(panel, 16, got);
+        for (int at = 0; at < 32 * FM_GEMM_STRIP; at++)
+            assert_true(fm_f32_bits(got[at]) == fm_f32_bits(want[at]) ||
+                        (got[at] != got[at] && want[at] != want[at]));
+    }
+}
+
+static void random_block(fm_gen *gen)
+{
+    struct fm_gemm_kernels kernels[2];
+    enum { COLUMNS = FM_GEMM_STREAMS * FM_GEMM_PANEL, STRIDE = FM_GEMM_BLOCK };
+    static uint8_t panels[FM_GEMM_STREAMS][2 * FM_GEMM_BLOCK * FM_GEMM_PANEL];
+    float a[FM_GEMM_FEW * STRIDE], scales[FM_GEMM_FEW], b_scales[COLUMNS],
+        acc[2][FM_GEMM_FEW * COLUMNS] = {{0}};
+    if (!install(kernels))
+        fm_test_skip("no AVX-512 here");
+    int is_bf16 = fm_gen_chance(gen, 0.3);
+    struct fm_gemm_few few = {.count = (int)fm_gen_int(gen, 1, FM_GEMM_STREAMS),
+                              .a = a,
+                              .a_stride = STRIDE,
+                              .rows = (int)fm_gen_int(gen, 1, FM_GEMM_FEW),
+                              .steps = (int)fm_gen_int(gen, 1, 4),
+                              .acc_stride = COLUMNS,
+                              .folds = fm_gen_chance(gen, 0.5),
+                              .a_scales = scales,
+                              .b_scales = b_scales};
+    fm_gen_fill(gen, panels, sizeof panels);
+    for (size_t i = 0; i < sizeof a / sizeof *a; i++)
+        a[i] = fm_gen_normal(gen);
+    for (int i = 0; i < FM_GEMM_FEW; i++)
+        scales[i] = 0.25f;
+    for (int i = 0; i < COLUMNS; i++)
+        b_scales[i] = 2;
+    for (int i = 0; i < few.count; i++) {
+        few.panels[i] = panels[i];
+        few.columns[i] = (int64_t)i * FM_GEMM_PANEL;
+    }
+    for (int i = 0; i < 2; i++) {
+        few.acc = acc[i];
+        (is_bf16 ? kernels[i].few_bf16 : kernels[i].few_e4m3)(&few);
+    }
+    for (int i = 0; i < FM_GEMM_FEW * COLUMNS; i++)
+        assert_true(fm_f32_bits(acc[0][i]) == fm_f32_bits(acc[1][i]) ||
+                    (acc[0][i] != acc[0][i] && acc[1][i] != acc[1][i]));
+}
+
+static void with_and_without_vbmi_is_the_same(void **state)
+{
+    (void)state;
+    fm_gen_property(50, random_block);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_codes_are_unpacked_as_the_reference_does),
+        cmocka_unit_test(with_and_without_vbmi_is_the_same),
+    };
+    return fm_test_run("gemm_few", tests);
+}
