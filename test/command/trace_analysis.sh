@@ -70,6 +70,11 @@ expect 2 "$fathom" trace whatif b.json
 expect 0 "$fathom" trace merge a.json b.json -o both.json
 expect 0 "$fathom" trace report both.json --json
 says out.txt '"comm_busy_us": 900'
+sed '1s/{/{"distributedInfo":{"rank":1,"world_size":2},/' a.json >r1.json
+sed '1s/{/{"distributedInfo":{"rank":0,"world_size":2},/' a.json | gzip >r0.json.gz
+expect 0 "$fathom" trace merge r0.json.gz r1.json -o ranks.json
+expect 0 "$fathom" trace report ranks.json --json
+says out.txt '"label": "rank 1 GPU 0"'
 expect 0 "$fathom" trace html a.json -o page.html
 says page.html '</html>'
 if "$fathom" info --json --no-bandwidth | grep -A1 '"name": "DuckDB"' | grep -q '"found": true'; then

@@ -48,10 +48,14 @@ static void name_unit(const fm_trace *trace, fm_trace_unit *unit, int64_t device
     const fm_trace_file *file = &trace->files[process->file];
     const char *name = fm_trace_data_text(trace, process->name);
     char rank[32] = "";
+    int number;
     if (file->rank >= 0 && trace->file_count > 1)
         snprintf(rank, sizeof rank, "rank %lld ", (long long)file->rank);
     else if (trace->file_count > 1)
         snprintf(rank, sizeof rank, "file %u ", process->file);
+    else if (unit->is_device &&
+             sscanf(name, "rank %d ", &number) == 1) // merged files keep their ranks in names
+        snprintf(rank, sizeof rank, "rank %d ", number);
     if (unit->is_device)
         snprintf(unit->label, sizeof unit->label, "%sGPU %lld", rank, (long long)device);
     else if (name[0])

@@ -11,11 +11,21 @@ enum { EVENTS_MAX = 16384 };
 static struct {
     char *text;
     size_t length, head; // bytes before the first event
-    char *events[EVENTS_MAX];
+    const char *events[EVENTS_MAX];
     size_t lengths[EVENTS_MAX];
     size_t count;
     const char *tail;
 } published;
+
+/* The first place of `text`, which begins with `first`; NULL. Under sanitizers strstr() would measure the whole haystack. */
+static const char *find(const char *from, char first, const char *text)
+{
+    const char *end = published.text + published.length;
+    size_t length = strlen(text);
+    while ((from = memchr(from, first, (size_t)(end - from))) && strncmp(from, text, length) != 0)
+        from++;
+    return from;
+}
 
 static void load(void)
 {
@@ -25,14 +35,14 @@ static void load(void)
     assert_non_null(published.text);
     published.length = fread(published.text, 1, (1 << 22) - 1, file);
     fclose(file);
-    char *at = strstr(published.text, "\"traceEvents\": [") + 16;
+    const char *at = find(published.text, '"', "\"traceEvents\": [") + 16;
     published.head = (size_t)(at - published.text);
     // The profiler indents events by two spaces, and nothing else in them.
-    char *end = strstr(at, "\n  ],");
+    const char *end = find(at, '\n', "\n  ],");
     assert_non_null(end);
     published.tail = end;
     while (at < end) {
-        char *begin = strchr(at, '{'), *behind = strstr(begin, "\n  }") + 4;
+        const char *begin = strchr(at, '{'), *behind = find(begin, '\n', "\n  }") + 4;
         published.events[published.count] = begin;
         published.lengths[published.count++] = (size_t)(behind - begin);
         at = behind + 1;
@@ -100,7 +110,7 @@ static void events_in_any_order(void **state)
     for (size_t i = published.count - 1; i > 0; i--) {
         random = random * 6364136223846793005 + 1442695040888963407;
         size_t j = (size_t)(random >> 33) % (i + 1), length = published.lengths[i];
-        char *event = published.events[i];
+        const char *event = published.events[i];
         published.events[i] = published.events[j], published.lengths[i] = published.lengths[j];
         published.events[j] = event, published.lengths[j] = length;
     }
@@ -122,7 +132,7 @@ static char *wrap_values(const char *key, const char *before, const char *behind
     char *text = fm_base_mem_alloc(2 * published.length), *to = text;
     const char *from = published.text;
     assert_non_null(text);
-    for (const char *at; (at = strstr(from, key)); from = at) {
+    for (const char *at; (at = find(from, '"', key)); from = at) {
         at += strlen(key);
         to = mempcpy(to, from, (size_t)(at - from));
         size_t length = strcspn(at, ",\n");
