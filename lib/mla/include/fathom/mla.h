@@ -162,8 +162,8 @@ FM_API fm_status fm_mla_cache_page_bytes(const fm_mla_cache *cache, size_t *out_
 /**
  * Writes rows [n, h_kv, d_qk] (F32, BF16 or FP16) into the slots, converting to the cache's form; a slot of -1 skips
  * its row. Values round to nearest even. An FP8 group gets the least power of two that is at least amax / 448 and at
- * least 1e-4 as its scale, amax the largest magnitude of its values; NaN becomes NaN, infinities 448 * 2^127 times
- * their sign at most. FM_ERR_ARG: a slot outside the cache, before anything is written.
+ * least 1e-4 as its scale, amax the largest finite magnitude of its values; NaN stays NaN, infinities become 448 times
+ * the scale. FM_ERR_ARG: a slot outside the cache, before anything is written.
  */
 FM_API fm_status fm_mla_cache_append(fm_mla_context *context, const fm_mla_cache *cache, const int64_t *slots,
                                      const fm_tensor *rows) FM_MUST_USE;
