@@ -144,14 +144,15 @@ fm_status fm_mla_args_apart(const char *output_name, const fm_tensor *output, co
     return span ? fm_mla_args_apart_bytes(output_name, output, input_name, input->data, span) : FM_OK;
 }
 
-void fm_mla_row_read(const fm_tensor *tensor, int64_t at, size_t n, float *out)
+void fm_mla_row_read(const struct fm_mla_kernels *kernels, const fm_tensor *tensor, int64_t at, size_t n,
+                     float *out)
 {
     if (tensor->dtype == FM_DTYPE_F32)
         memcpy(out, (const float *)tensor->data + at, n * sizeof *out);
     else if (tensor->dtype == FM_DTYPE_BF16)
-        fm_base_bf16_to_f32((const fm_bf16 *)tensor->data + at, n, out);
+        kernels->widen_bf16((const fm_bf16 *)tensor->data + at, n, out);
     else
-        fm_base_fp16_to_f32((const fm_fp16 *)tensor->data + at, n, out);
+        kernels->widen_fp16((const fm_fp16 *)tensor->data + at, n, out);
 }
 
 void fm_mla_row_write(const fm_tensor *tensor, int64_t at, size_t n, const float *row)

@@ -27,6 +27,12 @@ void fm_mla_block_strip(const struct fm_mla_kernels *kernels, const float *lines
                        width);
 }
 
+static int is_few(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels,
+                  const struct fm_mla_source *source)
+{
+    return block->rows <= FM_MLA_FEW_ROWS && kernels->few_dots && source->next_few;
+}
+
 void fm_mla_block_pack(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels,
                        const fm_tensor *q, int64_t (*at)(const void *arg, int row), const void *arg,
                        struct fm_mla_space *space)
@@ -35,19 +41,21 @@ void fm_mla_block_pack(const struct fm_mla_block *block, const struct fm_mla_ker
     for (int first = 0; first < block->rows; first += FM_MLA_LANES) {
         for (int r = 0; r < FM_MLA_LANES; r++) {
             if (first + r < block->rows)
-                fm_mla_row_read(q, at(arg, first + r), d_qk, space->lines + (size_t)r * line);
+                fm_mla_row_read(kernels, q, at(arg, first + r), d_qk, space->lines + (size_t)r * line);
             else
                 memset(space->lines + (size_t)r * line, 0, d_qk * sizeof *space->lines);
         }
         fm_mla_block_strip(kernels, space->lines, line, first, block->rows, block->d_qk, space->q);
     }
+    if (block->rows <= FM_MLA_FEW_ROWS)
+        memcpy(space->q_rows, space->lines, FM_MLA_FEW_ROWS * line * sizeof *space->lines);
 }
 
 void fm_mla_block_dots(const struct fm_mla_kernels *kernels, const float *a, size_t a_stride, int keys,
-                       const float *strips, int rows, int depth, float *c, size_t c_stride)
+                       const float *strips, int first, int rows, int depth, float *c, size_t c_stride)
 {
     int lanes = lanes_of(rows);
-    for (int strip = 0; strip < lanes; strip += FM_MLA_STRIP) {
+    for (int strip = first; strip < lanes; strip += FM_MLA_STRIP) {
         int width = lanes - strip < FM_MLA_STRIP ? lanes - strip : FM_MLA_STRIP;
         const float *b = strips + (size_t)strip * (size_t)depth;
         for (int at = 0; at < depth; at += FM_MLA_DEPTH)
@@ -82,6 +90,15 @@ static int partly_visible(const struct fm_mla_block *block, int64_t at, int keys
     return partly;
 }
 
+// Rows before the first that sees a key of a chunk, whole strips of them: later rows see more.
+static int rows_behind(const struct fm_mla_block *block, int64_t at, const struct fm_mla_space *space)
+{
+    int row = 0;
+    while (block->limited && row + FM_MLA_STRIP < block->rows && space->limit[row + FM_MLA_STRIP - 1] <= at)
+        row += FM_MLA_STRIP;
+    return row;
+}
+
 static int all_finite(const float *values, size_t stride, int rows, int columns)
 {
     for (int r = 0; r < rows; r++) {
@@ -97,21 +114,21 @@ static int all_finite(const float *values, size_t stride, int rows, int columns)
     return 1;
 }
 
-// O += P V. Where rows see different keys and a value is NaN or infinite, its product with a p of 0 would spoil the rows
-// that do not see it, so that each row gets its own keys then.
-static void add_values(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels, int keys,
-                       int partly, int fresh, struct fm_mla_space *space)
+// O += P V, of rows `first` on. Where rows see different keys and a value is NaN or infinite, its product with a p of 0
+// would spoil the rows that do not see it, so that each row gets its own keys then.
+static void add_values(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels, int first,
+                       int keys, int partly, int fresh, struct fm_mla_space *space)
 {
     size_t line = fm_mla_line((size_t)block->d_v);
     struct fm_mla_product product = {
-        .a = space->p,
+        .a = space->p + first,
         .a_row = 1,
         .a_index = fm_mla_line((size_t)lanes_of(block->rows)),
         .b = block->apart ? space->v : space->k,
         .b_stride = fm_mla_line((size_t)(block->apart ? block->d_v : block->d_qk)),
-        .c = space->o,
+        .c = space->o + (size_t)first * line,
         .c_stride = line,
-        .rows = block->rows,
+        .rows = block->rows - first,
         .columns = block->d_v,
         .depth = keys,
         .fresh = fresh,
@@ -121,7 +138,7 @@ static void add_values(const struct fm_mla_block *block, const struct fm_mla_ker
         return;
     }
     product.rows = 1;
-    for (int r = 0; r < block->rows; r++) {
+    for (int r = first; r < block->rows; r++) {
         product.a = space->p + r;
         product.c = space->o + (size_t)r * line;
         product.depth = space->visible[r];
@@ -129,19 +146,68 @@ static void add_values(const struct fm_mla_block *block, const struct fm_mla_ker
     }
 }
 
+// Multiplies what O is so far by alpha.
+static void rescale(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels, int first,
+                    struct fm_mla_space *space)
+{
+    for (int r = first; r < block->rows; r++)
+        if (space->alpha[r] != 1)
+            kernels->scale(space->o + (size_t)r * fm_mla_line((size_t)block->d_v), (size_t)block->d_v,
+                           space->alpha[r]);
+}
+
 static void take_chunk(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels, int64_t at,
                        int keys, int fresh, struct fm_mla_space *space)
 {
-    int lanes = lanes_of(block->rows);
+    int lanes = lanes_of(block->rows), first = rows_behind(block, at, space);
     size_t p_line = fm_mla_line((size_t)lanes), o_line = fm_mla_line((size_t)block->d_v);
-    fm_mla_block_dots(kernels, space->k, fm_mla_line((size_t)block->d_qk), keys, space->q, block->rows,
+    if (fresh)
+        memset(space->o, 0, (size_t)first * o_line * sizeof *space->o);
+    fm_mla_block_dots(kernels, space->k, fm_mla_line((size_t)block->d_qk), keys, space->q, first, block->rows,
                       block->d_qk, space->p, p_line);
     int partly = partly_visible(block, at, keys, space);
     kernels->softmax(&(struct fm_mla_softmax){
-        .s = space->p,
+        .s = space->p + first,
         .stride = p_line,
         .keys = keys,
-        .rows = lanes,
+        .rows = lanes - first,
+        .visible = partly ? space->visible + first : NULL,
+        .factor = block->factor,
+        .round = block->round,
+        .max = space->max + first,
+        .sum = space->sum + first,
+        .alpha = space->alpha + first,
+    });
+    if (!fresh)
+        rescale(block, kernels, first, space);
+    add_values(block, kernels, first, keys, partly, fresh, space);
+}
+
+// The same for few rows, from where the keys lie.
+static void take_few(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels, int64_t at,
+                     const uint8_t *const *keys, int count, int fresh, struct fm_mla_space *space)
+{
+    size_t line = fm_mla_line((size_t)block->d_qk);
+    struct fm_mla_few few = {
+        .keys = keys,
+        .count = count,
+        .rows = block->rows,
+        .depth = block->d_qk,
+        .q = space->q_rows,
+        .q_stride = line,
+        .p = space->p,
+        .p_stride = fm_mla_line(FM_MLA_LANES),
+        .o = space->o,
+        .o_stride = fm_mla_line((size_t)block->d_v),
+        .fresh = fresh,
+    };
+    kernels->few_dots(&few);
+    int partly = partly_visible(block, at, count, space);
+    kernels->softmax(&(struct fm_mla_softmax){
+        .s = space->p,
+        .stride = few.p_stride,
+        .keys = count,
+        .rows = FM_MLA_LANES,
         .visible = partly ? space->visible : NULL,
         .factor = block->factor,
         .round = block->round,
@@ -149,10 +215,16 @@ static void take_chunk(const struct fm_mla_block *block, const struct fm_mla_ker
         .sum = space->sum,
         .alpha = space->alpha,
     });
-    for (int r = 0; !fresh && r < block->rows; r++)
-        if (space->alpha[r] != 1)
-            kernels->scale(space->o + (size_t)r * o_line, (size_t)block->d_v, space->alpha[r]);
-    add_values(block, kernels, keys, partly, fresh, space);
+    if (!fresh)
+        rescale(block, kernels, 0, space);
+    if (partly) { // rare, and add_values() knows what to do about NaN
+        for (int t = 0; t < count; t++)
+            kernels->widen_bf16(keys[t], (size_t)block->d_qk, space->k + (size_t)t * line);
+        add_values(block, kernels, 0, count, partly, fresh, space);
+        return;
+    }
+    few.depth = block->d_v;
+    kernels->few_values(&few);
 }
 
 void fm_mla_block_attend(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels,
@@ -164,6 +236,16 @@ void fm_mla_block_attend(const struct fm_mla_block *block, const struct fm_mla_k
     }
     int fresh = 1, keys;
     int64_t at = source->at;
+    if (is_few(block, kernels, source)) {
+        const uint8_t *few[FM_MLA_CHUNK];
+        for (int r = 0; r < FM_MLA_LANES * FM_MLA_CHUNK; r++)
+            space->p[r] = 0; // rows that are not there have logits, too
+        while ((keys = source->next_few(source, few)) > 0) {
+            take_few(block, kernels, at, few, keys, fresh, space);
+            fresh = 0;
+            at = source->at;
+        }
+    }
     while ((keys = source->next(source, kernels, space)) > 0) {
         take_chunk(block, kernels, at, keys, fresh, space);
         fresh = 0;

@@ -58,8 +58,10 @@ static void take_rows(const struct task *task, int h)
     for (int64_t i = 0; i < task->queries; i++) {
         int64_t row = query_row(task, i), number = h * task->queries + i;
         double lse = (double)((const float *)args->lse->data)[fm_mla_prefill_row(args->lse, row, head)];
-        fm_mla_row_read(args->out, fm_mla_prefill_row(args->out, row, head), d_v, out_row);
-        fm_mla_row_read(d_out, fm_mla_prefill_row(d_out, row, head), d_v, d_out_row);
+        fm_mla_row_read(&prefill->context->kernels, args->out, fm_mla_prefill_row(args->out, row, head), d_v,
+                        out_row);
+        fm_mla_row_read(&prefill->context->kernels, d_out, fm_mla_prefill_row(d_out, row, head), d_v,
+                        d_out_row);
         double delta = 0;
         for (size_t j = 0; j < d_v; j++)
             delta += (double)out_row[j] * (double)d_out_row[j];
@@ -74,69 +76,96 @@ static void take_block(const struct task *task, const fm_tensor *tensor, int64_t
 {
     const struct fm_mla_kernels *kernels = &task->backward->prefill.context->kernels;
     size_t line = fm_mla_line((size_t)columns);
-    fm_mla_prefill_widen(tensor, query_row(task, first), query_head(task, h), rows, columns, lines);
+    fm_mla_prefill_widen(kernels, tensor, query_row(task, first), query_head(task, h), rows, columns, lines);
     for (int r = rows; r % FM_MLA_LANES; r++)
         memset(lines + (size_t)r * line, 0, (size_t)columns * sizeof *lines);
     for (int r = 0; r < rows; r += FM_MLA_LANES)
         fm_mla_block_strip(kernels, lines + (size_t)r * line, line, r, rows, columns, strips);
 }
 
-// Logits and gradients of a block of keys with a block of queries: P and dS in space->p and space->dp.
-static void probabilities(const struct task *task, int64_t key, int keys, int64_t first, int h, int rows)
+// A block of queries against a block of keys.
+struct pair {
+    int64_t key, first; // of the sequence
+    int h;              // of the group
+    int keys, rows;
+    int behind; // rows before the first that sees any of the keys, whole steps of them
+};
+
+// Keys that no row sees, and rows that see no key, are left out.
+static struct pair pair_of(const struct task *task, int64_t key, int keys, int64_t first, int h, int rows)
+{
+    const struct fm_mla_prefill *prefill = &task->backward->prefill;
+    struct pair pair = {.key = key, .first = first, .h = h, .rows = rows};
+    int64_t seen = fm_mla_prefill_limit(prefill, task->sequence, first + rows - 1) - key;
+    pair.keys = seen < 0 ? 0 : (int)fm_mla_min(seen, keys);
+    while (pair.behind + FM_MLA_STEP < rows &&
+           fm_mla_prefill_limit(prefill, task->sequence, first + pair.behind + FM_MLA_STEP - 1) <= key)
+        pair.behind += FM_MLA_STEP;
+    return pair;
+}
+
+static size_t pair_line(const struct pair *pair)
+{
+    return fm_mla_line(((size_t)pair->rows + FM_MLA_LANES - 1) / FM_MLA_LANES * FM_MLA_LANES);
+}
+
+// P and dS in space->p and space->dp.
+static void probabilities(const struct task *task, const struct pair *pair)
 {
     const struct fm_mla_prefill *prefill = &task->backward->prefill;
     const struct fm_mla_kernels *kernels = &prefill->context->kernels;
     struct fm_mla_space *space = task->space;
-    int lanes = (rows + FM_MLA_LANES - 1) / FM_MLA_LANES * FM_MLA_LANES, partly = 0;
-    size_t line = fm_mla_line((size_t)lanes);
-    fm_mla_block_dots(kernels, space->k, fm_mla_line((size_t)prefill->d_qk), keys, space->q, rows,
-                      prefill->d_qk, space->p, line);
-    fm_mla_block_dots(kernels, space->v, fm_mla_line((size_t)prefill->d_v), keys, space->o, rows,
-                      prefill->d_v, space->dp, line);
-    for (int r = 0; r < lanes; r++) {
-        int64_t number = h * task->queries + first + r;
-        int64_t left = fm_mla_prefill_limit(prefill, task->sequence, first + r) - key;
-        space->visible[r] = left < 0 ? 0 : (int32_t)fm_mla_min(left, keys);
-        partly |= space->visible[r] < keys;
+    int rows = pair->rows, behind = pair->behind, partly = 0;
+    int lanes = (rows + FM_MLA_LANES - 1) / FM_MLA_LANES * FM_MLA_LANES;
+    size_t line = pair_line(pair);
+    fm_mla_block_dots(kernels, space->k, fm_mla_line((size_t)prefill->d_qk), pair->keys, space->q, behind,
+                      rows, prefill->d_qk, space->p, line);
+    fm_mla_block_dots(kernels, space->v, fm_mla_line((size_t)prefill->d_v), pair->keys, space->o, behind,
+                      rows, prefill->d_v, space->dp, line);
+    for (int r = behind; r < lanes; r++) {
+        int64_t number = pair->h * task->queries + pair->first + r;
+        int64_t left = fm_mla_prefill_limit(prefill, task->sequence, pair->first + r) - pair->key;
+        space->visible[r] = left < 0 ? 0 : (int32_t)fm_mla_min(left, pair->keys);
+        partly |= space->visible[r] < pair->keys;
         space->max[r] = r < rows ? task->lse2[number] : INFINITY;
         space->sum[r] = r < rows ? task->delta[number] : 0;
     }
     kernels->softmax_back(&(struct fm_mla_softmax_back){
-        .s = space->p,
-        .dp = space->dp,
+        .s = space->p + behind,
+        .dp = space->dp + behind,
         .stride = line,
-        .keys = keys,
-        .rows = lanes,
-        .visible = partly ? space->visible : NULL,
+        .keys = pair->keys,
+        .rows = lanes - behind,
+        .visible = partly ? space->visible + behind : NULL,
         .factor = prefill->factor,
         .round = prefill->round,
-        .lse2 = space->max,
-        .delta = space->sum,
+        .lse2 = space->max + behind,
+        .delta = space->sum + behind,
     });
 }
 
-static void add_gradients(const struct task *task, int keys, int64_t first, int h, int rows)
+static void add_gradients(const struct task *task, const struct pair *pair)
 {
     const struct fm_mla_prefill *prefill = &task->backward->prefill;
     const struct fm_mla_kernels *kernels = &prefill->context->kernels;
     struct fm_mla_space *space = task->space;
-    size_t line = fm_mla_line(((size_t)rows + FM_MLA_LANES - 1) / FM_MLA_LANES * FM_MLA_LANES);
+    size_t line = pair_line(pair), behind = (size_t)pair->behind;
     size_t qk_line = fm_mla_line((size_t)prefill->d_qk), v_line = fm_mla_line((size_t)prefill->d_v);
     struct fm_mla_product product = {
-        .a = space->p,
+        .a = space->p + behind,
         .a_row = line,
         .a_index = 1,
-        .b = space->do_rows,
+        .b = space->do_rows + behind * v_line,
         .b_stride = v_line,
         .c = space->dv,
         .c_stride = v_line,
-        .rows = keys,
+        .rows = pair->keys,
         .columns = prefill->d_v,
-        .depth = rows,
+        .depth = pair->rows - pair->behind,
     };
     kernels->multiply(&product); // dV += P^T dO
-    product.a = space->dp;
-    product.b = space->q_rows;
+    product.a = space->dp + behind;
+    product.b = space->q_rows + behind * qk_line;
     product.c = space->dk;
     product.b_stride = product.c_stride = qk_line;
     product.columns = prefill->d_qk;
@@ -144,9 +173,9 @@ static void add_gradients(const struct task *task, int keys, int64_t first, int 
     product.a_row = 1;
     product.a_index = line;
     product.b = space->k;
-    product.c = task->dq + (size_t)(h * task->queries + first) * qk_line;
-    product.rows = rows;
-    product.depth = keys;
+    product.c = task->dq + ((size_t)(pair->h * task->queries + pair->first) + behind) * qk_line;
+    product.rows = pair->rows - pair->behind;
+    product.depth = pair->keys;
     kernels->multiply(&product); // dQ += dS K
 }
 
@@ -165,19 +194,22 @@ static void run_keys(const struct task *task, int64_t key, int keys)
     const struct backward *backward = task->backward;
     const struct fm_mla_prefill *prefill = &backward->prefill;
     struct fm_mla_space *space = task->space;
-    fm_mla_prefill_widen(prefill->args->k, key_row(task, key), task->head, keys, prefill->d_qk, space->k);
-    fm_mla_prefill_widen(prefill->args->v, key_row(task, key), task->head, keys, prefill->d_v, space->v);
+    fm_mla_prefill_widen(&prefill->context->kernels, prefill->args->k, key_row(task, key), task->head, keys,
+                         prefill->d_qk, space->k);
+    fm_mla_prefill_widen(&prefill->context->kernels, prefill->args->v, key_row(task, key), task->head, keys,
+                         prefill->d_v, space->v);
     memset(space->dk, 0, (size_t)keys * fm_mla_line((size_t)prefill->d_qk) * sizeof *space->dk);
     memset(space->dv, 0, (size_t)keys * fm_mla_line((size_t)prefill->d_v) * sizeof *space->dv);
     for (int h = 0; h < backward->group; h++)
         for (int64_t first = 0; first < task->queries; first += backward->rows) {
             int rows = (int)fm_mla_min(task->queries - first, backward->rows);
-            if (fm_mla_prefill_limit(prefill, task->sequence, first + rows - 1) <= key)
-                continue; // none of them sees any of these keys
+            struct pair pair = pair_of(task, key, keys, first, h, rows);
+            if (!pair.keys)
+                continue;
             take_block(task, prefill->args->q, first, h, rows, prefill->d_qk, space->q_rows, space->q);
             take_block(task, backward->d_out, first, h, rows, prefill->d_v, space->do_rows, space->o);
-            probabilities(task, key, keys, first, h, rows);
-            add_gradients(task, keys, first, h, rows);
+            probabilities(task, &pair);
+            add_gradients(task, &pair);
         }
     write_rows(task, backward->dk, key_row(task, key), task->head, keys, prefill->d_qk, prefill->scale,
                space->dk);

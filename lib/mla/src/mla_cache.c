@@ -145,6 +145,12 @@ static uint8_t *token_at(const struct fm_mla_pages *pages, int64_t slot, int hea
     return block + offset * pages->token_bytes + (size_t)head * pages->head_bytes;
 }
 
+const uint8_t *fm_mla_pages_key(const struct fm_mla_pages *pages, int64_t slot, int head)
+{
+    uint8_t *scales;
+    return token_at(pages, slot, head, &scales);
+}
+
 void fm_mla_pages_prefetch(const struct fm_mla_pages *pages, int64_t slot, int head)
 {
     uint8_t *scales, *token = token_at(pages, slot, head, &scales);
@@ -159,23 +165,23 @@ static void read_fp8(const struct fm_mla_pages *pages, const struct fm_mla_kerne
 {
     size_t d_v = (size_t)pages->d_v, group = (size_t)pages->group;
     const uint8_t *scales = token + d_v;
-    fm_base_e4m3_to_f32(token, d_v, out);
+    kernels->widen_e4m3(token, d_v, out);
     for (size_t at = 0, g = 0; at < d_v; at += group, g++) {
         float scale;
         memcpy(&scale, scales + g * sizeof scale, sizeof scale);
         kernels->scale_bf16(out + at, d_v - at < group ? d_v - at : group, scale);
     }
-    const fm_bf16 *rotary = (const void *)(scales + (size_t)pages->groups * sizeof(float));
-    fm_base_bf16_to_f32(rotary, (size_t)(pages->d_qk - pages->d_v), out + d_v);
+    const uint8_t *rotary = scales + (size_t)pages->groups * sizeof(float);
+    kernels->widen_bf16(rotary, (size_t)(pages->d_qk - pages->d_v), out + d_v);
 }
 
 static void read_584(const struct fm_mla_kernels *kernels, const uint8_t *token, const uint8_t *scales,
                      float *out)
 {
-    fm_base_e4m3_to_f32(token, LATENT_584, out);
+    kernels->widen_e4m3(token, LATENT_584, out);
     for (size_t g = 0; g < LATENT_584 / GROUP_584; g++)
         kernels->scale_bf16(out + g * GROUP_584, GROUP_584, fm_ue8m0_to_f32(scales[g]));
-    fm_base_bf16_to_f32((const void *)(token + LATENT_584), ROTARY_584, out + LATENT_584);
+    kernels->widen_bf16(token + LATENT_584, ROTARY_584, out + LATENT_584);
 }
 
 void fm_mla_pages_read(const struct fm_mla_pages *pages, const struct fm_mla_kernels *kernels, int64_t slot,
@@ -188,7 +194,7 @@ void fm_mla_pages_read(const struct fm_mla_pages *pages, const struct fm_mla_ker
         memcpy(out, token, d_qk * sizeof *out);
         break;
     case FM_MLA_FORM_FP16:
-        fm_base_fp16_to_f32((const void *)token, d_qk, out);
+        kernels->widen_fp16(token, d_qk, out);
         break;
     case FM_MLA_FORM_FP8:
         read_fp8(pages, kernels, token, out);
@@ -197,7 +203,7 @@ void fm_mla_pages_read(const struct fm_mla_pages *pages, const struct fm_mla_ker
         read_584(kernels, token, scales, out);
         break;
     default:
-        fm_base_bf16_to_f32((const void *)token, d_qk, out);
+        kernels->widen_bf16(token, d_qk, out);
         break;
     }
 }
@@ -311,7 +317,8 @@ static void append_one(void *arg, int64_t i, struct fm_mla_space *space)
 {
     const struct copying *job = arg;
     for (int head = 0; job->to_slots[i] >= 0 && head < job->h_kv; head++) {
-        fm_mla_row_read(job->rows, row_at(job->rows, i, head), (size_t)job->to.d_qk, space->lines);
+        fm_mla_row_read(job->kernels, job->rows, row_at(job->rows, i, head), (size_t)job->to.d_qk,
+                        space->lines);
         write_token(&job->to, job->to_slots[i], head, space->lines);
     }
 }

@@ -33,6 +33,11 @@ typedef __m256 M; // all ones where true
 #define v_zero_where(m, x)  _mm256_andnot_ps(m, x)
 #define v_fp16_of(x)        _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #define i_load(from)        _mm256_loadu_si256((const __m256i *)(from))
+#define i_load_u16(from)    _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(from)))
+#define i_load_u8(from)     _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(from)))
+#define v_load_fp16(from)   _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from)))
+#define v_of_int(x)         _mm256_cvtepi32_ps(x)
+#define i_or(x, y)          _mm256_or_si256(x, y)
 #define i_set1(x)           _mm256_set1_epi32(x)
 #define i_add(x, y)         _mm256_add_epi32(x, y)
 #define i_and(x, y)         _mm256_and_si256(x, y)
@@ -92,6 +97,9 @@ void fm_mla_install_avx2(struct fm_mla_kernels *kernels)
         .multiply = multiply,
         .softmax = softmax,
         .softmax_back = softmax_back,
+        .widen_bf16 = widen_bf16,
+        .widen_fp16 = widen_fp16,
+        .widen_e4m3 = widen_e4m3,
         .scale_bf16 = scale_bf16,
         .scale = scale,
         .add_scaled = add_scaled,

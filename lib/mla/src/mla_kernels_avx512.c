@@ -33,6 +33,11 @@ typedef __mmask16 M;
 #define v_zero_where(m, x)  _mm512_maskz_mov_ps(_knot_mask16(m), x)
 #define v_fp16_of(x)        _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #define i_load(from)        _mm512_loadu_si512(from)
+#define i_load_u16(from)    _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(from)))
+#define i_load_u8(from)     _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(from)))
+#define v_load_fp16(from)   _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from)))
+#define v_of_int(x)         _mm512_cvtepi32_ps(x)
+#define i_or(x, y)          _mm512_or_si512(x, y)
 #define i_set1(x)           _mm512_set1_epi32(x)
 #define i_add(x, y)         _mm512_add_epi32(x, y)
 #define i_and(x, y)         _mm512_and_si512(x, y)
@@ -102,9 +107,14 @@ void fm_mla_install_avx512(struct fm_mla_kernels *kernels)
         .multiply = multiply,
         .softmax = softmax,
         .softmax_back = softmax_back,
+        .widen_bf16 = widen_bf16,
+        .widen_fp16 = widen_fp16,
+        .widen_e4m3 = widen_e4m3,
         .scale_bf16 = scale_bf16,
         .scale = scale,
         .add_scaled = add_scaled,
         .transpose = transpose,
+        .few_dots = fm_mla_few_dots_avx512,
+        .few_values = fm_mla_few_values_avx512,
     };
 }

@@ -136,6 +136,35 @@ static void softmax_back(const struct fm_mla_softmax_back *softmax)
     }
 }
 
+static void widen_bf16(const void *from, size_t n, float *out)
+{
+    const uint16_t *codes = from;
+    for (size_t i = 0; i < n; i += LANES)
+        v_store(out + i, v_of_bits(i_shift_left(i_load_u16(codes + i), 16)));
+}
+
+static void widen_fp16(const void *from, size_t n, float *out)
+{
+    const uint16_t *codes = from;
+    for (size_t i = 0; i < n; i += LANES)
+        v_store(out + i, v_load_fp16(codes + i));
+}
+
+// Exponent and mantissa move to their places in an f32, the bias grows by 120; subnormal codes are integers times 2^-9.
+static void widen_e4m3(const void *from, size_t n, float *out)
+{
+    const uint8_t *codes = from;
+    const I magnitude = i_set1(0x7F);
+    for (size_t i = 0; i < n; i += LANES) {
+        I code = i_load_u8(codes + i), bits = i_and(code, magnitude);
+        I normal = i_add(i_shift_left(bits, 20), i_set1(120 << 23));
+        V value =
+            v_select(i_greater(i_set1(8), bits), v_mul(v_of_int(bits), v_set1(0x1p-9F)), v_of_bits(normal));
+        value = v_select(i_greater(bits, i_set1(0x7E)), v_set1(NAN), value);
+        v_store(out + i, v_of_bits(i_or(v_bits(value), i_shift_left(i_and(code, i_set1(0x80)), 24))));
+    }
+}
+
 static void scale_bf16(float *x, size_t n, float by)
 {
     for (size_t i = 0; i < n; i += LANES)

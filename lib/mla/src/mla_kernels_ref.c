@@ -82,6 +82,27 @@ static void softmax_back(const struct fm_mla_softmax_back *softmax)
     }
 }
 
+static void widen_bf16(const void *from, size_t n, float *out)
+{
+    const fm_bf16 *codes = from;
+    for (size_t i = 0; i < n; i++)
+        out[i] = fm_bf16_to_f32(codes[i]);
+}
+
+static void widen_fp16(const void *from, size_t n, float *out)
+{
+    const fm_fp16 *codes = from;
+    for (size_t i = 0; i < n; i++)
+        out[i] = fm_fp16_to_f32(codes[i]);
+}
+
+static void widen_e4m3(const void *from, size_t n, float *out)
+{
+    const fm_e4m3 *codes = from;
+    for (size_t i = 0; i < n; i++)
+        out[i] = fm_e4m3_to_f32(codes[i]);
+}
+
 static void scale_bf16(float *x, size_t n, float scale)
 {
     for (size_t i = 0; i < n; i++)
@@ -114,6 +135,9 @@ void fm_mla_install_ref(struct fm_mla_kernels *kernels)
         .multiply = multiply,
         .softmax = softmax,
         .softmax_back = softmax_back,
+        .widen_bf16 = widen_bf16,
+        .widen_fp16 = widen_fp16,
+        .widen_e4m3 = widen_e4m3,
         .scale_bf16 = scale_bf16,
         .scale = scale,
         .add_scaled = add_scaled,

@@ -87,11 +87,12 @@ int64_t fm_mla_prefill_limit(const struct fm_mla_prefill *prefill, int sequence,
     return limit < 0 ? 0 : limit;
 }
 
-void fm_mla_prefill_widen(const fm_tensor *tensor, int64_t first, int head, int rows, int columns, float *out)
+void fm_mla_prefill_widen(const struct fm_mla_kernels *kernels, const fm_tensor *tensor, int64_t first,
+                          int head, int rows, int columns, float *out)
 {
     size_t line = fm_mla_line((size_t)columns);
     for (int r = 0; r < rows; r++)
-        fm_mla_row_read(tensor, fm_mla_prefill_row(tensor, first + r, head), (size_t)columns,
+        fm_mla_row_read(kernels, tensor, fm_mla_prefill_row(tensor, first + r, head), (size_t)columns,
                         out + (size_t)r * line);
 }
 
@@ -111,15 +112,14 @@ struct source {
 
 static int next(struct fm_mla_source *base, const struct fm_mla_kernels *kernels, struct fm_mla_space *space)
 {
-    (void)kernels;
     const struct source *from = (const struct source *)base;
     const struct fm_mla_prefill *prefill = from->task->prefill;
     const fm_mla_prefill_args *args = prefill->args;
     int keys = (int)fm_mla_min(from->end - base->at, FM_MLA_CHUNK);
     int head = from->task->head / (prefill->h_q / prefill->h_kv);
     int64_t first = args->cu_seqlens_k[from->task->sequence] + base->at;
-    fm_mla_prefill_widen(args->k, first, head, keys, prefill->d_qk, space->k);
-    fm_mla_prefill_widen(args->v, first, head, keys, prefill->d_v, space->v);
+    fm_mla_prefill_widen(kernels, args->k, first, head, keys, prefill->d_qk, space->k);
+    fm_mla_prefill_widen(kernels, args->v, first, head, keys, prefill->d_v, space->v);
     base->at += keys;
     return keys;
 }
@@ -145,7 +145,7 @@ static void run_task(const struct task *task, struct fm_mla_space *space)
                                  .round = prefill->round};
     for (int r = 0; r < task->rows; r++)
         space->limit[r] = (int32_t)fm_mla_prefill_limit(prefill, task->sequence, task->first + r);
-    struct source source = {{next, 0}, task, space->limit[task->rows - 1]}; // the last query sees most
+    struct source source = {{next, NULL, 0}, task, space->limit[task->rows - 1]}; // the last query sees most
     fm_mla_block_pack(&block, kernels, args->q, q_at, task, space);
     fm_mla_block_attend(&block, kernels, &source.source, space);
     size_t d_v = (size_t)prefill->d_v;

@@ -23,8 +23,8 @@ FM_MUST_USE fm_status fm_mla_prefill_check(fm_mla_context *context, const fm_mla
 int64_t fm_mla_prefill_limit(const struct fm_mla_prefill *prefill, int sequence, int64_t query);
 
 /** Keys `at` ... of a sequence's key head as f32. */
-void fm_mla_prefill_widen(const fm_tensor *tensor, int64_t first, int head, int rows, int columns,
-                          float *out);
+void fm_mla_prefill_widen(const struct fm_mla_kernels *kernels, const fm_tensor *tensor, int64_t first,
+                          int head, int rows, int columns, float *out);
 
 static inline int64_t fm_mla_prefill_row(const fm_tensor *tensor, int64_t token, int head)
 {

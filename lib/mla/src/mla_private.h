@@ -24,6 +24,8 @@ enum {
     FM_MLA_BACK_ROWS = 128,              // of a block of the backward pass, which has more per row
     FM_MLA_Q_FLOATS = 576 * FM_MLA_ROWS, // of Q^T: rows are fewer where d_qk is larger
     FM_MLA_O_FLOATS = 512 * FM_MLA_ROWS, // of O, likewise
+    FM_MLA_FEW_ROWS =
+        8, // fewer than a vector has are a waste of S^T; from about 11 on it costs less all the same
     FM_MLA_DEPTH = 192, // indices of a dot that multiply() gets at once: a strip's part of B is then 24 KiB
     FM_MLA_LINE_MAX = FM_MLA_DIM_MAX + FM_MLA_LANES,
     FM_MLA_BACK_KEYS = 256, // of a block of the backward pass: keys are fewer where they are long
@@ -82,12 +84,30 @@ struct fm_mla_softmax_back {
     const float *delta; // out . d_out
 };
 
+/** Few rows against a chunk of BF16 keys where they lie, bound by reading them. */
+struct fm_mla_few {
+    const uint8_t *const *keys; // FM_MLA_CHUNK addresses, those behind `count` of anything readable
+    int count, rows;
+    int depth;      // of a dot: d_qk; of a value: d_v
+    const float *q; // rows of it
+    size_t q_stride;
+    float *p; // logits, written by few_dots(), or p, read by few_values(): key by key
+    size_t p_stride;
+    float *o;
+    size_t o_stride;
+    int fresh; // O is not read
+};
+
 /** What an ISA level provides. */
 struct fm_mla_kernels {
     fm_isa isa;
     void (*multiply)(const struct fm_mla_product *product);
     void (*softmax)(const struct fm_mla_softmax *softmax);
     void (*softmax_back)(const struct fm_mla_softmax_back *softmax);
+    /** Codes as f32, n a multiple of 16. */
+    void (*widen_bf16)(const void *from, size_t n, float *out);
+    void (*widen_fp16)(const void *from, size_t n, float *out);
+    void (*widen_e4m3)(const void *from, size_t n, float *out);
     /** x[i] = x[i] * scale rounded to BF16, n a multiple of 16. */
     void (*scale_bf16)(float *x, size_t n, float scale);
     /** x[i] *= scale, n a multiple of 16. */
@@ -96,11 +116,16 @@ struct fm_mla_kernels {
     void (*add_scaled)(const float *x, size_t n, float scale, float *out);
     /** out[i * out_stride + r] = x[r * x_stride + i], for 16 r and n (a multiple of 16) i. */
     void (*transpose)(const float *x, size_t x_stride, size_t n, float *out, size_t out_stride);
+    /** For up to FM_MLA_FEW_ROWS rows, straight from BF16; NULL: a level has none. */
+    void (*few_dots)(const struct fm_mla_few *few);
+    void (*few_values)(const struct fm_mla_few *few);
 };
 
 void fm_mla_install_ref(struct fm_mla_kernels *kernels);
 void fm_mla_install_avx2(struct fm_mla_kernels *kernels);
 void fm_mla_install_avx512(struct fm_mla_kernels *kernels);
+void fm_mla_few_dots_avx512(const struct fm_mla_few *few);
+void fm_mla_few_values_avx512(const struct fm_mla_few *few);
 
 /** A thread's workspace. Rows of matrices have strides of fm_mla_line(). */
 struct fm_mla_space {
@@ -155,8 +180,9 @@ FM_MUST_USE fm_status fm_mla_args_scale(float given, int d_qk, float *out_scale)
 #define FM_MLA_FLOATS \
     (FM_MLA_DTYPE_BIT(FM_DTYPE_F32) | FM_MLA_DTYPE_BIT(FM_DTYPE_BF16) | FM_MLA_DTYPE_BIT(FM_DTYPE_F16))
 
-/** n values of a row of a tensor, element `at` on, as f32. */
-void fm_mla_row_read(const fm_tensor *tensor, int64_t at, size_t n, float *out);
+/** n values (a multiple of 16) of a row of a tensor, element `at` on, as f32. */
+void fm_mla_row_read(const struct fm_mla_kernels *kernels, const fm_tensor *tensor, int64_t at, size_t n,
+                     float *out);
 void fm_mla_row_write(const fm_tensor *tensor, int64_t at, size_t n, const float *row);
 
 /* ---- mla_cache.c ---- */
@@ -179,6 +205,8 @@ struct fm_mla_pages fm_mla_pages_of(const fm_mla_cache *cache);
 /** Key `head` of a slot, as f32. */
 void fm_mla_pages_read(const struct fm_mla_pages *pages, const struct fm_mla_kernels *kernels, int64_t slot,
                        int head, float *out);
+/** Where it lies. */
+const uint8_t *fm_mla_pages_key(const struct fm_mla_pages *pages, int64_t slot, int head);
 /** Asks for its bytes. */
 void fm_mla_pages_prefetch(const struct fm_mla_pages *pages, int64_t slot, int head);
 
@@ -190,6 +218,8 @@ struct fm_mla_source {
      *  many, 0 at the end. */
     int (*next)(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
                 struct fm_mla_space *space);
+    /** The same for keys of BF16 that need not be widened: their addresses. NULL where they are not. */
+    int (*next_few)(struct fm_mla_source *source, const uint8_t *keys[FM_MLA_CHUNK]);
     int64_t at; // the next key's place in the list; moved by next()
 };
 
@@ -198,7 +228,7 @@ struct fm_mla_block {
     int rows;      // up to FM_MLA_ROWS
     int d_qk, d_v; // of a key, of a value
     int apart;     // values lie in space->v, not at the start of keys
-    int limited;   // space->limit says how many keys of the list each row sees
+    int limited;   // space->limit says how many keys of the list each row sees, later rows no fewer
     float factor;
     enum fm_mla_round round;
 };
@@ -213,9 +243,10 @@ void fm_mla_block_pack(const struct fm_mla_block *block, const struct fm_mla_ker
 void fm_mla_block_attend(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels,
                          struct fm_mla_source *source, struct fm_mla_space *space);
 
-/** S^T or its like: c[keys, rows] = a B, B packed in strips as space->q is. */
+/** S^T or its like: c[keys, rows] = a B, B packed in strips as space->q is; of rows `first` (a multiple of
+ *  FM_MLA_STRIP) on. */
 void fm_mla_block_dots(const struct fm_mla_kernels *kernels, const float *a, size_t a_stride, int keys,
-                       const float *strips, int rows, int depth, float *c, size_t c_stride);
+                       const float *strips, int first, int rows, int depth, float *c, size_t c_stride);
 /** Puts 16 rows, lines[r * line], into strips. */
 void fm_mla_block_strip(const struct fm_mla_kernels *kernels, const float *lines, size_t line, int first,
                         int rows, int depth, float *strips);

@@ -24,6 +24,22 @@ int fm_mla_table_next(struct fm_mla_source *source, const struct fm_mla_kernels 
     return keys;
 }
 
+int fm_mla_table_next_few(struct fm_mla_source *source, const uint8_t *keys[FM_MLA_CHUNK])
+{
+    const struct fm_mla_table_source *from = (const struct fm_mla_table_source *)source;
+    int count = (int)fm_mla_min(from->end - source->at, FM_MLA_CHUNK);
+    for (int t = 0; t < count; t++) {
+        int64_t at = source->at + t;
+        if (at + PREFETCH_AHEAD < from->end)
+            fm_mla_pages_prefetch(from->pages, table_slot(from, at + PREFETCH_AHEAD), from->head);
+        keys[t] = fm_mla_pages_key(from->pages, table_slot(from, at), from->head);
+    }
+    for (int t = count; count > 0 && t < FM_MLA_CHUNK; t++)
+        keys[t] = keys[0];
+    source->at += count;
+    return count;
+}
+
 // The slot of an entry, or -1; *out_pages: of which cache.
 static int64_t list_slot(const struct fm_mla_list_source *from, int64_t at,
                          const struct fm_mla_pages **out_pages)
@@ -34,6 +50,30 @@ static int64_t list_slot(const struct fm_mla_list_source *from, int64_t at,
     return slot >= 0 && slot < (*out_pages)->slots ? slot : -1;
 }
 
+static void prefetch_entry(const struct fm_mla_list_source *from, int64_t at)
+{
+    const struct fm_mla_pages *pages;
+    int64_t slot = at < from->end ? list_slot(from, at, &pages) : -1;
+    if (slot >= 0)
+        fm_mla_pages_prefetch(pages, slot, 0);
+}
+
+int fm_mla_list_next_few(struct fm_mla_source *source, const uint8_t *keys[FM_MLA_CHUNK])
+{
+    const struct fm_mla_list_source *from = (const struct fm_mla_list_source *)source;
+    int count = 0;
+    for (; source->at < from->end && count < FM_MLA_CHUNK; source->at++) {
+        const struct fm_mla_pages *pages;
+        prefetch_entry(from, source->at + PREFETCH_AHEAD);
+        int64_t slot = list_slot(from, source->at, &pages);
+        if (slot >= 0)
+            keys[count++] = fm_mla_pages_key(pages, slot, 0);
+    }
+    for (int t = count; count > 0 && t < FM_MLA_CHUNK; t++)
+        keys[t] = keys[0];
+    return count;
+}
+
 int fm_mla_list_next(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
                      struct fm_mla_space *space)
 {
@@ -42,11 +82,7 @@ int fm_mla_list_next(struct fm_mla_source *source, const struct fm_mla_kernels *
     size_t line = fm_mla_line((size_t)from->pages[0]->d_qk);
     for (; source->at < from->end && keys < FM_MLA_CHUNK; source->at++) {
         const struct fm_mla_pages *pages;
-        if (source->at + PREFETCH_AHEAD < from->end) {
-            int64_t ahead = list_slot(from, source->at + PREFETCH_AHEAD, &pages);
-            if (ahead >= 0)
-                fm_mla_pages_prefetch(pages, ahead, 0);
-        }
+        prefetch_entry(from, source->at + PREFETCH_AHEAD);
         int64_t slot = list_slot(from, source->at, &pages);
         if (slot >= 0)
             fm_mla_pages_read(pages, kernels, slot, 0, space->k + (size_t)keys++ * line);

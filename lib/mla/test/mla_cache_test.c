@@ -173,7 +173,8 @@ static void odd_values_and_scales_have_a_meaning(void **state)
         assert_ok(fm_mla_cache_read(other, &cache, (int64_t[]){0}, &back.tensor));
         assert_true(isnan(mla_at(&back.tensor, (int64_t[]){0, 0, 1})));
         assert_true(isfinite(mla_at(&back.tensor, (int64_t[]){0, 0, 0})));
-        assert_true(mla_at(&back.tensor, (int64_t[]){0, 0, 2}) > 0.5); // 448 times the scale of the finite ones
+        assert_true(mla_at(&back.tensor, (int64_t[]){0, 0, 2}) >
+                    0.5); // 448 times the scale of the finite ones
         for (int64_t i = 128; i < 256; i++) {
             float exact = fm_e4m3_to_f32(codes[i]) * scale;
             assert_true(mla_at(&back.tensor, (int64_t[]){0, 0, i}) ==

@@ -1,0 +1,156 @@
+/*
+ * A vector holds a dword of 16 keys each, two values of BF16: 16 x 16 dwords, transposed in registers, are a step of the
+ * order of sums, and even and odd values are a shift and a mask away.
+ */
+#include "mla_private.h"
+
+#include <immintrin.h>
+
+#include <string.h>
+
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = 16, PAIRS = FM_MLA_STEP / 2 };
+
+// Dword i of 16 keys, from byte `at` on; only the first `pairs` dwords are there.
+INLINE void load_transposed(const uint8_t *const *keys, size_t at, int pairs, __m512i out[PAIRS])
+{
+    const __mmask16 there = (__mmask16)((1U << pairs) - 1);
+    __m512i row[LANES], pair[LANES];
+    UNROLL for (int r = 0; r < LANES; r++) row[r] = _mm512_maskz_loadu_epi32(there, keys[r] + at);
+    UNROLL for (int r = 0; r < LANES; r += 2)
+    {
+        pair[r] = _mm512_unpacklo_epi32(row[r], row[r + 1]);
+        pair[r + 1] = _mm512_unpackhi_epi32(row[r], row[r + 1]);
+    }
+    UNROLL for (int r = 0; r < LANES; r += 4)
+    {
+        row[r] = _mm512_unpacklo_epi64(pair[r], pair[r + 2]);
+        row[r + 1] = _mm512_unpackhi_epi64(pair[r], pair[r + 2]);
+        row[r + 2] = _mm512_unpacklo_epi64(pair[r + 1], pair[r + 3]);
+        row[r + 3] = _mm512_unpackhi_epi64(pair[r + 1], pair[r + 3]);
+    }
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        __m512i low_0 = _mm512_shuffle_i32x4(row[i], row[4 + i], 0x44);
+        __m512i low_1 = _mm512_shuffle_i32x4(row[8 + i], row[12 + i], 0x44);
+        __m512i high_0 = _mm512_shuffle_i32x4(row[i], row[4 + i], 0xEE);
+        __m512i high_1 = _mm512_shuffle_i32x4(row[8 + i], row[12 + i], 0xEE);
+        out[i] = _mm512_shuffle_i32x4(low_0, low_1, 0x88);
+        out[4 + i] = _mm512_shuffle_i32x4(low_0, low_1, 0xDD);
+        out[8 + i] = _mm512_shuffle_i32x4(high_0, high_1, 0x88);
+        out[12 + i] = _mm512_shuffle_i32x4(high_0, high_1, 0xDD);
+    }
+}
+
+// Logits of 16 keys with the rows.
+INLINE void dots_of_16(const struct fm_mla_few *few, const uint8_t *const *keys, int rows,
+                       __m512 acc[FM_MLA_FEW_ROWS])
+{
+    const __m512i high = _mm512_set1_epi32((int)0xFFFF0000);
+    UNROLL for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
+    for (int at = 0; at < few->depth; at += FM_MLA_STEP) {
+        int pairs =
+            few->depth - at < FM_MLA_STEP ? (few->depth - at) / 2 : PAIRS; // a depth is a multiple of 16
+        __m512i dwords[PAIRS];
+        __m512 even[FM_MLA_FEW_ROWS], odd[FM_MLA_FEW_ROWS];
+        load_transposed(keys, (size_t)at * 2, pairs, dwords);
+        UNROLL for (int r = 0; r < rows; r++) even[r] = odd[r] = _mm512_setzero_ps();
+        UNROLL for (int i = 0; i < PAIRS; i++)
+        {
+            if (i < pairs) {
+                __m512 x = _mm512_castsi512_ps(_mm512_slli_epi32(dwords[i], 16));
+                __m512 y = _mm512_castsi512_ps(_mm512_and_si512(dwords[i], high));
+                const float *q = few->q + at + (ptrdiff_t)2 * i;
+                UNROLL for (int r = 0; r < rows; r++)
+                {
+                    even[r] = _mm512_fmadd_ps(_mm512_set1_ps(q[(size_t)r * few->q_stride]), x, even[r]);
+                    odd[r] = _mm512_fmadd_ps(_mm512_set1_ps(q[(size_t)r * few->q_stride + 1]), y, odd[r]);
+                }
+            }
+        }
+        UNROLL for (int r = 0; r < rows; r++) acc[r] = _mm512_add_ps(acc[r], _mm512_add_ps(even[r], odd[r]));
+    }
+}
+
+INLINE void dots(const struct fm_mla_few *few, int rows)
+{
+    for (int key = 0; key < few->count; key += LANES) {
+        __m512 acc[FM_MLA_FEW_ROWS];
+        float lanes[LANES];
+        dots_of_16(few, few->keys + key, rows, acc);
+        for (int r = 0; r < rows; r++) {
+            _mm512_storeu_ps(lanes, acc[r]);
+            for (int t = 0; t < LANES; t++)
+                few->p[(size_t)(key + t) * few->p_stride + (size_t)r] = lanes[t];
+        }
+    }
+}
+
+// 16 columns of the values of a step of keys.
+INLINE void values_of_16(const struct fm_mla_few *few, int key, int count, size_t column, int rows)
+{
+    __m512 sum[2][FM_MLA_FEW_ROWS];
+    UNROLL for (int r = 0; r < rows; r++) sum[0][r] = sum[1][r] = _mm512_setzero_ps();
+    for (int t = 0; t < count; t += 2) {
+        UNROLL for (int parity = 0; parity < 2; parity++)
+        {
+            if (t + parity < count) {
+                const uint8_t *from = few->keys[key + t + parity] + column * 2;
+                __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+                __m512 value = _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+                const float *p = few->p + (size_t)(key + t + parity) * few->p_stride;
+                UNROLL for (int r = 0; r < rows; r++) sum[parity][r] =
+                    _mm512_fmadd_ps(_mm512_set1_ps(p[r]), value, sum[parity][r]);
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        float *o = few->o + (size_t)r * few->o_stride + column;
+        __m512 before = key || !few->fresh ? _mm512_loadu_ps(o) : _mm512_setzero_ps();
+        _mm512_storeu_ps(o, _mm512_add_ps(before, _mm512_add_ps(sum[0][r], sum[1][r])));
+    }
+}
+
+INLINE void values(const struct fm_mla_few *few, int rows)
+{
+    for (int key = 0; key < few->count; key += FM_MLA_STEP) {
+        int count = few->count - key < FM_MLA_STEP ? few->count - key : FM_MLA_STEP;
+        for (size_t column = 0; column < (size_t)few->depth; column += LANES)
+            values_of_16(few, key, count, column, rows);
+    }
+}
+
+// A switch, so that each number of rows has its own registers.
+#define BY_ROWS(function, few) \
+    switch ((few)->rows) {     \
+    case 1:                    \
+        function(few, 1);      \
+        break;                 \
+    case 2:                    \
+        function(few, 2);      \
+        break;                 \
+    case 3:                    \
+    case 4:                    \
+        function(few, 4);      \
+        break;                 \
+    default:                   \
+        function(few, 8);      \
+        break;                 \
+    }
+
+void fm_mla_few_dots_avx512(const struct fm_mla_few *few)
+{
+    BY_ROWS(dots, few)
+}
+
+void fm_mla_few_values_avx512(const struct fm_mla_few *few)
+{
+    BY_ROWS(values, few)
+}
