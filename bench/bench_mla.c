@@ -78,7 +78,7 @@ static void teardown(void *state)
     fm_tensor *tensors[] = {&attention->q,   &attention->k,   &attention->v,
                             &attention->out, &attention->lse, &attention->d_out,
                             &attention->dq,  &attention->dk,  &attention->dv};
-    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++)
         fm_base_mem_free(tensors[i]->data);
     fm_base_mem_free(attention->cache.data);
     fm_base_mem_free(attention->table);

@@ -183,23 +183,40 @@ static void add_scaled(const float *x, size_t n, float by, float *out)
         v_store(out + i, v_fma(v_load(x + i), v_set1(by), v_load(out + i)));
 }
 
-INLINE void tile_index(const float *a, size_t a_row, const float *b, int rows, int vectors,
-                       V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX])
+// Rows of A are found from every third one: a pointer for each would take more registers than there are. The compiler
+// must not see that they are apart by multiples of one stride, or it makes one pointer and eleven distances of them.
+enum { GROUP = 3, GROUPS = TILE_ROWS_MAX / GROUP };
+
+INLINE void tile_index(const float *const a[GROUPS], size_t offset, size_t a_row, const float *b, int rows,
+                       int vectors, V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX])
 {
     V line[TILE_VECTORS_MAX];
     UNROLL for (int v = 0; v < vectors; v++) line[v] = v_load(b + v * LANES);
     UNROLL for (int r = 0; r < rows; r++)
     {
-        V value = v_set1(a[(size_t)r * a_row]);
+        V value = v_set1(a[r / GROUP][offset + (size_t)(r % GROUP) * a_row]);
         UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = v_fma(value, line[v], sum[r][v]);
     }
 }
 
+INLINE void tile_advance(const float *a[GROUPS], size_t by)
+{
+    UNROLL for (int g = 0; g < GROUPS; g++) a[g] += by;
+}
+
 // sum = the even indices' sum + the odd ones' of a step.
-INLINE void tile_step(const float *a, size_t a_row, size_t a_index, const float *b, size_t b_stride,
-                      int depth, int rows, int vectors, V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX])
+INLINE void tile_step(const float *first, size_t a_row, size_t a_index, int along, const float *b,
+                      size_t b_stride, int depth, int rows, int vectors,
+                      V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX])
 {
     V odd[TILE_ROWS_MAX][TILE_VECTORS_MAX];
+    const float *a[GROUPS];
+    UNROLL for (int g = 0; g < GROUPS; g++)
+    {
+        a[g] = GROUP * g < rows ? first + (size_t)(GROUP * g) * a_row : first;
+        if (along)
+            __asm__("" : "+r"(a[g]));
+    }
     UNROLL for (int r = 0; r < rows; r++)
     {
         UNROLL for (int v = 0; v < vectors; v++)
@@ -210,18 +227,18 @@ INLINE void tile_step(const float *a, size_t a_row, size_t a_index, const float 
     }
 #if TILE_PARITIES == 2
     for (; depth > 1; depth -= 2) {
-        tile_index(a, a_row, b, rows, vectors, sum);
-        tile_index(a + a_index, a_row, b + b_stride, rows, vectors, odd);
-        a += 2 * a_index;
+        tile_index(a, 0, a_row, b, rows, vectors, sum);
+        tile_index(a, a_index, a_row, b + b_stride, rows, vectors, odd);
+        tile_advance(a, 2 * a_index);
         b += 2 * b_stride;
     }
     if (depth)
-        tile_index(a, a_row, b, rows, vectors, sum);
+        tile_index(a, 0, a_row, b, rows, vectors, sum);
 #else
     for (int i = 0; i < depth; i += 2)
-        tile_index(a + (size_t)i * a_index, a_row, b + (size_t)i * b_stride, rows, vectors, sum);
+        tile_index(a, (size_t)i * a_index, a_row, b + (size_t)i * b_stride, rows, vectors, sum);
     for (int i = 1; i < depth; i += 2)
-        tile_index(a + (size_t)i * a_index, a_row, b + (size_t)i * b_stride, rows, vectors, odd);
+        tile_index(a, (size_t)i * a_index, a_row, b + (size_t)i * b_stride, rows, vectors, odd);
 #endif
     UNROLL for (int r = 0; r < rows; r++)
     {
@@ -239,7 +256,7 @@ INLINE void tile(const struct fm_mla_product *product, size_t row, size_t column
     for (int step = 0; step < product->depth; step += FM_MLA_STEP) {
         int depth = product->depth - step < FM_MLA_STEP ? product->depth - step : FM_MLA_STEP;
         V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX];
-        tile_step(a, a_row, a_index, b, product->b_stride, depth, rows, vectors, sum);
+        tile_step(a, a_row, a_index, along, b, product->b_stride, depth, rows, vectors, sum);
         UNROLL for (int r = 0; r < rows; r++)
         {
             UNROLL for (int v = 0; v < vectors; v++)

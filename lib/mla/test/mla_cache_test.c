@@ -161,8 +161,8 @@ static void odd_values_and_scales_have_a_meaning(void **state)
     fm_mla_context *context = mla_open(FM_ISA_AVX512, 1);
     struct mla_array rows = mla_array_make(&gen, FM_DTYPE_F32, 3, (int64_t[]){1, 1, 576});
     mla_array_fill(&gen, &rows, 0.3);
-    mla_put(&rows.tensor, (int64_t[]){0, 0, 1}, NAN);
-    mla_put(&rows.tensor, (int64_t[]){0, 0, 2}, INFINITY);
+    mla_put(&rows.tensor, (int64_t[]){0, 0, 1}, (double)NAN);
+    mla_put(&rows.tensor, (int64_t[]){0, 0, 2}, (double)INFINITY);
     assert_ok(fm_mla_cache_append(context, &cache, (int64_t[]){0}, &rows.tensor));
     float scale = 0.3F;
     memcpy((uint8_t *)cache.data + 512 + 4, &scale, sizeof scale);

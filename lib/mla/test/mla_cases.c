@@ -108,7 +108,7 @@ void mla_array_equal(const struct mla_array *a, const struct mla_array *b, const
         return;
     do {
         double x = mla_at(&a->tensor, index), y = mla_at(&b->tensor, index);
-        if (!(isnan(x) && isnan(y)) && memcmp(&x, &y, sizeof x) != 0)
+        if (!(isnan(x) && isnan(y)) && (x != y || signbit(x) != signbit(y)))
             fail_msg("%s: [%lld, %lld, %lld, ...] is %.9g and %.9g", what, (long long)index[0],
                      (long long)index[1], (long long)index[2], x, y);
     } while (step(&a->tensor, index));
@@ -141,7 +141,7 @@ void mla_array_near(const struct mla_array *got, const double *expected, struct 
 double mla_exact_row(int d_qk, int d_v, const double *q, int64_t count, const double *keys,
                      const double *values, double scale, const float *sink, double *out)
 {
-    double max = -INFINITY, sum = 0;
+    double max = -(double)INFINITY, sum = 0;
     double *s = fm_base_mem_alloc((size_t)(count + 1) * sizeof *s);
     assert_non_null(s);
     for (int64_t j = 0; j < count; j++) {
@@ -161,7 +161,7 @@ double mla_exact_row(int d_qk, int d_v, const double *q, int64_t count, const do
     }
     fm_base_mem_free(s);
     if (!count)
-        return INFINITY;
+        return (double)INFINITY;
     double lse = max + log(sum), share = sink ? 1 + exp((double)*sink - lse) : 1;
     for (int i = 0; i < d_v; i++)
         out[i] /= sum * share;

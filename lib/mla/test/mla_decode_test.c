@@ -340,7 +340,7 @@ static void check_against_double(const struct problem *problem)
 {
     const fm_mla_shape *shape = &problem->shape;
     const fm_mla_cache *cache = &problem->store.cache;
-    size_t rows = (size_t)(shape->batch * shape->s_q * shape->h_q), longest = 1;
+    size_t rows = (size_t)shape->batch * (size_t)shape->s_q * (size_t)shape->h_q, longest = 1;
     for (int b = 0; b < shape->batch; b++) {
         size_t length = (size_t)problem->lengths[b] + (size_t)problem->extra_lengths[b];
         longest = length > longest ? length : longest;

@@ -62,7 +62,7 @@ static void discard(struct problem *problem)
 {
     struct mla_array *all[] = {&problem->q,     &problem->k,  &problem->v,  &problem->out, &problem->lse,
                                &problem->d_out, &problem->dq, &problem->dk, &problem->dv};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         mla_array_free(all[i]);
 }
 
@@ -306,8 +306,8 @@ static void a_query_does_not_know_later_keys(void **state)
                           .cu_k = {0, 40}};
     struct problem problem = make(&gen, &shape);
     for (int64_t x = 0; x < 16; x++) {
-        mla_put(&problem.k.tensor, (int64_t[]){20, 0, x}, NAN);
-        mla_put(&problem.v.tensor, (int64_t[]){20, 0, x}, NAN);
+        mla_put(&problem.k.tensor, (int64_t[]){20, 0, x}, (double)NAN);
+        mla_put(&problem.v.tensor, (int64_t[]){20, 0, x}, (double)NAN);
     }
     fm_mla_context *context = mla_open(FM_ISA_AVX512, 1);
     fm_mla_prefill_args args = args_of(&problem);

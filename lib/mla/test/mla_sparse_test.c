@@ -153,7 +153,7 @@ static void check_against_double(const struct problem *problem)
         int64_t h = row % problem->h_q, query = row / problem->h_q, b = query / problem->s_q, count = 0;
         for (int64_t x = 0; x < kv->d_qk; x++)
             q[x] = mla_at(&problem->q.tensor, (int64_t[]){b, query % problem->s_q, h, x});
-        max[row] = -INFINITY;
+        max[row] = -(double)INFINITY;
         for (int64_t j = 0; j < problem->lengths[query]; j++) {
             int64_t token = problem->indices[query * problem->topk + j];
             if (token < 0 || token >= problem->s_kv)
