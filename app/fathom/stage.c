@@ -6,10 +6,8 @@
 #include <string.h>
 
 static const struct fm_stage *const stages[] = {
-    &fm_stage_machine,
-    &fm_stage_placement,
-    &fm_stage_schedule,
-    &fm_stage_report,
+    &fm_stage_machine,  &fm_stage_corpus,    &fm_stage_data,     &fm_stage_train,  &fm_stage_balance,
+    &fm_stage_generate, &fm_stage_placement, &fm_stage_schedule, &fm_stage_report,
 };
 
 enum { STAGE_COUNT = sizeof stages / sizeof stages[0] };

@@ -39,9 +39,14 @@ const struct fm_stage *fm_app_stage_find(const char *name);
 /** NULL-terminated names of all kinds. */
 const char *const *fm_app_stage_names(void);
 
+extern const struct fm_stage fm_stage_balance;
+extern const struct fm_stage fm_stage_corpus;
+extern const struct fm_stage fm_stage_data;
+extern const struct fm_stage fm_stage_generate;
 extern const struct fm_stage fm_stage_machine;
 extern const struct fm_stage fm_stage_placement;
 extern const struct fm_stage fm_stage_report;
 extern const struct fm_stage fm_stage_schedule;
+extern const struct fm_stage fm_stage_train;
 
 #endif

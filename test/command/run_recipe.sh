@@ -64,7 +64,8 @@ refused 'run: another run uses this folder'
 exec 9>&-
 
 { printf 'name: all\nstages:\n' && "$fathom" run --stages; } >r.yaml # what it lists is a recipe
-"$fathom" run r.yaml --out all >/dev/null 2>log.txt
+FM_CORPUS_BYTES_MAX=1MiB FM_DATA_VOCAB=400 FM_TRAIN_STEPS=2 FM_TRAIN_HIDDEN=64 FM_TRAIN_LAYERS=2 FM_TRAIN_LENGTH=32 \
+    "$fathom" run r.yaml --out all >/dev/null 2>log.txt
 
 printf 'name: x\nstages:\n  - stage: machine\n    with:\n' >r.yaml # an empty section sets nothing
 FM_MACHINE_PROBE=1 "$fathom" run r.yaml --out empty >/dev/null 2>&1

@@ -20,8 +20,8 @@ fm_status fm_model_bpe_pattern_open(const char *text, size_t length, int literal
     struct fm_bpe_pattern *pattern = fm_base_mem_zalloc(1, sizeof *pattern);
     if (!pattern)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a pattern");
-    pattern->code = pcre2_compile((PCRE2_SPTR)text, length,
-                                  PCRE2_UTF | PCRE2_UCP | (literal ? PCRE2_LITERAL : 0), &code, &at, NULL);
+    pattern->code = pcre2_compile((PCRE2_SPTR)text, length, PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP),
+                                  &code, &at, NULL);
     if (!pattern->code) {
         char reason[128];
         pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof reason);

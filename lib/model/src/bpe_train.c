@@ -178,9 +178,19 @@ static fm_status offer_fresh(struct trainer *trainer)
     return FM_OK;
 }
 
-static fm_status begin(struct trainer *trainer, const struct fm_bpe_word *counted, size_t count,
-                       const int32_t byte_ids[256])
+static int is_special(const fm_tokenizer *tokenizer, const struct fm_bpe_word *word)
 {
+    for (int id = 0; tokenizer->tokens[id].special; id++)
+        if (tokenizer->tokens[id].length == word->length &&
+            memcmp(tokenizer->tokens[id].bytes, word->bytes, word->length) == 0)
+            return 1;
+    return 0;
+}
+
+static fm_status begin(struct trainer *trainer, const struct fm_bpe_word *counted, size_t count,
+                       const fm_tokenizer *tokenizer)
+{
+    int32_t first_byte = tokenizer->vocab - 256;
     size_t total = 0;
     for (size_t i = 0; i < count; i++)
         total += counted[i].length;
@@ -193,8 +203,12 @@ static fm_status begin(struct trainer *trainer, const struct fm_bpe_word *counte
     for (size_t i = 0; i < count; i++) {
         struct word *word = &trainer->words[i];
         *word = (struct word){at, counted[i].length, counted[i].count};
+        if (is_special(tokenizer, &counted[i])) {
+            word->count = 0;
+            continue;
+        }
         for (uint32_t j = 0; j < word->count; j++)
-            *at++ = byte_ids[(unsigned char)counted[i].bytes[j]];
+            *at++ = first_byte + (unsigned char)counted[i].bytes[j];
         for (uint32_t j = 0; j + 1 < word->count; j++)
             FM_TRY(count_pair(trainer, word->symbols[j], word->symbols[j + 1], word->weight, (uint32_t)i));
     }
@@ -307,22 +321,38 @@ static fm_status base_vocabulary(fm_tokenizer *tokenizer, const fm_tokenizer_tra
     return FM_OK;
 }
 
+// Counts words between the special tokens that the text holds.
+static fm_status count_words(const char *text, size_t length, const fm_tokenizer_training *training,
+                             const fm_tokenizer *tokenizer, struct fm_bpe_words *table,
+                             struct fm_bpe_word **words)
+{
+    struct fm_bpe_pattern *patterns[FM_BPE_PATTERNS_MAX] = {0};
+    int count = 0, threads = training->threads ? training->threads : fm_base_cpu_threads();
+    fm_status status = FM_OK;
+    for (; status == FM_OK && training->special && training->special[count]; count++)
+        status = fm_model_bpe_pattern_open(training->special[count], strlen(training->special[count]), 1,
+                                           &patterns[count]);
+    if (status == FM_OK) {
+        patterns[count] = tokenizer->patterns[0];
+        status = fm_model_bpe_words_count(text, length, patterns, count + 1, threads, table, words);
+        patterns[count] = NULL; // the tokenizer's own
+    }
+    for (int i = 0; i < FM_BPE_PATTERNS_MAX; i++)
+        fm_model_bpe_pattern_close(patterns[i]);
+    return status;
+}
+
 static fm_status train(const char *text, size_t length, const fm_tokenizer_training *training,
                        fm_tokenizer *tokenizer)
 {
     struct trainer trainer = {0};
     struct fm_bpe_words table = {0};
     struct fm_bpe_word *words = NULL;
-    int32_t byte_ids[256];
     FM_TRY(fm_model_bpe_add_pattern(
         tokenizer, training->pattern ? training->pattern : fm_model_bpe_standard_pattern, 0));
     FM_TRY(base_vocabulary(tokenizer, training));
-    for (int byte = 0; byte < 256; byte++)
-        byte_ids[byte] = tokenizer->vocab - 256 + byte;
-    FM_TRY(fm_model_bpe_words_count(text, length, tokenizer->patterns, tokenizer->pattern_count,
-                                    training->threads ? training->threads : fm_base_cpu_threads(), &table,
-                                    &words));
-    fm_status status = begin(&trainer, words, table.count, byte_ids);
+    FM_TRY(count_words(text, length, training, tokenizer, &table, &words));
+    fm_status status = begin(&trainer, words, table.count, tokenizer);
     fm_base_mem_free(words);
     fm_model_bpe_words_free(&table);
     if (status == FM_OK)
@@ -341,6 +371,9 @@ fm_status fm_model_tokenizer_train(const char *text, size_t length, const fm_tok
     for (const char *const *special = training->special; special && *special; special++, least++)
         if (!(*special)[0])
             return fm_base_error_set(FM_ERR_ARG, "special token %d is empty", least - 256);
+    if (least - 256 >= FM_BPE_PATTERNS_MAX)
+        return fm_base_error_set(FM_ERR_LIMIT, "%d special tokens; expected at most %d", least - 256,
+                                 FM_BPE_PATTERNS_MAX - 1);
     if (training->vocab < least || training->vocab > 1 << 24)
         return fm_base_error_set(FM_ERR_ARG,
                                  "vocab is %d; expected %d (bytes and special tokens) to 16777216",

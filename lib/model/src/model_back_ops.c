@@ -1,6 +1,12 @@
 #include "model_trainer.h"
 
-enum { ROW_GRAIN = 16, COLUMN_GRAIN = 64, ELEMENT_GRAIN = 1 << 13 };
+// Elements that a thread takes at a time: some 20 us of work.
+enum { GRAIN = 1 << 16 };
+
+static int64_t row_grain(int64_t width)
+{
+    return width < GRAIN ? GRAIN / width : 1;
+}
 
 void fm_model_linear_back(const struct fm_model_compute *compute, int64_t rows, const float *x,
                           const struct fm_model_weight *weight, const float *dy, float *dx, int accumulate)
@@ -47,8 +53,8 @@ void fm_model_norm_back_rows(const struct fm_model_compute *compute, int64_t row
 {
     struct norm_back_work work = {compute->kernels, rows,     width, x_stride, dy_stride,       dx_stride, x,
                                   weight->vector,   inverses, dy,    dx,       weight->gradient};
-    fm_model_share(compute, width, COLUMN_GRAIN, norm_weight_part, &work); // first: dx may be dy
-    fm_model_share(compute, rows, ROW_GRAIN, norm_back_part, &work);
+    fm_model_share(compute, width, row_grain(rows + 1), norm_weight_part, &work); // first: dx may be dy
+    fm_model_share(compute, rows, row_grain(width), norm_back_part, &work);
 }
 
 struct swiglu_back_work {
@@ -69,7 +75,7 @@ void fm_model_swiglu_back_rows(const struct fm_model_compute *compute, int64_t c
                                const float *up, const float *dy, float *dgate, float *dup)
 {
     struct swiglu_back_work work = {compute->kernels, gate, up, dy, dgate, dup};
-    fm_model_share(compute, count, ELEMENT_GRAIN, swiglu_back_part, &work);
+    fm_model_share(compute, count, GRAIN, swiglu_back_part, &work);
 }
 
 struct embed_back_work {
@@ -95,5 +101,5 @@ void fm_model_embed_back(const struct fm_model_compute *compute, const struct fm
                          const int32_t *ids, int64_t count, const float *dy)
 {
     struct embed_back_work work = {embed, ids, count, dy};
-    fm_model_share(compute, embed->columns, COLUMN_GRAIN, embed_back_part, &work);
+    fm_model_share(compute, embed->columns, row_grain(count + 1), embed_back_part, &work);
 }

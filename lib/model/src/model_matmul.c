@@ -9,8 +9,8 @@
 
 // A packed block of A (MC x KC, 96 KiB) stays in the second-level cache while B's panels pass.
 enum { KC = 256, MC = 96, NC = 512, TILE_MAX = 32, ROW_MAX = KC > NC ? KC : NC };
-// Below so many products a second thread costs more than it brings.
-enum { SHARE_PRODUCTS = 1 << 17 };
+// Below so many products, some 50 us of work, a second thread costs more than it brings.
+enum { SHARE_PRODUCTS = 1 << 21 };
 enum { PACK_FLOATS = (MC + TILE_MAX) * KC + (NC + TILE_MAX) * KC };
 
 // `count` consecutive stored elements of stored row `row` from column `column` on, as f32; in place where they are that.

@@ -2,8 +2,13 @@
 
 #include "fathom/numfmt.h"
 
-// Rows or elements that a thread takes at a time: some 10 us of work.
-enum { ROW_GRAIN = 16, ELEMENT_GRAIN = 1 << 14 };
+// Elements that a thread takes at a time: some 20 us of work.
+enum { GRAIN = 1 << 16 };
+
+static int64_t row_grain(int64_t width)
+{
+    return width < GRAIN ? GRAIN / width : 1;
+}
 
 void fm_model_linear(const struct fm_model_compute *compute, int64_t rows, const float *x,
                      const struct fm_model_weight *weight, float *out)
@@ -38,7 +43,7 @@ void fm_model_norm_rows(const struct fm_model_compute *compute, int64_t rows, in
 {
     struct norm_work work = {compute->kernels, width,   x_stride, out_stride, x,
                              weight->vector,   epsilon, out,      inverses};
-    fm_model_share(compute, rows, ROW_GRAIN, norm_part, &work);
+    fm_model_share(compute, rows, row_grain(width), norm_part, &work);
 }
 
 struct swiglu_work {
@@ -58,7 +63,7 @@ void fm_model_swiglu_rows(const struct fm_model_compute *compute, int64_t count,
                           const float *up, float *out)
 {
     struct swiglu_work work = {compute->kernels, gate, up, out};
-    fm_model_share(compute, count, ELEMENT_GRAIN, swiglu_part, &work);
+    fm_model_share(compute, count, GRAIN, swiglu_part, &work);
 }
 
 void fm_model_embed(const struct fm_model_weight *embed, const int32_t *ids, int64_t count, float *out)

@@ -118,7 +118,7 @@ fm_status fm_model_route(const fm_model_config *config, const struct fm_model_co
     fm_model_linear(compute, tokens, x, &layer->router, route.scores);
     struct route_work work = {config, compute->kernels,
                               config->correction_bias ? layer->router_bias.vector : NULL, &route, choice};
-    fm_model_share(compute, tokens, 16, route_part, &work);
+    fm_model_share(compute, tokens, 128, route_part, &work);
     sort_rows(config, &route);
     fm_model_scratch_release(scratch, mark);
     *out_route = route;

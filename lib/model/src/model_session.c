@@ -204,7 +204,9 @@ static fm_status attention(fm_model_session *session, int index, int count, cons
                                   queries + ((int64_t)i * c->heads + h) * query_width + c->nope);
     }
     struct attention_work work = {session, layer, index, count, queries, heads, spaces, space};
-    fm_model_share(&model->compute, c->heads, 1, attend_part, &work);
+    // Heads are shared once they are some 50 us of work.
+    int64_t products = (int64_t)count * (session->length + count) * width * c->heads;
+    fm_model_share(&model->compute, c->heads, products < 1 << 20 ? c->heads : 1, attend_part, &work);
     fm_model_linear(&model->compute, count, heads, &layer->o, out);
     model->compute.kernels->axpy(1, out, x, (int64_t)count * c->hidden);
     return FM_OK;

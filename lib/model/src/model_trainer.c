@@ -1,11 +1,14 @@
 #include "model_trainer.h"
 
 #include <math.h>
+#include <stdio.h>
 
 #include "fathom/cpu.h"
 #include "fathom/rng.h"
 
 enum { RANGE = 1 << 14, INITIAL_STREAM = 1 << 20 };
+// Tokens of a micro-batch where none is asked for: enough rows to fill the products' tiles.
+enum { MICRO_TOKENS = 512 };
 
 static int finite_at_least(double value, double low)
 {
@@ -50,50 +53,98 @@ static fm_status count_one(void *context, const char *name, struct fm_model_weig
 struct place {
     struct fm_trainer *trainer;
     int64_t at;
-    uint64_t number;
 };
 
-// Norms begin as 1, biases as 0, matrices as normal numbers; each parameter's depend on its number alone.
 static fm_status place_one(void *context, const char *name, struct fm_model_weight *weight)
 {
     struct place *place = context;
-    struct fm_trainer *trainer = place->trainer;
-    float *values = trainer->values + place->at;
-    int64_t count = cells(weight);
+    float *values = place->trainer->values + place->at;
+    (void)name;
     weight->values = weight->vector = values;
-    weight->gradient = trainer->gradients + place->at;
+    weight->gradient = place->trainer->gradients + place->at;
     weight->matrix = fm_model_rows(values, weight->columns);
-    fm_rng rng = fm_base_rng_begin(trainer->training.seed, INITIAL_STREAM + place->number++);
-    for (int64_t i = 0; i < count; i++)
-        values[i] = weight->rows ? (float)(trainer->training.deviation * fm_rng_normal(&rng))
-                    : strstr(name, "correction_bias") ? 0
-                                                      : 1;
-    place->at += count;
+    place->at += cells(weight);
+    return FM_OK;
+}
+
+struct draw {
+    const fm_model_training *training;
+    uint64_t number;
+};
+
+// Norms begin as 1, biases as 0, matrices as normal numbers; a parameter's depend on its number alone.
+static fm_status draw_one(void *context, const char *name, struct fm_model_weight *weight)
+{
+    struct draw *draw = context;
+    float constant = strstr(name, "correction_bias") ? 0 : 1;
+    fm_rng rng = fm_base_rng_begin(draw->training->seed, INITIAL_STREAM + draw->number++);
+    for (int64_t i = 0; i < cells(weight); i++)
+        weight->values[i] =
+            weight->rows ? (float)(draw->training->deviation * fm_rng_normal(&rng)) : constant;
+    return FM_OK;
+}
+
+static size_t load_count(const fm_model_config *c)
+{
+    return (size_t)(c->layers + c->predict_layers) * (size_t)c->experts;
+}
+
+// What trainer and lanes have alike: the structs over `values`, gradients, loads, a team of `threads`.
+static fm_status make_views(struct fm_trainer *trainer, int threads)
+{
+    struct fm_model *model = &trainer->model;
+    struct place place = {.trainer = trainer};
+    trainer->gradients = fm_base_mem_zalloc((size_t)trainer->count, sizeof(float));
+    trainer->loads = fm_base_mem_zalloc(load_count(&model->config) + 1, sizeof(int64_t));
+    if (!trainer->gradients || !trainer->loads)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory to train %lld parameters",
+                                 (long long)trainer->count);
+    FM_TRY(fm_model_weights_each(&model->config, &model->weights, 1, place_one, &place));
+    if (model->config.tied_head)
+        model->weights.head = model->weights.embed;
+    return fm_model_compute_open(threads, &model->compute);
+}
+
+static fm_status make_lanes(struct fm_trainer *trainer, int count)
+{
+    trainer->lanes = fm_base_mem_zalloc((size_t)count, sizeof *trainer->lanes);
+    if (!trainer->lanes)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %d lanes", count);
+    for (; trainer->lane_count < count; trainer->lane_count++) {
+        struct fm_trainer *lane = &trainer->lanes[trainer->lane_count];
+        struct fm_model_weights weights;
+        FM_TRY(fm_model_weights_create(&trainer->model.config, &weights));
+        *lane = (struct fm_trainer){
+            .training = trainer->training, .count = trainer->count, .values = trainer->values};
+        lane->model.config = trainer->model.config;
+        lane->model.rotary = trainer->model.rotary;
+        lane->model.weights = weights;
+        fm_status status = make_views(lane, 1);
+        if (status < 0) {
+            trainer->lane_count++; // to be freed with the others
+            return status;
+        }
+    }
     return FM_OK;
 }
 
 static fm_status make(struct fm_trainer *trainer)
 {
     struct fm_model *model = &trainer->model;
-    const fm_model_config *c = &model->config;
+    struct draw draw = {.training = &trainer->training};
     int threads = trainer->training.threads ? trainer->training.threads : fm_base_cpu_threads();
-    FM_TRY(fm_model_weights_create(c, &model->weights));
-    FM_TRY(fm_model_weights_each(c, &model->weights, 1, count_one, &trainer->count));
+    FM_TRY(fm_model_weights_create(&model->config, &model->weights));
+    FM_TRY(fm_model_weights_each(&model->config, &model->weights, 1, count_one, &trainer->count));
     size_t count = (size_t)trainer->count;
     trainer->values = fm_base_mem_aligned(count * sizeof(float), FM_CACHE_LINE);
-    trainer->gradients = fm_base_mem_zalloc(count, sizeof(float));
     trainer->mean = fm_base_mem_zalloc(count, sizeof(float));
     trainer->square = fm_base_mem_zalloc(count, sizeof(float));
-    trainer->loads = fm_base_mem_zalloc((size_t)(c->layers + c->predict_layers) * (size_t)(c->experts + 1),
-                                        sizeof(int64_t));
-    if (!trainer->values || !trainer->gradients || !trainer->mean || !trainer->square || !trainer->loads)
+    if (!trainer->values || !trainer->mean || !trainer->square)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to train %zu parameters", count);
-    struct place place = {.trainer = trainer};
-    FM_TRY(fm_model_weights_each(c, &model->weights, 1, place_one, &place));
-    if (c->tied_head)
-        model->weights.head = model->weights.embed;
-    FM_TRY(fm_model_rotary_open(c, &model->rotary));
-    return fm_model_compute_open(threads, &model->compute);
+    FM_TRY(make_views(trainer, threads));
+    FM_TRY(fm_model_weights_each(&model->config, &model->weights, 1, draw_one, &draw));
+    FM_TRY(fm_model_rotary_open(&model->config, &model->rotary));
+    return make_lanes(trainer, threads);
 }
 
 fm_status fm_model_trainer_open(const fm_model_config *config, const fm_model_training *training,
@@ -114,20 +165,29 @@ fm_status fm_model_trainer_open(const fm_model_config *config, const fm_model_tr
     return status;
 }
 
+// All but what lanes share.
+static void free_views(struct fm_trainer *trainer)
+{
+    struct fm_model *model = &trainer->model;
+    fm_model_compute_close(&model->compute);
+    fm_model_weights_destroy(&model->config, &model->weights);
+    fm_model_scratch_free(&model->scratch);
+    fm_base_mem_free(trainer->gradients);
+    fm_base_mem_free(trainer->loads);
+}
+
 void fm_model_trainer_close(fm_trainer *trainer)
 {
     if (!trainer)
         return;
-    struct fm_model *model = &trainer->model;
-    fm_model_compute_close(&model->compute);
-    fm_model_rotary_close(&model->rotary);
-    fm_model_weights_destroy(&model->config, &model->weights);
-    fm_model_scratch_free(&model->scratch);
+    for (int i = 0; i < trainer->lane_count; i++)
+        free_views(&trainer->lanes[i]);
+    fm_base_mem_free(trainer->lanes);
+    free_views(trainer);
+    fm_model_rotary_close(&trainer->model.rotary);
     fm_base_mem_free(trainer->values);
-    fm_base_mem_free(trainer->gradients);
     fm_base_mem_free(trainer->mean);
     fm_base_mem_free(trainer->square);
-    fm_base_mem_free(trainer->loads);
     fm_base_mem_free(trainer);
 }
 
@@ -166,20 +226,85 @@ static fm_status check_ids(const fm_model_config *c, const int32_t *ids, int seq
     return FM_OK;
 }
 
-// All micro-batches of a step.
+struct wave {
+    struct fm_trainer *trainer;
+    const int32_t *ids; // of the wave's first micro-batch
+    int sequences, length, at_once;
+};
+
+// Micro-batches [begin, end) of a wave, one a lane.
+static void lane_part(void *context, int64_t begin, int64_t end, int thread)
+{
+    const struct wave *wave = context;
+    int64_t width = wave->length + 1 + wave->trainer->model.config.predict_layers;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        struct fm_trainer *lane = &wave->trainer->lanes[i];
+        int first = (int)i * wave->at_once, left = wave->sequences - first;
+        int count = left < wave->at_once ? left : wave->at_once;
+        struct fm_model_batch batch = {count, wave->length, (int64_t)count * wave->length};
+        lane->loss_sum = lane->predict_sum = lane->balance_sum = 0;
+        memset(lane->loads, 0, load_count(&lane->model.config) * sizeof *lane->loads);
+        if (!lane->evaluate)
+            memset(lane->gradients, 0, (size_t)lane->count * sizeof *lane->gradients);
+        lane->status = fm_model_pass(lane, &batch, wave->ids + first * width);
+        if (lane->status < 0)
+            snprintf(lane->message, sizeof lane->message, "%s", fm_base_error_message());
+    }
+}
+
+struct gather {
+    float *to;
+    const float *from;
+    const struct fm_model_kernels *kernels;
+};
+
+static void gather_part(void *context, int64_t begin, int64_t end, int thread)
+{
+    const struct gather *gather = context;
+    (void)thread;
+    gather->kernels->axpy(1, gather->from + begin, gather->to + begin, end - begin);
+}
+
+static fm_status gather_lane(struct fm_trainer *trainer, const struct fm_trainer *lane)
+{
+    if (lane->status < 0)
+        return fm_base_error_set(lane->status, "%s", lane->message);
+    trainer->loss_sum += lane->loss_sum;
+    trainer->predict_sum += lane->predict_sum;
+    trainer->balance_sum += lane->balance_sum;
+    for (size_t i = 0; i < load_count(&trainer->model.config); i++)
+        trainer->loads[i] += lane->loads[i];
+    struct gather gather = {trainer->gradients, lane->gradients, trainer->model.compute.kernels};
+    if (!trainer->evaluate)
+        fm_model_share(&trainer->model.compute, trainer->count, RANGE, gather_part, &gather);
+    return FM_OK;
+}
+
+// All micro-batches of a step, as many at a time as there are lanes.
 static fm_status pass_all(struct fm_trainer *trainer, const int32_t *ids, int sequences, int length)
 {
     const fm_model_config *c = &trainer->model.config;
-    int at_once = trainer->training.micro_batch ? trainer->training.micro_batch : sequences;
+    int at_once = trainer->training.micro_batch;
+    if (at_once == 0)
+        at_once = length < MICRO_TOKENS ? MICRO_TOKENS / length : 1;
     trainer->loss_sum = trainer->predict_sum = trainer->balance_sum = 0;
     trainer->weight = 1.0 / ((double)sequences * length);
-    trainer->balance_weight = 1.0 / sequences;
-    memset(trainer->loads, 0,
-           (size_t)(c->layers + c->predict_layers) * (size_t)c->experts * sizeof *trainer->loads);
-    for (int first = 0; first < sequences; first += at_once) {
-        int count = sequences - first < at_once ? sequences - first : at_once;
-        struct fm_model_batch batch = {count, length, (int64_t)count * length};
-        FM_TRY(fm_model_pass(trainer, &batch, ids + (int64_t)first * (length + 1 + c->predict_layers)));
+    memset(trainer->loads, 0, load_count(c) * sizeof *trainer->loads);
+    for (int i = 0; i < trainer->lane_count; i++) {
+        trainer->lanes[i].weight = trainer->weight;
+        trainer->lanes[i].balance_weight = 1.0 / sequences;
+        trainer->lanes[i].evaluate = trainer->evaluate;
+    }
+    int per_wave = trainer->lane_count * at_once;
+    for (int first = 0; first < sequences; first += per_wave) {
+        int count = sequences - first < per_wave ? sequences - first : per_wave;
+        int lanes = (count + at_once - 1) / at_once;
+        struct wave wave = {trainer, ids + (int64_t)first * (length + 1 + c->predict_layers), count, length,
+                            at_once};
+        fm_model_share(&trainer->model.compute, lanes, 1, lane_part, &wave);
+        for (int i = 0; i < lanes; i++)
+            FM_TRY(gather_lane(trainer, &trainer->lanes[i]));
     }
     return FM_OK;
 }

@@ -44,6 +44,11 @@ struct fm_model_layer_saved {
     struct fm_model_moe_saved moe;
 };
 
+/**
+ * Micro-batches run side by side, each by one thread from beginning to end: a lane has what one needs of its own, gradients,
+ * scratch and sums, and shares the values. Gradients are summed in the order of the micro-batches, so the result does not
+ * depend on how many lanes there are. A lane is a trainer without lanes.
+ */
 struct fm_trainer {
     struct fm_model model; // values instead of files; sessions run on it
     fm_model_training training;
@@ -52,10 +57,14 @@ struct fm_trainer {
     int64_t step;
     // Of the step that runs:
     double loss_sum, predict_sum, balance_sum;
-    double weight;         // of a token's loss: 1 / tokens of the step
-    double balance_weight; // of a sequence's balance loss
-    int evaluate;          // forward alone
-    int64_t *loads;        // [layers + predict_layers][experts]: tokens of this step
+    double weight;            // of a token's loss: 1 / tokens of the step
+    double balance_weight;    // of a sequence's balance loss
+    int evaluate;             // forward alone
+    int64_t *loads;           // [layers + predict_layers][experts]: tokens of this step
+    struct fm_trainer *lanes; // NULL in a lane
+    int lane_count;
+    fm_status status; // of a lane's micro-batch
+    char message[256];
 };
 
 /* Backward operators. "dx +=" unless said otherwise; gradients of weights are added. */

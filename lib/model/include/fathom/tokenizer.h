@@ -71,10 +71,10 @@ typedef struct fm_tokenizer_training {
 } fm_tokenizer_training;
 
 /**
- * Trains on a text: the pair of neighbouring tokens that occurs most often becomes a token, again and again; of equally
+ * Trains on a text, which special tokens may divide: the pair of neighbouring tokens that occurs most often becomes a token, again and again; of equally
  * frequent pairs the one with the lower ids. The result does not depend on the number of threads. Where the text is too
- * small, the vocabulary is, too. FM_ERR_ARG: a field; FM_ERR_FORMAT: the pattern; FM_ERR_LIMIT: 2 GiB of text or more;
- * FM_ERR_NOMEM.
+ * small, the vocabulary is, too. FM_ERR_ARG: a field; FM_ERR_FORMAT: the pattern; FM_ERR_LIMIT: 2 GiB of text or more,
+ * or more than 15 special tokens; FM_ERR_NOMEM.
  */
 FM_API FM_MUST_USE fm_status fm_model_tokenizer_train(const char *text, size_t length,
                                                       const fm_tokenizer_training *training,

@@ -1,0 +1,62 @@
+// Generation: the trained model, loaded back from its checkpoint, continues a prompt.
+#include <stddef.h>
+#include <stdio.h>
+
+#include "generation.h"
+#include "stage.h"
+
+struct generate_options {
+    const char *train, *prompt;
+    int64_t max_tokens, top_k, seed;
+    double temperature, top_p;
+};
+
+#define FIELD(name) offsetof(struct generate_options, name)
+static const fm_option generate_schema[] = {
+    {"train", FM_OPTION_STRING, FIELD(train), .value = "train", .help = "name of the training stage"},
+    {"prompt", FM_OPTION_STRING, FIELD(prompt), .value = "Water, n.", .help = "what to continue"},
+    {"max-tokens", FM_OPTION_INT, FIELD(max_tokens), .value = "120", .min = 1, .max = 1 << 20,
+     .help = "tokens to append at most"},
+    {"temperature", FM_OPTION_REAL, FIELD(temperature), .value = "0.7", .min = 0, .max = 1000,
+     .help = "0 takes the likeliest token, more is bolder"},
+    {"top-p", FM_OPTION_REAL, FIELD(top_p), .value = "0.9", .min = 0, .max = 1,
+     .help = "draw among the likeliest tokens that make up this share"},
+    {"top-k", FM_OPTION_INT, FIELD(top_k), .value = "0", .min = 0, .max = 1 << 30,
+     .help = "draw among so many likeliest tokens; 0: all"},
+    {"seed", FM_OPTION_INT, FIELD(seed), .value = "1", .min = 0, .max = 1e15, .help = "of the drawing"},
+    {0},
+};
+
+static fm_status run_generate(struct fm_stage_run *run, const void *given)
+{
+    const struct generate_options *o = given;
+    struct fm_generation generation = {0};
+    char model[4096];
+    snprintf(model, sizeof model, "%s/%s/model", run->run_folder, o->train);
+    struct fm_generation_request request = {
+        .model = model,
+        .prompt = o->prompt,
+        .max_tokens = o->max_tokens,
+        .sampling = {o->temperature, o->top_p, (int)o->top_k, (uint64_t)o->seed},
+    };
+    fm_status status = fm_app_generation_run(&request, &generation);
+    if (status == FM_OK) {
+        int appended = generation.count - generation.prompt;
+        fm_app_stage_text(run, "prompt", "%s", o->prompt);
+        fm_app_stage_text(run, "continuation", "%s", generation.text);
+        fm_app_stage_number(run, "prompt tokens", generation.prompt, NULL);
+        fm_app_stage_number(run, "tokens appended", appended, NULL);
+        if (generation.seconds > 0)
+            fm_app_stage_number(run, "decoding", appended / generation.seconds, "tokens/s");
+    }
+    fm_app_generation_release(&generation);
+    return status;
+}
+
+const struct fm_stage fm_stage_generate = {
+    .name = "generate",
+    .summary = "a passage by the trained model, loaded back from its checkpoint",
+    .schema = generate_schema,
+    .options_size = sizeof(struct generate_options),
+    .run = run_generate,
+};
