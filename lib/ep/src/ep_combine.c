@@ -31,15 +31,8 @@ static fm_status check_combine(const fm_ep_group *group, const fm_ep_combine *co
     return FM_OK;
 }
 
-/** What one token is made of. */
-typedef struct token_rows {
-    const fm_bf16 *rows[FM_EP_TOPK_MAX + 2];
-    float weights[FM_EP_TOPK_MAX + 2];
-    int count;
-} token_rows;
-
 /** Takes the next row of the view of choice k, if it has one of its own: in a PLAIN handle, a rank's first lane has. */
-static fm_status add_choice(fm_ep_op *op, int t, int k, token_rows *sum)
+static fm_status add_choice(fm_ep_op *op, int t, int k, fm_ep_sum *sum)
 {
     fm_ep_group *group = op->group;
     const fm_ep_handle *handle = op->handle;
@@ -70,6 +63,21 @@ static fm_status add_choice(fm_ep_op *op, int t, int k, token_rows *sum)
     sum->weights[sum->count++] = combine->topk_weights ? combine->topk_weights[lane] : 1.0f;
     group->peers[owner].combine_rows++;
     return fm_ep_view_check(op, view, owner, i, row, NULL);
+}
+
+/** What token `t` is made of. */
+static fm_status collect(fm_ep_op *op, int t, fm_ep_sum *out_sum)
+{
+    const fm_ep_combine *combine = &op->as.combine;
+    out_sum->count = 0;
+    for (int b = 0; b < 2; b++)
+        if (combine->bias[b]) {
+            out_sum->rows[out_sum->count] = combine->bias[b] + (size_t)t * (size_t)op->group->options.hidden;
+            out_sum->weights[out_sum->count++] = 1.0f;
+        }
+    for (int k = 0; k < op->handle->topk; k++)
+        FM_TRY(add_choice(op, t, k, out_sum));
+    return FM_OK;
 }
 
 /** A view must hold a row for each that this rank is owed. */
@@ -106,20 +114,17 @@ static fm_status receive_combine(fm_ep_op *op)
     const fm_ep_combine *combine = &op->as.combine;
     FM_TRY(check_views(op));
     size_t hidden = (size_t)group->options.hidden;
+    int stream = fm_ep_copy_choose((size_t)handle->tokens * hidden * sizeof(fm_bf16)) != NULL;
     uint32_t mode = fm_base_fp_enter();
-    fm_status status = FM_OK;
+    fm_ep_sum sums[2]; // of this token, and of the next one, whose rows are fetched meanwhile
+    fm_status status = handle->tokens > 0 ? collect(op, 0, &sums[0]) : FM_OK;
     for (int t = 0; t < handle->tokens && status == FM_OK; t++) {
-        token_rows sum = {.count = 0};
-        for (int b = 0; b < 2; b++)
-            if (combine->bias[b]) {
-                sum.rows[sum.count] = combine->bias[b] + (size_t)t * hidden;
-                sum.weights[sum.count++] = 1.0f;
-            }
-        for (int k = 0; k < handle->topk && status == FM_OK; k++)
-            status = add_choice(op, t, k, &sum);
-        group->sum(sum.rows, sum.weights, sum.count, group->options.hidden,
-                   combine->out + (size_t)t * hidden);
+        fm_ep_sum *next = t + 1 < handle->tokens ? &sums[(t + 1) % 2] : NULL;
+        if (next)
+            status = collect(op, t + 1, next);
+        group->sum(&sums[t % 2], group->options.hidden, next, stream, combine->out + (size_t)t * hidden);
     }
+    fm_ep_copy_fence();
     fm_base_fp_leave(mode);
     for (int owner = 0; owner < group->ranks; owner++)
         fm_ep_exchange_count(group, owner, (uint64_t)group->cursor[owner] * hidden * sizeof(fm_bf16));

@@ -154,15 +154,16 @@ static fm_status copy_rows(fm_ep_op *op, int source)
     const fm_ep_view *view = &group->views[source];
     size_t bytes = row_bytes(group, dispatch->recv_format),
            scales = scale_bytes(group, dispatch->recv_format);
-    int stream = fm_ep_copy_streams((size_t)handle->received.rows * bytes);
+    fm_ep_copy_kernel stream = fm_ep_copy_choose((size_t)handle->received.rows * bytes);
     for (int i = 0; i < view->count; i++) {
         int item = handle->source_begin[source] + i, count = 0;
         const char *row = fm_ep_view_row(view, FM_EP_PART_ROW, view->list[i]);
         const char *row_scales = fm_ep_view_row(view, FM_EP_PART_SCALES, view->list[i]);
+        const char *next = fm_ep_view_row(view, FM_EP_PART_ROW, view->list[i + 1 < view->count ? i + 1 : i]);
         const int32_t *to = rows_of_item(handle, &item, &count);
         for (int c = 0; c < count; c++) {
             char *out = (char *)dispatch->recv_x + (size_t)to[c] * bytes;
-            fm_ep_copy_row(out, row, bytes, stream);
+            fm_ep_copy_row(stream, out, row, bytes, next);
             if (scales > 0)
                 memcpy((char *)dispatch->recv_scales + (size_t)to[c] * scales, row_scales, scales);
             if (c == 0)

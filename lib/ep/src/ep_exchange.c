@@ -7,6 +7,11 @@
 #include "ep_private.h"
 #include "fathom/span.h"
 
+enum {
+    YIELD_NS = 300000, /**< a few times what a dispatch of 128 tokens takes */
+    YIELD_STEP = 140,  /**< of fm_wait: past its spinning, before its sleeping */
+};
+
 static const char *const kind_names[] = {"barrier", "dispatch", "combine", "all-gather", "reduce-scatter"};
 
 const char *fm_ep_kind_name(int kind)
@@ -189,10 +194,12 @@ void fm_ep_exchange_part(fm_ep_op *op, fm_ep_part *part, int staged, size_t stag
     const char *rows_at = from;
     if (staged && rows > 0) {
         char *to = fm_ep_slot_at(op, stage);
-        int stream = fm_ep_copy_streams((size_t)rows * bytes);
-        for (int i = 0; i < rows; i++)
-            fm_ep_copy_row(to + (size_t)i * bytes, (const char *)from + (size_t)(list ? list[i] : i) * stride,
-                           bytes, stream);
+        fm_ep_copy_kernel stream = fm_ep_copy_choose((size_t)rows * bytes);
+        for (int i = 0; i < rows; i++) {
+            int next = i + 1 < rows ? i + 1 : i;
+            fm_ep_copy_row(stream, to + (size_t)i * bytes, rows_at + (size_t)(list ? list[i] : i) * stride,
+                           bytes, rows_at + (size_t)(list ? list[next] : next) * stride);
+        }
         fm_ep_copy_fence();
         rows_at = to;
         stride = bytes;
@@ -243,7 +250,7 @@ static fm_status wait_for_state(fm_ep_op *op, int wanted)
     fm_ep_group *group = op->group;
     int64_t timeout_ms = group->options.timeout_ms;
     fm_wait wait = fm_base_wait_begin(timeout_ms);
-    uint64_t blocked = 0; // since when; 0: not blocked
+    uint64_t blocked = 0, waited = 0; // since when; 0: not blocked
     int state = (int)op->state;
     for (;;) {
         int peer = progress_all(op);
@@ -252,9 +259,13 @@ static fm_status wait_for_state(fm_ep_op *op, int wanted)
         if ((int)op->state != state) { // this rank has worked meanwhile: the next wait spins again
             state = (int)op->state;
             wait = fm_base_wait_begin(timeout_ms);
-            blocked = 0;
+            blocked = waited = 0;
         }
         uint64_t before = blocked ? blocked : fm_base_clock_ns();
+        // A sleep ends some 100 us late, which is longer than small operations take: first the processor is offered to
+        // others for a while.
+        if (waited < YIELD_NS && wait.steps > YIELD_STEP)
+            wait.steps = YIELD_STEP;
         if (fm_base_wait_step(&wait) < 0) {
             group->has_timed_out = 1;
             group->late_peer = peer;
@@ -264,6 +275,7 @@ static fm_status wait_for_state(fm_ep_op *op, int wanted)
                                      op->state == FM_EP_POSTED ? "posted" : "finished reading", timeout_ms);
         }
         blocked = fm_base_clock_ns();
+        waited += blocked - before;
         group->peers[peer].wait_ns += blocked - before;
     }
 }

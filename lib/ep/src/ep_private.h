@@ -83,7 +83,14 @@ typedef struct fm_ep_plan {
 } fm_ep_plan;
 
 /** out = bf16(((0 + weights[0] * rows[0]) + weights[1] * rows[1]) + ...), in f32, each product and each sum rounded. */
-typedef void (*fm_ep_sum_kernel)(const fm_bf16 *const *rows, const float *weights, int count, int hidden,
+typedef struct fm_ep_sum {
+    const fm_bf16 *rows[FM_EP_TOPK_MAX + 2];
+    float weights[FM_EP_TOPK_MAX + 2];
+    int count;
+} fm_ep_sum;
+
+/** Meanwhile the rows of `next` (NULL: none) are fetched. `stream`: out goes past the caches, where its place allows. */
+typedef void (*fm_ep_sum_kernel)(const fm_ep_sum *sum, int hidden, const fm_ep_sum *next, int stream,
                                  fm_bf16 *out);
 
 struct fm_ep_op {
@@ -337,19 +344,26 @@ void fm_ep_handle_receive(fm_ep_handle *handle);
 
 /* ep_copy.c */
 
-/** Whether an operation that writes so many bytes should write them past the caches: they would not stay there, and a
- * line that is written through a cache is read from memory first. */
-int fm_ep_copy_streams(size_t bytes);
-/** Copies a row; with `stream` past the caches, where its place allows. fm_ep_copy_fence() ends a series of copies: only
+/** Copies a row past the caches; its place and its size are multiples of a cache line. Meanwhile the row at `next`, of the
+ * same size, is fetched. */
+typedef void (*fm_ep_copy_kernel)(void *to, const void *from, size_t bytes, const void *next);
+
+/** How an operation that writes so many bytes should write them: past the caches where they would not stay there, since a
+ * line that is written through a cache is read from memory first. NULL: as usual. */
+fm_ep_copy_kernel fm_ep_copy_choose(size_t bytes);
+/** Copies a row by `stream` where that is given, and its place allows it. fm_ep_copy_fence() ends a series of copies: only
  * after it does a flag tell others of them. */
-void fm_ep_copy_row(void *to, const void *from, size_t bytes, int stream);
+void fm_ep_copy_row(fm_ep_copy_kernel stream, void *to, const void *from, size_t bytes, const void *next);
+void fm_ep_copy_ref(void *to, const void *from, size_t bytes, const void *next);
+void fm_ep_copy_avx2(void *to, const void *from, size_t bytes, const void *next);
+void fm_ep_copy_avx512(void *to, const void *from, size_t bytes, const void *next);
 void fm_ep_copy_fence(void);
 
 /* ep_sum.c: the kernels. */
 
 fm_ep_sum_kernel fm_ep_sum_choose(void);
-void fm_ep_sum_ref(const fm_bf16 *const *rows, const float *weights, int count, int hidden, fm_bf16 *out);
-void fm_ep_sum_avx2(const fm_bf16 *const *rows, const float *weights, int count, int hidden, fm_bf16 *out);
-void fm_ep_sum_avx512(const fm_bf16 *const *rows, const float *weights, int count, int hidden, fm_bf16 *out);
+void fm_ep_sum_ref(const fm_ep_sum *sum, int hidden, const fm_ep_sum *next, int stream, fm_bf16 *out);
+void fm_ep_sum_avx2(const fm_ep_sum *sum, int hidden, const fm_ep_sum *next, int stream, fm_bf16 *out);
+void fm_ep_sum_avx512(const fm_ep_sum *sum, int hidden, const fm_ep_sum *next, int stream, fm_bf16 *out);
 
 #endif

@@ -1,5 +1,6 @@
 // Rows copied past the caches arrive whole, wherever they lie.
 #include "ep_private.h"
+#include "fathom/cpu.h"
 #include "fm_gen.h"
 #include "fm_test.h"
 
@@ -15,12 +16,27 @@ static void any_copy(fm_gen *gen)
     if (fm_gen_chance(gen, 0.5))
         at += (size_t)fm_gen_int(gen, 0, 63);
     fm_gen_fill(gen, from, sizeof from);
-    memset(to, 0xA5, sizeof to);
     memset(want, 0xA5, sizeof want);
     memcpy(want + at, from + in, bytes);
-    fm_ep_copy_row(to + at, from + in, bytes, fm_gen_chance(gen, 0.8));
-    fm_ep_copy_fence();
-    assert_memory_equal(to, want, sizeof to);
+    const struct {
+        fm_isa level;
+        fm_ep_copy_kernel stream;
+    } kernels[] = {
+        {FM_ISA_REF, NULL},
+        {FM_ISA_REF, fm_ep_copy_ref},
+#if defined(__x86_64__)
+        {FM_ISA_AVX2, fm_ep_copy_avx2},
+        {FM_ISA_AVX512, fm_ep_copy_avx512},
+#endif
+    };
+    for (size_t k = 0;
+         k < sizeof kernels / sizeof kernels[0] && fm_base_cpu_isa(kernels[k].level) == kernels[k].level;
+         k++) {
+        memset(to, 0xA5, sizeof to);
+        fm_ep_copy_row(kernels[k].stream, to + at, from + in, bytes, from);
+        fm_ep_copy_fence();
+        assert_memory_equal(to, want, sizeof to);
+    }
 }
 
 static void rows_arrive_whole(void **state)
@@ -32,8 +48,8 @@ static void rows_arrive_whole(void **state)
 static void only_what_exceeds_the_cache_streams(void **state)
 {
     (void)state;
-    assert_false(fm_ep_copy_streams(4096));
-    assert_true(fm_ep_copy_streams((size_t)1 << 32));
+    assert_null(fm_ep_copy_choose(4096));
+    assert_non_null(fm_ep_copy_choose((size_t)1 << 32));
 }
 
 int main(void)

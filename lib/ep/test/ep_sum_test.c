@@ -14,16 +14,16 @@ static int is_nan(fm_bf16 code)
 static void any_sum(fm_gen *gen)
 {
     static fm_bf16 rows[ROWS_MAX][HIDDEN_MAX];
-    const fm_bf16 *pointers[ROWS_MAX];
-    float weights[ROWS_MAX];
+    fm_ep_sum of;
     int hidden = (int)fm_gen_int(gen, 1, HIDDEN_MAX), count = (int)fm_gen_size(gen, 0, ROWS_MAX);
     int wild = fm_gen_chance(gen, 0.3);
     for (int r = 0; r < count; r++) {
-        pointers[r] = rows[r];
-        weights[r] = fm_gen_chance(gen, 0.3) ? 1.0f : fm_gen_normal(gen);
+        of.rows[r] = rows[r];
+        of.weights[r] = fm_gen_chance(gen, 0.3) ? 1.0f : fm_gen_normal(gen);
         for (int i = 0; i < hidden; i++)
             rows[r][i] = wild ? (fm_bf16)fm_gen_u64(gen) : fm_f32_to_bf16(fm_gen_normal(gen));
     }
+    of.count = count;
     const struct {
         fm_isa level;
         fm_ep_sum_kernel sum;
@@ -37,14 +37,15 @@ static void any_sum(fm_gen *gen)
     for (size_t k = 0;
          k < sizeof kernels / sizeof kernels[0] && fm_base_cpu_isa(kernels[k].level) == kernels[k].level;
          k++) {
-        fm_bf16 out[HIDDEN_MAX + 1];
+        _Alignas(64) fm_bf16 out[HIDDEN_MAX + 1];
         out[hidden] = 0x1234;
-        kernels[k].sum(pointers, weights, count, hidden, out);
+        kernels[k].sum(&of, hidden, fm_gen_chance(gen, 0.5) ? &of : NULL, fm_gen_chance(gen, 0.5), out);
+        fm_ep_copy_fence();
         assert_int_equal(out[hidden], 0x1234);
         for (int i = 0; i < hidden; i++) {
             float sum = 0;
             for (int r = 0; r < count; r++) {
-                float product = fm_bf16_to_f32(rows[r][i]) * weights[r];
+                float product = fm_bf16_to_f32(rows[r][i]) * of.weights[r];
                 sum = sum + product;
             }
             fm_bf16 want = fm_f32_to_bf16(sum);
