@@ -1,5 +1,23 @@
-// BF16 rows to FP8 with a scale for each 128 channels.
+// Rows in the forms in which they travel: BF16, FP8 with a scale for each 128 channels, LogFMT-10.
+#include <string.h>
+
 #include "ep_private.h"
+
+size_t fm_ep_row_bytes(fm_ep_format format, int hidden)
+{
+    if (format == FM_EP_LOGFMT10)
+        return fm_ep_log_bytes(hidden);
+    return (size_t)hidden * (format == FM_EP_BF16 ? sizeof(fm_bf16) : sizeof(fm_e4m3));
+}
+
+size_t fm_ep_scale_bytes(fm_ep_format format, int hidden)
+{
+    static const size_t bytes[] = {[FM_EP_BF16] = 0,
+                                   [FM_EP_FP8_F32] = sizeof(float),
+                                   [FM_EP_FP8_UE8M0] = sizeof(fm_ue8m0),
+                                   [FM_EP_LOGFMT10] = 2 * sizeof(fm_bf16)};
+    return (size_t)fm_ep_scales(hidden) * bytes[format];
+}
 
 /** The largest finite magnitude of a block. BF16 magnitudes order as their bits do. */
 static float block_amax(const fm_bf16 *block, int n)
@@ -12,7 +30,7 @@ static float block_amax(const fm_bf16 *block, int n)
     return fm_bf16_to_f32((fm_bf16)most);
 }
 
-void fm_ep_cast_row(const fm_bf16 *row, int hidden, fm_ep_format format, fm_e4m3 *out_row, void *out_scales)
+static void cast_fp8(const fm_bf16 *row, int hidden, fm_ep_format format, fm_e4m3 *out_row, void *out_scales)
 {
     for (int b = 0; b < fm_ep_scales(hidden); b++) {
         int first = b * FM_EP_SCALE_BLOCK;
@@ -35,5 +53,40 @@ void fm_ep_cast_row(const fm_bf16 *row, int hidden, fm_ep_format format, fm_e4m3
             scaled[i] = (row[first + i] & 0x7FFF) == 0x7F80 ? fm_f32_from_bits(0x7FC00000) : value;
         }
         fm_base_f32_to_e4m3(scaled, (size_t)n, out_row + first);
+    }
+}
+
+void fm_ep_cast_row(const fm_bf16 *row, int hidden, fm_ep_format format, void *out_row, void *out_scales)
+{
+    if (format == FM_EP_BF16)
+        memcpy(out_row, row, (size_t)hidden * sizeof *row);
+    else if (format == FM_EP_LOGFMT10)
+        fm_ep_log_encode(row, hidden, out_row, out_scales);
+    else
+        cast_fp8(row, hidden, format, out_row, out_scales);
+}
+
+void fm_ep_uncast_block(const void *row, const void *scales, fm_ep_format format, int first, int n,
+                        float *out)
+{
+    size_t block = (size_t)first / FM_EP_SCALE_BLOCK;
+    if (format == FM_EP_BF16) {
+        fm_base_bf16_to_f32((const fm_bf16 *)row + first, (size_t)n, out);
+    } else if (format == FM_EP_LOGFMT10) {
+        fm_ep_log_decode(row, (const fm_bf16 *)scales + 2 * block, first, n, out);
+    } else {
+        float scale = format == FM_EP_FP8_F32 ? ((const float *)scales)[block]
+                                              : fm_ue8m0_to_f32(((const fm_ue8m0 *)scales)[block]);
+        fm_base_e4m3_to_f32((const fm_e4m3 *)row + first, (size_t)n, out);
+        for (int i = 0; i < n; i++)
+            out[i] *= scale;
+    }
+}
+
+void fm_ep_uncast_row(const void *row, const void *scales, int hidden, fm_ep_format format, float *out)
+{
+    for (int first = 0; first < hidden; first += FM_EP_SCALE_BLOCK) {
+        int n = hidden - first < FM_EP_SCALE_BLOCK ? hidden - first : FM_EP_SCALE_BLOCK;
+        fm_ep_uncast_block(row, scales, format, first, n, out + first);
     }
 }

@@ -25,6 +25,12 @@ static fm_status check_combine(const fm_ep_group *group, const fm_ep_combine *co
                                  combine->x_stride, row);
     if (handle->tokens > 0 && !combine->out)
         return fm_base_error_set(FM_ERR_ARG, "out is NULL, with %d tokens to combine", handle->tokens);
+    if (combine->format < FM_EP_BF16 || combine->format > FM_EP_LOGFMT10)
+        return fm_base_error_set(FM_ERR_ARG, "format is %d; expected BF16, FP8 or LOGFMT10",
+                                 (int)combine->format);
+    if (combine->format != FM_EP_BF16 && !group->options.casts_combine)
+        return fm_base_error_set(FM_ERR_ARG, "format is %d, but the group was created without casts_combine",
+                                 (int)combine->format);
     if (combine->topk_weights && handle->arrangement == FM_EP_PLAIN)
         return fm_base_error_set(
             FM_ERR_ARG, "topk_weights: a PLAIN handle has one row for several choices; expected NULL");
@@ -49,7 +55,9 @@ static fm_status add_choice(fm_ep_op *op, int t, int k, fm_ep_sum *sum)
     for (int before = 0; handle->arrangement == FM_EP_PLAIN && before < k; before++)
         is_new &= choice[before] < 0 || choice[before] / group->local_experts != owner;
     int i = is_new ? group->cursor[owner]++ : group->cursor[owner] - 1;
-    const fm_bf16 *row = fm_ep_view_row(view, FM_EP_PART_ROW, view->list[i]);
+    const void *row = fm_ep_view_row(view, FM_EP_PART_ROW, view->list[i]);
+    const void *scales =
+        combine->format == FM_EP_BF16 ? NULL : fm_ep_view_row(view, FM_EP_PART_SCALES, view->list[i]);
     if (combine->out_weights) {
         if (view->publication->parts[FM_EP_PART_WEIGHTS].bytes == 0)
             return fm_base_error_set(FM_ERR_STATE, "out_weights is wanted, but rank %d gave no row_weights",
@@ -60,9 +68,10 @@ static fm_status add_choice(fm_ep_op *op, int t, int k, fm_ep_sum *sum)
     if (!is_new)
         return FM_OK;
     sum->rows[sum->count] = row;
+    sum->scales[sum->count] = scales;
     sum->weights[sum->count++] = combine->topk_weights ? combine->topk_weights[lane] : 1.0f;
     group->peers[owner].combine_rows++;
-    return fm_ep_view_check(op, view, owner, i, row, NULL);
+    return fm_ep_view_check(op, view, owner, i, row, scales);
 }
 
 /** What token `t` is made of. */
@@ -73,6 +82,7 @@ static fm_status collect(fm_ep_op *op, int t, fm_ep_sum *out_sum)
     for (int b = 0; b < 2; b++)
         if (combine->bias[b]) {
             out_sum->rows[out_sum->count] = combine->bias[b] + (size_t)t * (size_t)op->group->options.hidden;
+            out_sum->scales[out_sum->count] = NULL;
             out_sum->weights[out_sum->count++] = 1.0f;
         }
     for (int k = 0; k < op->handle->topk; k++)
@@ -122,12 +132,18 @@ static fm_status receive_combine(fm_ep_op *op)
         fm_ep_sum *next = t + 1 < handle->tokens ? &sums[(t + 1) % 2] : NULL;
         if (next)
             status = collect(op, t + 1, next);
-        group->sum(&sums[t % 2], group->options.hidden, next, stream, combine->out + (size_t)t * hidden);
+        fm_bf16 *out = combine->out + (size_t)t * hidden;
+        if (combine->format == FM_EP_BF16)
+            group->sum(&sums[t % 2], group->options.hidden, next, stream, out);
+        else
+            fm_ep_sum_cast(&sums[t % 2], group->options.hidden, combine->format, out);
     }
     fm_ep_copy_fence();
     fm_base_fp_leave(mode);
+    size_t bytes = fm_ep_row_bytes(combine->format, group->options.hidden) +
+                   fm_ep_scale_bytes(combine->format, group->options.hidden);
     for (int owner = 0; owner < group->ranks; owner++)
-        fm_ep_exchange_count(group, owner, (uint64_t)group->cursor[owner] * hidden * sizeof(fm_bf16));
+        fm_ep_exchange_count(group, owner, (uint64_t)group->cursor[owner] * bytes);
     span.args[0] = (int64_t)op->epoch;
     span.args[1] = handle->tokens;
     return status;
@@ -150,6 +166,30 @@ static void publish_lists(fm_ep_op *op, const fm_ep_handle *handle)
     memcpy(list, received->choice_row, (size_t)begin[group->ranks] * sizeof *list);
 }
 
+/** Casts the rows of the list into the slot, in its order. */
+static void cast_rows(fm_ep_op *op, fm_ep_publication *publication, const int32_t *list, int items,
+                      size_t stride)
+{
+    FM_SPAN_ARGS(span, "cast", "ep", "rows", NULL);
+    span.args[0] = items;
+    const fm_ep_group *group = op->group;
+    const fm_ep_combine *combine = &op->as.combine;
+    int hidden = group->options.hidden;
+    size_t bytes = fm_ep_row_bytes(combine->format, hidden),
+           scales = fm_ep_scale_bytes(combine->format, hidden);
+    char *stage = fm_ep_slot_at(op, group->plan.stage),
+         *stage_scales = fm_ep_slot_at(op, group->plan.stage_scales);
+    uint32_t mode = fm_base_fp_enter();
+    for (size_t i = 0; i < (size_t)items; i++)
+        fm_ep_cast_row((const fm_bf16 *)(const void *)((const char *)combine->x + (size_t)list[i] * stride),
+                       hidden, combine->format, stage + i * bytes, stage_scales + i * scales);
+    fm_base_fp_leave(mode);
+    publication->parts[FM_EP_PART_ROW] =
+        (fm_ep_part){.offset = fm_ep_offset_of(group, stage), .stride = bytes, .bytes = bytes};
+    publication->parts[FM_EP_PART_SCALES] =
+        (fm_ep_part){.offset = fm_ep_offset_of(group, stage_scales), .stride = scales, .bytes = scales};
+}
+
 fm_status fm_ep_combine_post(fm_ep_group *group, const fm_ep_combine *combine, fm_ep_handle *handle,
                              fm_ep_op **out_op)
 {
@@ -161,7 +201,8 @@ fm_status fm_ep_combine_post(fm_ep_group *group, const fm_ep_combine *combine, f
     op->as.combine = *combine;
     op->receive = receive_combine;
     publication->rows = handle->received.rows;
-    publication->detail = (uint64_t)handle->arrangement | handle->epoch << 16;
+    publication->detail =
+        (uint64_t)handle->arrangement | (uint64_t)combine->format << 8 | handle->epoch << 16;
     publish_lists(op, handle);
     int32_t *list = fm_ep_slot_at(op, group->plan.list);
     const int32_t *begin = fm_ep_slot_at(op, group->plan.begin);
@@ -170,11 +211,15 @@ fm_status fm_ep_combine_post(fm_ep_group *group, const fm_ep_combine *combine, f
     size_t stride = combine->x_stride ? combine->x_stride : bytes;
     size_t weights = sizeof(float) * (handle->arrangement == FM_EP_PLAIN ? (size_t)handle->topk : 1);
     // Both or none, as they share one list.
-    int staged = !fm_ep_exchange_is_seen(group, combine->x, stride, publication->rows) ||
+    int staged = combine->format != FM_EP_BF16 ||
+                 !fm_ep_exchange_is_seen(group, combine->x, stride, publication->rows) ||
                  (combine->row_weights &&
                   !fm_ep_exchange_is_seen(group, combine->row_weights, weights, publication->rows));
-    fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW], staged, group->plan.stage, combine->x,
-                        stride, bytes, items, list);
+    if (combine->format != FM_EP_BF16)
+        cast_rows(op, publication, list, items, stride);
+    else
+        fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW], staged, group->plan.stage, combine->x,
+                            stride, bytes, items, list);
     if (combine->row_weights) {
         fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_WEIGHTS], staged, group->plan.stage_weights,
                             combine->row_weights, weights, weights, items, list);

@@ -7,13 +7,12 @@
 
 static size_t row_bytes(const fm_ep_group *group, fm_ep_format format)
 {
-    return (size_t)group->options.hidden * (format == FM_EP_BF16 ? sizeof(fm_bf16) : sizeof(fm_e4m3));
+    return fm_ep_row_bytes(format, group->options.hidden);
 }
 
 static size_t scale_bytes(const fm_ep_group *group, fm_ep_format format)
 {
-    size_t scales = (size_t)fm_ep_scales(group->options.hidden);
-    return format == FM_EP_BF16 ? 0 : scales * (format == FM_EP_FP8_F32 ? sizeof(float) : sizeof(fm_ue8m0));
+    return fm_ep_scale_bytes(format, group->options.hidden);
 }
 
 static fm_status check_choices(const fm_ep_group *group, const fm_ep_dispatch *dispatch)
@@ -109,7 +108,7 @@ static void publish_rows(fm_ep_op *op, fm_ep_publication *publication, const fm_
          *stage_scales = fm_ep_slot_at(op, group->plan.stage_scales);
     for (int t = 0; t < publication->rows; t++)
         fm_ep_cast_row((const fm_bf16 *)(const void *)((const char *)dispatch->x + stride * (size_t)t),
-                       group->options.hidden, to, (fm_e4m3 *)stage + bytes * (size_t)t,
+                       group->options.hidden, to, stage + bytes * (size_t)t,
                        stage_scales + scales * (size_t)t);
     *row_part = (fm_ep_part){.offset = fm_ep_offset_of(group, stage), .stride = bytes, .bytes = bytes};
     *scale_part =

@@ -104,16 +104,22 @@ static void place_slot(const fm_ep_options *options, fm_ep_plan *plan, size_t li
     plan->check = take(&slot, options->check ? list : 0, sizeof(uint32_t));
     plan->idx = take(&slot, tokens * topk, sizeof(int32_t));
     plan->weights = take(&slot, tokens * topk, sizeof(float));
-    // Rows cast to FP8; or, staged, whatever an operation posts.
-    size_t hidden = (size_t)options->hidden, stage = product(&slot, tokens, hidden), weights = 0;
+    // Rows cast to FP8; or, staged, whatever an operation posts; or a combine's rows in another format.
+    size_t hidden = (size_t)options->hidden, scales = (size_t)fm_ep_scales(options->hidden);
+    size_t rows = (size_t)plan->choices_max, stage = product(&slot, tokens, hidden), weights = 0;
+    size_t stage_scales = product(&slot, tokens, 4 * scales);
     if (options->staged) {
-        stage = product(&slot, max_size((size_t)plan->choices_max, tokens), 2 * hidden);
+        stage = product(&slot, max_size(rows, tokens), 2 * hidden);
         stage = max_size(stage, options->collective_bytes_max);
-        weights = product(&slot, (size_t)plan->ranks * tokens, topk);
     }
+    if (options->casts_combine) {
+        stage = max_size(stage, product(&slot, rows, fm_ep_row_bytes(FM_EP_LOGFMT10, options->hidden)));
+        stage_scales = max_size(stage_scales, product(&slot, rows, 4 * scales));
+    }
+    if (options->staged || options->casts_combine)
+        weights = product(&slot, (size_t)plan->ranks * tokens, topk);
     plan->stage = take(&slot, 1, stage);
-    plan->stage_scales =
-        take(&slot, product(&slot, tokens, (size_t)fm_ep_scales(options->hidden)), sizeof(float));
+    plan->stage_scales = take(&slot, 1, stage_scales);
     plan->stage_weights = take(&slot, weights, sizeof(float));
     plan->slot_bytes = slot.at;
     total->overflowed |= slot.overflowed;
@@ -136,7 +142,8 @@ static void place_mirrors(const fm_ep_options *options, fm_ep_plan *plan, room *
     size_t of_dispatch =
         product(&mirror, tokens, 2 * hidden + 4 * (size_t)fm_ep_scales(options->hidden) + 8 * topk);
     size_t of_combine =
-        product(&mirror, choices, 2 * hidden + 4) + product(&mirror, node_ranks * tokens, 4 * topk);
+        product(&mirror, choices, 2 * hidden + 4 + 4 * (size_t)fm_ep_scales(options->hidden)) +
+        product(&mirror, node_ranks * tokens, 4 * topk);
     take(&mirror, 1, max_size(max_size(of_dispatch, of_combine), options->collective_bytes_max));
     take(&mirror, FM_EP_PARTS + 1, FM_EP_ALIGN);
     plan->mirror_bytes = mirror.at;

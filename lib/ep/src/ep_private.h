@@ -84,7 +84,8 @@ typedef struct fm_ep_plan {
 
 /** out = bf16(((0 + weights[0] * rows[0]) + weights[1] * rows[1]) + ...), in f32, each product and each sum rounded. */
 typedef struct fm_ep_sum {
-    const fm_bf16 *rows[FM_EP_TOPK_MAX + 2];
+    const void *rows[FM_EP_TOPK_MAX + 2];
+    const void *scales[FM_EP_TOPK_MAX + 2]; /**< of a row that is not BF16; NULL otherwise */
     float weights[FM_EP_TOPK_MAX + 2];
     int count;
 } fm_ep_sum;
@@ -342,6 +343,16 @@ void fm_ep_handle_send(fm_ep_handle *handle, int tokens, int topk, const int32_t
 /** Learns from the group's views what arrives, and gives every row its place. */
 void fm_ep_handle_receive(fm_ep_handle *handle);
 
+/* ep_cast.c, ep_log_code.c */
+
+/** Channels `first` to `first + n - 1` of a row, which lie in one block. */
+void fm_ep_uncast_block(const void *row, const void *scales, fm_ep_format format, int first, int n,
+                        float *out);
+size_t fm_ep_log_bytes(int hidden);
+/** out_ends: for each block the least and the greatest magnitude. */
+void fm_ep_log_encode(const fm_bf16 *row, int hidden, uint8_t *out_codes, fm_bf16 *out_ends);
+void fm_ep_log_decode(const uint8_t *codes, const fm_bf16 *ends, int first, int n, float *out);
+
 /* ep_copy.c */
 
 /** Copies a row past the caches; its place and its size are multiples of a cache line. Meanwhile the row at `next`, of the
@@ -362,6 +373,8 @@ void fm_ep_copy_fence(void);
 /* ep_sum.c: the kernels. */
 
 fm_ep_sum_kernel fm_ep_sum_choose(void);
+/** The same sum of rows of which some are in another format. */
+void fm_ep_sum_cast(const fm_ep_sum *sum, int hidden, fm_ep_format format, fm_bf16 *out);
 void fm_ep_sum_ref(const fm_ep_sum *sum, int hidden, const fm_ep_sum *next, int stream, fm_bf16 *out);
 void fm_ep_sum_avx2(const fm_ep_sum *sum, int hidden, const fm_ep_sum *next, int stream, fm_bf16 *out);
 void fm_ep_sum_avx512(const fm_ep_sum *sum, int hidden, const fm_ep_sum *next, int stream, fm_bf16 *out);

@@ -1,4 +1,4 @@
-// Which kernel sums.
+// Which kernel sums; and the sum of rows that do not travel as BF16.
 #include "ep_private.h"
 #include "fathom/cpu.h"
 
@@ -15,4 +15,19 @@ fm_ep_sum_kernel fm_ep_sum_choose(void)
     }
 #endif
     return fm_ep_sum_ref;
+}
+
+void fm_ep_sum_cast(const fm_ep_sum *sum, int hidden, fm_ep_format format, fm_bf16 *out)
+{
+    for (int first = 0; first < hidden; first += FM_EP_SCALE_BLOCK) {
+        int n = hidden - first < FM_EP_SCALE_BLOCK ? hidden - first : FM_EP_SCALE_BLOCK;
+        float total[FM_EP_SCALE_BLOCK] = {0}, values[FM_EP_SCALE_BLOCK];
+        for (int r = 0; r < sum->count; r++) {
+            fm_ep_uncast_block(sum->rows[r], sum->scales[r], sum->scales[r] ? format : FM_EP_BF16, first, n,
+                               values);
+            for (int i = 0; i < n; i++)
+                total[i] += values[i] * sum->weights[r];
+        }
+        fm_base_f32_to_bf16(total, (size_t)n, out + first);
+    }
 }

@@ -64,13 +64,13 @@ static inline void sum_rows(const fm_ep_sum *sum, int hidden, const fm_ep_sum *n
         for (int r = 0; r < next_count; r++)
 #pragma GCC unroll 2
             for (int line = 0; line < SUM_LINES; line++)
-                __builtin_prefetch(next->rows[r] + column + line * SUM_CHANNELS, 0, 2);
+                __builtin_prefetch((const fm_bf16 *)next->rows[r] + column + line * SUM_CHANNELS, 0, 2);
         for (int r = 0; r < sum->count; r++)
 #pragma GCC unroll 2
             for (int line = 0; line < SUM_LINES; line++) {
                 sum_u32 words, bits;
                 sum_f32 values;
-                memcpy(&words, sum->rows[r] + column + line * SUM_CHANNELS, sizeof words);
+                memcpy(&words, (const fm_bf16 *)sum->rows[r] + column + line * SUM_CHANNELS, sizeof words);
                 bits = words << 16;
                 memcpy(&values, &bits, sizeof values);
                 low[line] += values * sum->weights[r];
@@ -90,7 +90,7 @@ static inline void sum_rows(const fm_ep_sum *sum, int hidden, const fm_ep_sum *n
     for (; column < hidden; column++) {
         float total = 0.0f;
         for (int r = 0; r < sum->count; r++)
-            total += fm_bf16_to_f32(sum->rows[r][column]) * sum->weights[r];
+            total += fm_bf16_to_f32(((const fm_bf16 *)sum->rows[r])[column]) * sum->weights[r];
         out[column] = fm_f32_to_bf16(total);
     }
 }

@@ -81,6 +81,7 @@ static fm_status compare_options(const fm_ep_world *world)
         COMPARE(in_flight);
         COMPARE(check);
         COMPARE(staged);
+        COMPARE(casts_combine);
         COMPARE(memory_bytes);
         COMPARE(collective_bytes_max);
         COMPARE(ring_bytes_max);

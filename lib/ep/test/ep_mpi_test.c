@@ -32,6 +32,7 @@ static void rounds_agree_with_the_oracle(void **state)
         shape.biases = round % 3;
         shape.stride = round % 2;
         shape.pull = round % 4 == 1;
+        shape.back = (fm_ep_format)(round / 2 % 4);
         ep_inputs inputs = ep_inputs_draw(&gen, &shape);
         ep_round_check_rank(group, &inputs);
         ep_inputs_free(&inputs);
@@ -124,6 +125,7 @@ static int join(void **state)
     fm_ep_options options = ep_team_options(HIDDEN, 8 * ranks, TOPK, TOKENS);
     options.ranks_per_node = ranks_per_node;
     options.check = 1;
+    options.casts_combine = 1;
     options.memory_bytes = 8192; // room for some rows; the others are staged
     options.collective_bytes_max = ORACLE_RANKS_MAX * COUNT * sizeof(float);
     options.ring_bytes_max = 256;

@@ -69,6 +69,8 @@ ep_shape ep_shape_draw(fm_gen *gen, int ranks_max)
     if (fm_gen_chance(gen, 0.2))
         shape.all_to_expert = (int)fm_gen_int(gen, 0, shape.experts - 1);
     shape.stride = fm_gen_chance(gen, 0.3);
+    shape.back =
+        fm_gen_chance(gen, 0.4) ? (fm_ep_format)fm_gen_int(gen, FM_EP_BF16, FM_EP_LOGFMT10) : FM_EP_BF16;
     shape.pull = fm_gen_chance(gen, 0.3);
     shape.memory = fm_gen_chance(gen, 0.5) ? 1 << fm_gen_int(gen, 10, 20) : 0;
     return shape;
@@ -385,6 +387,7 @@ static fm_status play(fm_ep_group *group, void *context)
                              .x_stride = shape->stride ? y_stride * sizeof *y : 0,
                              .topk_weights = shape->weighted ? dispatch.topk_weights : NULL,
                              .row_weights = gradients,
+                             .format = shape->back,
                              .out = result->out,
                              .out_weights = result->out_weights};
     for (int b = 0; b < shape->biases; b++)
@@ -489,37 +492,56 @@ static void check_blocks(const struct round *round, int rank)
     assert_int_equal(got->rows, row);
 }
 
-/** The output of one channel, from the whole definition. */
-static fm_bf16 combined(const ep_inputs *in, int t, size_t i, const uint8_t *row, const uint8_t *scales)
+/** What is sent back for lane k of a token, channel i, before it is cast; 0 where the lane has no row of its own. */
+static fm_bf16 sent_back(const ep_inputs *in, int t, int k, size_t i, const uint8_t *row,
+                         const uint8_t *scales)
 {
     const ep_shape *shape = &in->shape;
-    int local = shape->experts / shape->ranks;
-    float value = value_at(row, scales, shape->recv_format, i), sum = 0;
+    const int32_t *choice = in->idx + (size_t)t * (size_t)shape->topk;
+    int local = shape->experts / shape->ranks, e = choice[k];
+    float value = value_at(row, scales, shape->recv_format, i), term = 0;
+    if (shape->arrangement != FM_EP_PLAIN)
+        return fm_f32_to_bf16(expert_of(e, value));
+    for (int j = 0; j < shape->topk; j++)
+        if (choice[j] >= 0 && choice[j] / local == e / local)
+            term += expert_of(choice[j], value);
+    return fm_f32_to_bf16(term);
+}
+
+static int has_row(const ep_inputs *in, int t, int k)
+{
+    const int32_t *choice = in->idx + (size_t)t * (size_t)in->shape.topk;
+    int local = in->shape.experts / in->shape.ranks;
+    for (int before = 0; in->shape.arrangement == FM_EP_PLAIN && before < k; before++)
+        if (choice[before] >= 0 && choice[k] >= 0 && choice[before] / local == choice[k] / local)
+            return 0;
+    return choice[k] >= 0;
+}
+
+/** One block of a token's output, from the whole definition; blocks do not know of each other. */
+static void combined(const ep_inputs *in, int t, size_t first, size_t n, const uint8_t *row,
+                     const uint8_t *scales, fm_bf16 *out)
+{
+    const ep_shape *shape = &in->shape;
+    float sum[FM_EP_SCALE_BLOCK] = {0}, values[FM_EP_SCALE_BLOCK];
+    fm_bf16 sent[FM_EP_SCALE_BLOCK];
+    uint8_t cast[2 * FM_EP_SCALE_BLOCK];
+    float cast_scale[1];
     for (int b = 0; b < shape->biases; b++)
-        sum += fm_bf16_to_f32(in->bias[b][(size_t)t * (size_t)shape->hidden + i]);
+        for (size_t i = 0; i < n; i++)
+            sum[i] += fm_bf16_to_f32(in->bias[b][(size_t)t * (size_t)shape->hidden + first + i]);
     for (int k = 0; k < shape->topk; k++) {
-        int e = in->idx[t * shape->topk + k];
-        if (e < 0)
+        if (!has_row(in, t, k))
             continue;
-        float term = expert_of(e, value);
-        if (shape->arrangement == FM_EP_PLAIN) {
-            int is_first = 1;
-            for (int before = 0; before < k; before++)
-                is_first &= in->idx[t * shape->topk + before] < 0 ||
-                            in->idx[t * shape->topk + before] / local != e / local;
-            if (!is_first)
-                continue;
-            term = 0;
-            for (int j = 0; j < shape->topk; j++)
-                if (in->idx[t * shape->topk + j] >= 0 && in->idx[t * shape->topk + j] / local == e / local)
-                    term += expert_of(in->idx[t * shape->topk + j], value);
-        }
-        term = fm_bf16_to_f32(fm_f32_to_bf16(term));
-        if (shape->weighted)
-            term *= in->weights[t * shape->topk + k];
-        sum += term;
+        for (size_t i = 0; i < n; i++)
+            sent[i] = sent_back(in, t, k, first + i, row, scales);
+        fm_ep_cast_row(sent, (int)n, shape->back, cast, cast_scale);
+        fm_ep_uncast_row(cast, cast_scale, (int)n, shape->back, values);
+        for (size_t i = 0; i < n; i++)
+            sum[i] += shape->weighted ? values[i] * in->weights[t * shape->topk + k] : values[i];
     }
-    return fm_f32_to_bf16(sum);
+    for (size_t i = 0; i < n; i++)
+        out[i] = fm_f32_to_bf16(sum[i]);
 }
 
 static void check_outputs(const struct round *round, int rank)
@@ -531,9 +553,13 @@ static void check_outputs(const struct round *round, int rank)
     for (int t = in->first[rank]; t < in->first[rank + 1]; t++) {
         encode(in, shape->recv_format, t, row, scales);
         int token = t - in->first[rank];
-        for (size_t i = 0; i < hidden; i++)
-            assert_int_equal(round->result[rank].out[(size_t)token * hidden + i],
-                             combined(in, t, i, row, scales));
+        for (size_t first = 0; first < hidden; first += FM_EP_SCALE_BLOCK) {
+            size_t n = hidden - first < FM_EP_SCALE_BLOCK ? hidden - first : FM_EP_SCALE_BLOCK;
+            fm_bf16 want[FM_EP_SCALE_BLOCK];
+            combined(in, t, first, n, row, scales, want);
+            assert_memory_equal(round->result[rank].out + (size_t)token * hidden + first, want,
+                                n * sizeof *want);
+        }
         for (int k = 0; k < shape->topk; k++) {
             int e = in->idx[t * shape->topk + k];
             float want = e < 0 ? 0.0f : weight_gradient(rank, token, e);
@@ -573,6 +599,7 @@ void ep_round_check(const ep_inputs *in, fm_bf16 *out_combined)
     options.ranks_per_node = shape->ranks_per_node;
     options.check = shape->check;
     options.staged = shape->staged;
+    options.casts_combine = shape->back != FM_EP_BF16;
     options.memory_bytes = shape->memory;
     ep_team_run(shape->ranks, &options, play, &round, NULL);
     for (int rank = 0; rank < shape->ranks; rank++) {

@@ -19,6 +19,7 @@ typedef struct ep_shape {
     double masked;     /**< share of choices that are -1 */
     int all_to_expert; /**< every token's first choice; -1: any */
     int stride;        /**< rows of x and of the experts' outputs lie apart */
+    fm_ep_format back; /**< format of combine */
     int pull;          /**< rows are gathered from where they lie */
     size_t
         memory; /**< bytes of the group's memory, where x and the experts' outputs lie as far as they fit */

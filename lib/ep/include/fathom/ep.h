@@ -110,6 +110,7 @@ typedef struct fm_ep_options {
     int staged; /**< not 0: post copies rows into shared memory, so that x may change as soon as it returns;
                              costs a copy. Among processes of one node always so, for rows outside
                              fm_ep_group_memory() */
+    int casts_combine; /**< not 0: combines may name a format other than BF16, for which there is room then */
     size_t memory_bytes;         /**< of fm_ep_group_memory() */
     int ring_depth;              /**< messages under way between two neighbours; 0: 4 */
     size_t collective_bytes_max; /**< largest contribution to fm_ep_all_gather(), input of
@@ -256,6 +257,10 @@ typedef enum fm_ep_format {
     FM_EP_BF16,
     FM_EP_FP8_F32,   /**< e4m3, and an f32 scale for each 128 channels: value = code * scale */
     FM_EP_FP8_UE8M0, /**< e4m3, and a ue8m0 scale for each 128 channels */
+    /** Combine only: 10 bits a channel, a sign and a logarithm in 510 even steps between the least and the greatest
+     * magnitude of 128 channels (at most 32 octaves apart), which travel as two BF16 numbers. Zero and NaN have codes of
+     * their own. */
+    FM_EP_LOGFMT10,
 } fm_ep_format;
 
 /** Scales of a row: hidden / 128, rounded up. */
@@ -264,13 +269,21 @@ static inline int fm_ep_scales(int hidden)
     return (hidden + FM_EP_SCALE_BLOCK - 1) / FM_EP_SCALE_BLOCK;
 }
 
+/** Bytes of a row, and of its scales (or, LogFMT-10, ends of ranges), in a format. */
+FM_API size_t fm_ep_row_bytes(fm_ep_format format, int hidden);
+FM_API size_t fm_ep_scale_bytes(fm_ep_format format, int hidden);
+
 /**
- * Casts one BF16 row to FP8 as dispatch does: over each 128 channels, scale = max(amax, 1e-4) / 448, rounded up
+ * Casts one BF16 row as dispatch and combine do. FP8: over each 128 channels, scale = max(amax, 1e-4) / 448, rounded up
  * to a power of two for UE8M0, and code = e4m3(x / scale) computed as x * (448 / max(amax, 1e-4)), or x divided
- * exactly by the power of two. Channels that are NaN or infinite become NaN and do not count for amax.
+ * exactly by the power of two. Channels that are NaN or infinite become NaN and do not count for amax, in LogFMT-10,
+ * too; there each channel takes the level that is nearest to it, and numbers below 2^-126 become 0 or that.
  */
-FM_API void fm_ep_cast_row(const fm_bf16 *row, int hidden, fm_ep_format format, fm_e4m3 *out_row,
+FM_API void fm_ep_cast_row(const fm_bf16 *row, int hidden, fm_ep_format format, void *out_row,
                            void *out_scales);
+/** The values that a row in a format stands for: out [hidden]. */
+FM_API void fm_ep_uncast_row(const void *row, const void *scales, int hidden, fm_ep_format format,
+                             float *out);
 
 /**
  * One dispatch. x [tokens][hidden]; rows lie `x_stride` bytes apart (0: without gaps). recv_x likewise, rows
@@ -285,8 +298,8 @@ typedef struct fm_ep_dispatch {
     int topk;                  /**< up to topk_max; the same on all ranks */
     const int32_t *topk_idx;   /**< [tokens][topk] experts, each at most once in a token; -1 for none */
     const float *topk_weights; /**< [tokens][topk], travel with the rows; NULL: none */
-    fm_ep_format x_format;
-    fm_ep_format recv_format; /**< x_format, or FP8 where x is BF16: cast once, at the source */
+    fm_ep_format x_format;     /**< BF16 or FP8 */
+    fm_ep_format recv_format;  /**< x_format, or FP8 where x is BF16: cast once, at the source */
     const void *x;
     size_t x_stride;
     const void *x_scales; /**< where x is FP8: without gaps */
@@ -333,8 +346,11 @@ typedef struct fm_ep_combine {
                                    [items][topk] (lanes that are not local are not looked at), else [rows];
                                    NULL: none. FM_ERR_STATE where a rank wants out_weights and another that it
                                    has rows from gave none */
-    fm_bf16 *out;              /**< [tokens][hidden] without gaps */
-    float *out_weights;        /**< [tokens][topk]: row_weights of each choice, 0 for -1; NULL: not wanted */
+    /** How rows travel: BF16, or cast where they are posted (fm_ep_options.casts_combine), which costs accuracy (README.md
+     * says how much) and saves bytes between nodes. The sum stays in f32. */
+    fm_ep_format format;
+    fm_bf16 *out;       /**< [tokens][hidden] without gaps */
+    float *out_weights; /**< [tokens][topk]: row_weights of each choice, 0 for -1; NULL: not wanted */
 } fm_ep_combine;
 
 /** Posts a combine. FM_ERR_ARG, FM_ERR_BUSY as for dispatch; FM_ERR_STATE: the handle has seen no dispatch. */
