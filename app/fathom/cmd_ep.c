@@ -1,10 +1,10 @@
-// `fathom ep`: a round of dispatch and combine between threads, with its counts.
+// `fathom ep`: `demo` is a round of dispatch and combine between threads, with its counts.
 #include <inttypes.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdio.h>
 
-#include "commands.h"
+#include "cmd_ep.h"
 #include "fathom/clock.h"
 #include "fathom/ep.h"
 #include "fathom/mem.h"
@@ -262,7 +262,7 @@ static const fm_command demo = {
     .run = run_demo,
 };
 
-static const fm_command *const children[] = {&demo, NULL};
+static const fm_command *const children[] = {&demo, &fm_cmd_ep_bench, NULL};
 
 const fm_command fm_cmd_ep = {
     .name = "ep",

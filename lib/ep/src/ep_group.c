@@ -17,9 +17,8 @@ void fm_ep_group_free(fm_ep_group *group)
     if (!group)
         return;
     // Whoever leaves while a rank is masked, or after waiting for one in vain, cannot count on it at the end either.
-    group->world->is_broken |= group->has_timed_out;
-    for (int peer = 0; group->masked && peer < group->ranks; peer++)
-        group->world->is_broken |= group->masked[peer];
+    for (int peer = 0; group->world->mpi && group->masked && peer < group->ranks; peer++)
+        group->world->is_broken |= group->masked[peer] || group->has_timed_out;
     fm_ep_mail_free(group);
     free_ops(group);
     fm_base_mem_free(group->masked);

@@ -27,6 +27,11 @@ fm_status fm_ep_world_create(int ranks, fm_ep_world **out_world)
     return FM_OK;
 }
 
+int fm_ep_world_ranks(const fm_ep_world *world)
+{
+    return world->ranks;
+}
+
 void fm_ep_world_free(fm_ep_world *world)
 {
     if (!world)

@@ -1,19 +1,19 @@
-// Ranks that are processes: run under mpirun, with the number of ranks per node (0: all on one) as its argument. Every
+// Ranks that are processes: run under mpirun, with the number of ranks per node (0: all on one) and, if not 60, of rounds as its arguments. Every
 // process draws the same inputs and checks its own part.
 #include "ep_oracle.h"
 #include "fathom/clock.h"
 #include "fm_test.h"
 
-enum { HIDDEN = 136, TOPK = 5, TOKENS = 20, ROUNDS = 60, COUNT = 33 };
+enum { HIDDEN = 136, TOPK = 5, TOKENS = 20, COUNT = 33 };
 
 static fm_ep_world *world;
 static fm_ep_group *group;
-static int rank, ranks, ranks_per_node;
+static int rank, ranks, ranks_per_node, rounds = 60;
 
 static void rounds_agree_with_the_oracle(void **state)
 {
     (void)state;
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < rounds; round++) {
         fm_gen gen = fm_gen_seeded((uint64_t)round);
         ep_shape shape = {.ranks = ranks,
                           .hidden = HIDDEN,
@@ -147,6 +147,7 @@ static int leave(void **state)
 int main(int count, char **arguments)
 {
     ranks_per_node = count > 1 ? atoi(arguments[1]) : 0; // NOLINT(cert-err34-c): CMakeLists.txt wrote it
+    rounds = count > 2 ? atoi(arguments[2]) : rounds;    // NOLINT(cert-err34-c): as above
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rounds_agree_with_the_oracle),
         cmocka_unit_test(collectives_and_ring_reach_everyone),

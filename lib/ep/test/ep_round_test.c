@@ -1,7 +1,9 @@
 // Dispatch and combine against the oracle: chosen shapes, random ones, and equality of bits across all ways to spread the
-// same tokens over ranks and nodes.
+// same tokens over ranks and nodes. The argument is the number of random rounds.
 #include "ep_oracle.h"
 #include "fm_test.h"
+
+static int random_rounds = 150;
 
 static void any_round(fm_gen *gen)
 {
@@ -14,7 +16,7 @@ static void any_round(fm_gen *gen)
 static void random_rounds_agree_with_the_oracle(void **state)
 {
     (void)state;
-    fm_gen_property(150, any_round);
+    fm_gen_property(random_rounds, any_round);
 }
 
 static void check_shape(ep_shape shape)
@@ -107,8 +109,10 @@ static void results_do_not_depend_on_ranks_or_nodes(void **state)
     }
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
+    if (count > 1)
+        random_rounds = atoi(arguments[1]); // NOLINT(cert-err34-c): CMakeLists.txt wrote it
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chosen_shapes_agree_with_the_oracle),
         cmocka_unit_test(results_do_not_depend_on_ranks_or_nodes),

@@ -89,6 +89,7 @@ FM_API FM_MUST_USE fm_status fm_ep_world_open_mpi(fm_ep_world **out_world, int *
  */
 FM_API FM_MUST_USE fm_status fm_ep_world_split_mpi(fm_ep_world *world, int color, fm_ep_world **out_world,
                                                    int *out_rank);
+FM_API int fm_ep_world_ranks(const fm_ep_world *world);
 /** Frees the memory that ranks read from each other: call it when no rank uses its group any more and all
  * groups are freed. NULL is allowed. */
 FM_API void fm_ep_world_free(fm_ep_world *world);
