@@ -61,11 +61,12 @@ static inline void sum_rows(const fm_ep_sum *sum, int hidden, const fm_ep_sum *n
         // Two channels lie in a 32-bit word; each half, moved to the top, is its value in f32.
         sum_f32 low[SUM_LINES] = {{0}}, high[SUM_LINES] = {{0}};
         // Each row of the next sum is fetched while this one is made: they lie anywhere, where the hardware does not look.
-        for (int r = 0; r < next_count; r++)
+        for (int r = 0; r < next_count; r++) {
 #pragma GCC unroll 2
             for (int line = 0; line < SUM_LINES; line++)
                 __builtin_prefetch((const fm_bf16 *)next->rows[r] + column + line * SUM_CHANNELS, 0, 2);
-        for (int r = 0; r < sum->count; r++)
+        }
+        for (int r = 0; r < sum->count; r++) {
 #pragma GCC unroll 2
             for (int line = 0; line < SUM_LINES; line++) {
                 sum_u32 words, bits;
@@ -78,6 +79,7 @@ static inline void sum_rows(const fm_ep_sum *sum, int hidden, const fm_ep_sum *n
                 memcpy(&values, &bits, sizeof values);
                 high[line] += values * sum->weights[r];
             }
+        }
 #pragma GCC unroll 2
         for (int line = 0; line < SUM_LINES; line++) {
             sum_u32 low_codes, high_codes;
