@@ -68,6 +68,7 @@ static float amax(const float *line, int64_t count, float least)
 void fm_gemm_install_lanes_ref(struct fm_gemm_kernels *kernels)
 {
     kernels->amax = amax;
+    kernels->add_scaled = add_scaled;
     kernels->swiglu_forward = swiglu_forward;
     kernels->swiglu_backward = swiglu_backward;
 }

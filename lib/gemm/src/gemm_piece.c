@@ -3,11 +3,6 @@
 
 #include <string.h>
 
-static int64_t row_of(const struct fm_gemm_piece *piece, int i)
-{
-    return piece->rows ? piece->rows[i] : piece->first + i;
-}
-
 static int is_promoted(const struct fm_gemm_piece *piece)
 {
     return piece->a->dtype != FM_DTYPE_BF16 && !piece->folds;
@@ -20,7 +15,7 @@ static void take_a_scales(const struct fm_gemm_piece *piece, int64_t block, int6
     int fine = fm_gemm_scale_k(piece->a) == FM_GEMM_SCALE_BLOCK_MX;
     for (int64_t j = 0; j < blocks; j++)
         for (int i = 0; i < piece->count; i++)
-            *out++ = fine ? 1 : fm_gemm_scale_at(piece->a, row_of(piece, i), block + j);
+            *out++ = fine ? 1 : fm_gemm_scale_at(piece->a, fm_gemm_piece_a_row(piece, i), block + j);
 }
 
 // Of `count` columns, at most a strip.
@@ -124,7 +119,8 @@ static void prefetch_a(const struct fm_gemm_piece *piece, int64_t k_from, int64_
     if (a->transposed)
         return;
     for (int64_t i = piece->count * part / parts; i < piece->count * (part + 1) / parts; i++) {
-        const char *from = (const char *)a->data + (row_of(piece, (int)i) * a->stride + k_from) * bits / 8;
+        const char *from =
+            (const char *)a->data + (fm_gemm_piece_a_row(piece, (int)i) * a->stride + k_from) * bits / 8;
         for (int64_t at = 0; at < bytes; at += FM_CACHE_LINE)
             __builtin_prefetch(from + at, 0, 2);
     }
@@ -214,10 +210,10 @@ static void finish_row(const struct fm_gemm_piece *piece, int i)
     const fm_gemm_result *d = piece->d;
     float *sum = piece->space->acc + (size_t)i * FM_GEMM_ACC_STRIDE;
     float *line = piece->space->lines;
-    int64_t to = row_of(piece, i) * d->stride + piece->column;
+    int64_t to = fm_gemm_piece_row(piece, i) * d->stride + piece->column;
     size_t columns = (size_t)piece->columns;
     if (d->c) {
-        int64_t from = row_of(piece, i) * d->c_stride + piece->column;
+        int64_t from = fm_gemm_piece_row(piece, i) * d->c_stride + piece->column;
         if (d->dtype == FM_DTYPE_BF16)
             fm_base_bf16_to_f32((const fm_bf16 *)d->c + from, columns, line);
         else

@@ -119,6 +119,8 @@ struct fm_gemm_kernels {
     void (*transpose)(const float *from, size_t from_stride, float *to, size_t to_stride);
     /** The largest of `least` and the magnitudes of a line, NaN aside. */
     float (*amax)(const float *line, int64_t count, float least);
+    /** sum[i] = fma(from[i], factor, sum[i]). */
+    void (*add_scaled)(const float *from, float factor, int64_t count, float *sum);
     void (*swiglu_forward)(const struct fm_gemm_swiglu_line *line);
     void (*swiglu_backward)(const struct fm_gemm_swiglu_line *line);
 };
@@ -140,7 +142,7 @@ struct fm_gemm_space {
     _Alignas(64) float lines[FM_GEMM_SQUARE * FM_GEMM_LINE]; // to be transposed; or a row of C
     float a_scales[FM_GEMM_A_BLOCKS];
     float b_scales[FM_GEMM_STRIP];
-    int64_t rows[FM_GEMM_ROWS]; // of a task, those that fold first
+    int64_t rows[2][FM_GEMM_ROWS]; // of a task, those that fold first: of D, of A
 };
 
 /** The next task of a thread's share: in a cache line of its own, since others look at it. */
@@ -161,7 +163,8 @@ struct fm_gemm_segment {
     const fm_gemm_operand *a;
     const fm_gemm_weights *b;
     const fm_gemm_result *d;
-    const int64_t *rows; // NULL: first, first + 1, ...
+    const int64_t *rows;   // of D; NULL: first, first + 1, ...
+    const int64_t *a_rows; // of A, where they are others
     int64_t first, count;
     // Set by fm_gemm_run().
     int64_t task_rows, task_columns; // of each task but the last
@@ -186,13 +189,24 @@ struct fm_gemm_piece {
     const fm_gemm_operand *a;
     const fm_gemm_weights *b;
     const fm_gemm_result *d;
-    const int64_t *rows; // NULL: first, first + 1, ...
+    const int64_t *rows;   // of D; NULL: first, first + 1, ...
+    const int64_t *a_rows; // of A, where they are others
     int64_t first;
     int count;
     int64_t column, columns;
     int folds;
     struct fm_gemm_space *space;
 };
+
+static inline int64_t fm_gemm_piece_row(const struct fm_gemm_piece *piece, int i)
+{
+    return piece->rows ? piece->rows[i] : piece->first + i;
+}
+
+static inline int64_t fm_gemm_piece_a_row(const struct fm_gemm_piece *piece, int i)
+{
+    return piece->a_rows ? piece->a_rows[i] : fm_gemm_piece_row(piece, i);
+}
 
 void fm_gemm_piece_run(const struct fm_gemm_piece *piece);
 

@@ -9,13 +9,14 @@ struct job {
 // Lists the rows of a piece, those that fold first; returns how many those are.
 static int sort_by_folding(const struct fm_gemm_piece *piece)
 {
-    int64_t *rows = piece->space->rows;
+    int64_t *rows = piece->space->rows[0], *a_rows = piece->space->rows[1];
     int folding = 0;
     for (int pass = 1; pass >= 0; pass--)
         for (int i = 0; i < piece->count; i++) {
-            int64_t row = piece->rows ? piece->rows[i] : piece->first + i;
-            if (fm_gemm_source_row_folds(piece->a, row, piece->b->k) == pass) {
-                *rows++ = row;
+            int64_t a_row = fm_gemm_piece_a_row(piece, i);
+            if (fm_gemm_source_row_folds(piece->a, a_row, piece->b->k) == pass) {
+                *rows++ = fm_gemm_piece_row(piece, i);
+                *a_rows++ = a_row;
                 folding += pass;
             }
         }
@@ -32,8 +33,10 @@ static void run_rows(struct fm_gemm_piece *piece)
         return;
     }
     int count = piece->count, folding = sort_by_folding(piece);
-    if (folding != 0 && folding != count)
-        piece->rows = piece->space->rows;
+    if (folding != 0 && folding != count) {
+        piece->rows = piece->space->rows[0];
+        piece->a_rows = piece->space->rows[1];
+    }
     piece->folds = folding != 0;
     piece->count = folding ? folding : count;
     fm_gemm_piece_run(piece);
@@ -41,6 +44,7 @@ static void run_rows(struct fm_gemm_piece *piece)
         return;
     piece->folds = 0;
     piece->rows += folding;
+    piece->a_rows += folding;
     piece->count = count - folding;
     fm_gemm_piece_run(piece);
 }
@@ -65,6 +69,7 @@ static void run_task(void *argument, int64_t task, struct fm_gemm_space *space)
         .b = segment->b,
         .d = segment->d,
         .rows = segment->rows ? segment->rows + row : NULL,
+        .a_rows = segment->a_rows ? segment->a_rows + row : NULL,
         .first = segment->first + row,
         .count = (int)fm_gemm_min(segment->count - row, segment->task_rows),
         .column = column,

@@ -104,11 +104,11 @@ void fm_gemm_source_a(const struct fm_gemm_piece *piece, int scaled, int64_t k_f
 {
     const fm_gemm_operand *a = piece->a;
     int64_t padded = fm_gemm_ceil_div(length, FM_GEMM_STEP) * FM_GEMM_STEP;
-    int side_by_side = a->transposed && !piece->rows;
+    int side_by_side = a->transposed && !piece->rows && !piece->a_rows;
     if (side_by_side)
         take_turned_rows(piece, k_from, length, out, out_stride);
     for (int i = 0; i < piece->count; i++) {
-        int64_t row = piece->rows ? piece->rows[i] : piece->first + i;
+        int64_t row = fm_gemm_piece_a_row(piece, i);
         float *to = out + (size_t)i * out_stride;
         if (a->transposed && !side_by_side)
             for (int64_t at = 0; at < length; at++)

@@ -10,6 +10,8 @@
  * The results are therefore the same at every level.
  */
 
+#include <string.h>
+
 // exp(x), with a relative error below 2^-22; 0 below -87, where it nears the subnormals, infinity above 88.
 static inline vec v_exp(vec x)
 {
@@ -39,6 +41,21 @@ static inline vec v_cut(vec x, float limit)
 {
     x = v_greater(x, v_set(limit), v_set(limit), x);
     return v_greater(v_set(-limit), x, v_set(-limit), x);
+}
+
+// sum += from * factor.
+static void add_scaled(const float *from, float factor, int64_t count, float *sum)
+{
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        v_store(sum + i, v_fma(v_load(from + i), v_set(factor), v_load(sum + i)));
+    if (i == count)
+        return;
+    float rest[2][LANES] = {{0}};
+    memcpy(rest[0], from + i, (size_t)(count - i) * sizeof *from);
+    memcpy(rest[1], sum + i, (size_t)(count - i) * sizeof *from);
+    v_store(rest[1], v_fma(v_load(rest[0]), v_set(factor), v_load(rest[1])));
+    memcpy(sum + i, rest[1], (size_t)(count - i) * sizeof *from);
 }
 
 static void swiglu_forward(const struct fm_gemm_swiglu_line *line)
