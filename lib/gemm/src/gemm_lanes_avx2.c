@@ -80,6 +80,8 @@ void fm_gemm_install_lanes_avx2(struct fm_gemm_kernels *kernels)
 {
     kernels->amax = amax;
     kernels->add_scaled = add_scaled;
+    kernels->add_relu = add_relu;
+    kernels->multiply_lines = multiply_lines;
     kernels->swiglu_forward = swiglu_forward;
     kernels->swiglu_backward = swiglu_backward;
 }

@@ -23,19 +23,19 @@ static fm_status check_weights(const fm_gemm_mlp *mlp)
         return fm_base_error_set(FM_ERR_ARG, "mlp, its gate_up or its down is null; expected experts");
     if (mlp->experts < 1)
         return fm_base_error_set(FM_ERR_ARG, "experts is %d; expected at least 1", mlp->experts);
-    int64_t d = mlp->gate_up->k, h = mlp->down->k;
+    int64_t d = mlp->gate_up->k, h = mlp->down->k, wide = 2 * h;
     int is_bf16 = mlp->down->operand.dtype == FM_DTYPE_BF16;
     if (!(mlp->limit >= 0))
         return fm_base_error_set(FM_ERR_ARG, "limit is %g; expected at least 0", (double)mlp->limit);
     for (int e = 0; e < mlp->experts; e++) {
         const fm_gemm_weights *up = &mlp->gate_up[e], *down = &mlp->down[e];
-        if (up->n != 2 * h || up->k != d || down->n != d || down->k != h)
+        if (up->n != wide || up->k != d || down->n != d || down->k != h)
             return fm_base_error_set(
                 FM_ERR_ARG,
                 "expert %d has gate_up [%lld, %lld] and down [%lld, %lld]; expected [%lld, %lld] "
                 "and [%lld, %lld]",
                 e, (long long)up->n, (long long)up->k, (long long)down->n, (long long)down->k,
-                (long long)(2 * h), (long long)d, (long long)d, (long long)h);
+                (long long)wide, (long long)d, (long long)d, (long long)h);
         if ((up->operand.dtype == FM_DTYPE_BF16) != is_bf16 ||
             (down->operand.dtype == FM_DTYPE_BF16) != is_bf16)
             return fm_base_error_set(

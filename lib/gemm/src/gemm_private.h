@@ -121,6 +121,10 @@ struct fm_gemm_kernels {
     float (*amax)(const float *line, int64_t count, float least);
     /** sum[i] = fma(from[i], factor, sum[i]). */
     void (*add_scaled)(const float *from, float factor, int64_t count, float *sum);
+    /** sum[i] = fma(from[i] < 0 ? 0 : from[i], factor, sum[i]). */
+    void (*add_relu)(const float *from, float factor, int64_t count, float *sum);
+    /** to[i] *= from[i]. */
+    void (*multiply_lines)(const float *from, int64_t count, float *to);
     void (*swiglu_forward)(const struct fm_gemm_swiglu_line *line);
     void (*swiglu_backward)(const struct fm_gemm_swiglu_line *line);
 };

@@ -43,19 +43,55 @@ static inline vec v_cut(vec x, float limit)
     return v_greater(v_set(-limit), x, v_set(-limit), x);
 }
 
-// sum += from * factor.
+// The last lanes of a line, zeros beyond it.
+static inline vec v_load_rest(const float *from, int64_t count)
+{
+    float rest[LANES] = {0};
+    memcpy(rest, from, (size_t)count * sizeof *from);
+    return v_load(rest);
+}
+
+static inline void v_store_rest(float *to, int64_t count, vec v)
+{
+    float rest[LANES];
+    v_store(rest, v);
+    memcpy(to, rest, (size_t)count * sizeof *to);
+}
+
 static void add_scaled(const float *from, float factor, int64_t count, float *sum)
 {
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES)
         v_store(sum + i, v_fma(v_load(from + i), v_set(factor), v_load(sum + i)));
-    if (i == count)
-        return;
-    float rest[2][LANES] = {{0}};
-    memcpy(rest[0], from + i, (size_t)(count - i) * sizeof *from);
-    memcpy(rest[1], sum + i, (size_t)(count - i) * sizeof *from);
-    v_store(rest[1], v_fma(v_load(rest[0]), v_set(factor), v_load(rest[1])));
-    memcpy(sum + i, rest[1], (size_t)(count - i) * sizeof *from);
+    if (i < count)
+        v_store_rest(sum + i, count - i,
+                     v_fma(v_load_rest(from + i, count - i), v_set(factor), v_load_rest(sum + i, count - i)));
+}
+
+static inline vec v_relu(vec x)
+{
+    return v_greater(v_set(0), x, v_set(0), x);
+}
+
+static void add_relu(const float *from, float factor, int64_t count, float *sum)
+{
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        v_store(sum + i, v_fma(v_relu(v_load(from + i)), v_set(factor), v_load(sum + i)));
+    if (i < count)
+        v_store_rest(
+            sum + i, count - i,
+            v_fma(v_relu(v_load_rest(from + i, count - i)), v_set(factor), v_load_rest(sum + i, count - i)));
+}
+
+static void multiply_lines(const float *from, int64_t count, float *to)
+{
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        v_store(to + i, v_mul(v_load(to + i), v_load(from + i)));
+    if (i < count)
+        v_store_rest(to + i, count - i,
+                     v_mul(v_load_rest(to + i, count - i), v_load_rest(from + i, count - i)));
 }
 
 static void swiglu_forward(const struct fm_gemm_swiglu_line *line)
