@@ -88,13 +88,20 @@ static float *latent(const fm_model_session *session, int layer, int position)
            ((int64_t)layer * FM_MODEL_BLOCK + position % FM_MODEL_BLOCK) * width;
 }
 
-/** One layer's attention over the new tokens, by heads. */
+/** The texts that run together: one after the other in the rows of every operator, apart in attention alone. */
+struct batch {
+    fm_model *model;
+    const fm_model_part *parts;
+    int part_count, rows; // rows: tokens of all parts
+};
+
+/** One layer's attention over the new tokens, by parts and heads. */
 struct attention_work {
-    const fm_model_session *session;
+    const struct batch *batch;
     const struct fm_model_layer *layer;
-    int layer_index, count;
-    const float *queries; // [count, heads, nope + rope], rotated
-    float *out;           // [count, heads, value]
+    int layer_index;
+    const float *queries; // [rows, heads, nope + rope], rotated
+    float *out;           // [rows, heads, value]
     float *spaces;        // a thread's: see space_floats()
     size_t space_floats;
 };
@@ -107,12 +114,14 @@ static size_t space_floats(const fm_model_config *config, int count, int positio
            fm_round_up(rows * (size_t)positions, 16);
 }
 
-static void attend(const struct attention_work *work, int head, int thread)
+// `first` is the row of the part's first token.
+static void attend(const struct attention_work *work, const fm_model_part *part, int64_t first, int head,
+                   int thread)
 {
-    const fm_model_session *session = work->session;
+    const fm_model_session *session = part->session;
     const fm_model_config *c = &session->model->config;
     const struct fm_model_compute *compute = &session->model->compute;
-    int count = work->count, positions = session->length + count;
+    int count = part->count, positions = session->length + count;
     int64_t width = latent_width(c), query_width = c->nope + c->rope,
             row = (int64_t)head * (c->nope + c->value);
     float *space = work->spaces + (size_t)thread * work->space_floats;
@@ -126,8 +135,8 @@ static void attend(const struct attention_work *work, int head, int thread)
     values.data = (const char *)values.data + c->nope * values.stride * size;
     values.row = row + c->nope;
 
-    const float *from = work->queries + head * query_width;
-    int64_t from_stride = c->heads * query_width;
+    int64_t from_stride = c->heads * query_width, out_stride = (int64_t)c->heads * c->value;
+    const float *from = work->queries + first * from_stride + head * query_width;
     struct fm_model_matrix nope = fm_model_rows(from, from_stride), keys_flipped = fm_model_flip(keys);
     fm_model_matmul_alone(compute, thread, count, c->kv_lora, c->nope, &nope, &keys_flipped, query, width, 0);
     for (int i = 0; i < count; i++)
@@ -148,19 +157,26 @@ static void attend(const struct attention_work *work, int head, int thread)
     }
     for (int at = 0; at < positions; at += FM_MODEL_BLOCK) {
         int rows = positions - at < FM_MODEL_BLOCK ? positions - at : FM_MODEL_BLOCK;
-        struct fm_model_matrix part = fm_model_rows(scores + at, positions);
+        struct fm_model_matrix weights = fm_model_rows(scores + at, positions);
         struct fm_model_matrix block = fm_model_transposed(latent(session, work->layer_index, at), width);
-        fm_model_matmul_alone(compute, thread, count, c->kv_lora, rows, &part, &block, sum, width, at > 0);
+        fm_model_matmul_alone(compute, thread, count, c->kv_lora, rows, &weights, &block, sum, width, at > 0);
     }
     struct fm_model_matrix sums = fm_model_rows(sum, width);
     fm_model_matmul_alone(compute, thread, count, c->value, c->kv_lora, &sums, &values,
-                          work->out + (int64_t)head * c->value, (int64_t)c->heads * c->value, 0);
+                          work->out + first * out_stride + (int64_t)head * c->value, out_stride, 0);
 }
 
-static void attend_part(void *context, int64_t begin, int64_t end, int thread)
+// Shared item i is head i / parts of part i % parts.
+static void attend_share(void *context, int64_t begin, int64_t end, int thread)
 {
-    for (int64_t head = begin; head < end; head++)
-        attend(context, (int)head, thread);
+    const struct attention_work *work = context;
+    const struct batch *batch = work->batch;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t first = 0;
+        for (int p = 0; p < i % batch->part_count; p++)
+            first += batch->parts[p].count;
+        attend(work, &batch->parts[i % batch->part_count], first, (int)(i / batch->part_count), thread);
+    }
 }
 
 static fm_status no_memory(int count)
@@ -168,11 +184,32 @@ static fm_status no_memory(int count)
     return fm_base_error_set(FM_ERR_NOMEM, "no memory to feed %d tokens", count);
 }
 
-// x [count, hidden] += attention of the normalised rows `normed`.
-static fm_status attention(fm_model_session *session, int index, int count, const float *normed, float *x)
+// Normalises and rotates the new latents into the caches, and rotates the queries.
+static void place(const struct batch *batch, int index, const float *latents, float *queries)
 {
-    fm_model *model = session->model;
+    fm_model *model = batch->model;
     const fm_model_config *c = &model->config;
+    const struct fm_model_layer *layer = &model->weights.layers[index];
+    int64_t width = latent_width(c), query_width = c->nope + c->rope;
+    for (const fm_model_part *part = batch->parts; part < batch->parts + batch->part_count; part++)
+        for (int i = 0; i < part->count; i++, latents += width) {
+            int position = part->session->length + i;
+            float *cached = latent(part->session, index, position);
+            memcpy(cached, latents, (size_t)width * sizeof *cached);
+            model->compute.kernels->norm(cached, layer->kv_a_norm.vector, (float)c->epsilon, cached,
+                                         c->kv_lora);
+            fm_model_rotary_apply(&model->rotary, position, 1, cached + c->kv_lora);
+            for (int h = 0; h < c->heads; h++, queries += query_width)
+                fm_model_rotary_apply(&model->rotary, position, 1, queries + c->nope);
+        }
+}
+
+// x [rows, hidden] += attention of the normalised rows `normed`.
+static fm_status attention(const struct batch *batch, int index, const float *normed, float *x)
+{
+    fm_model *model = batch->model;
+    const fm_model_config *c = &model->config;
+    int count = batch->rows;
     const struct fm_model_layer *layer = &model->weights.layers[index];
     struct fm_model_scratch *scratch = &model->scratch;
     size_t rows = (size_t)count;
@@ -182,7 +219,15 @@ static fm_status attention(fm_model_session *session, int index, int count, cons
     float *latents = fm_model_scratch_take(scratch, rows * (size_t)width);
     float *heads = fm_model_scratch_take(scratch, rows * (size_t)c->heads * (size_t)c->value);
     float *out = fm_model_scratch_take(scratch, rows * (size_t)c->hidden);
-    size_t space = space_floats(c, count, session->length + count);
+    size_t space = 0;
+    int64_t products = 0; // of queries and positions
+    for (int i = 0; i < batch->part_count; i++) {
+        const fm_model_part *part = &batch->parts[i];
+        int positions = part->session->length + part->count;
+        size_t floats = space_floats(c, part->count, positions);
+        products += (int64_t)part->count * positions;
+        space = floats > space ? floats : space;
+    }
     float *spaces = fm_model_scratch_take(scratch, space * (size_t)model->compute.threads);
     if (!low || !queries || !latents || !heads || !out || !spaces)
         return no_memory(count);
@@ -193,20 +238,12 @@ static fm_status attention(fm_model_session *session, int index, int count, cons
     }
     fm_model_linear(&model->compute, count, c->q_lora ? low : normed, &layer->q_b, queries);
     fm_model_linear(&model->compute, count, normed, &layer->kv_a, latents);
-    for (int i = 0; i < count; i++) {
-        int position = session->length + i;
-        float *cached = latent(session, index, position);
-        memcpy(cached, latents + i * width, (size_t)width * sizeof *cached);
-        model->compute.kernels->norm(cached, layer->kv_a_norm.vector, (float)c->epsilon, cached, c->kv_lora);
-        fm_model_rotary_apply(&model->rotary, position, 1, cached + c->kv_lora);
-        for (int h = 0; h < c->heads; h++)
-            fm_model_rotary_apply(&model->rotary, position, 1,
-                                  queries + ((int64_t)i * c->heads + h) * query_width + c->nope);
-    }
-    struct attention_work work = {session, layer, index, count, queries, heads, spaces, space};
+    place(batch, index, latents, queries);
+    struct attention_work work = {batch, layer, index, queries, heads, spaces, space};
     // Heads are shared once they are some 50 us of work.
-    int64_t products = (int64_t)count * (session->length + count) * width * c->heads;
-    fm_model_share(&model->compute, c->heads, products < 1 << 20 ? c->heads : 1, attend_part, &work);
+    int64_t items = (int64_t)c->heads * batch->part_count;
+    fm_model_share(&model->compute, items, products * width * c->heads < 1 << 20 ? items : 1, attend_share,
+                   &work);
     fm_model_linear(&model->compute, count, heads, &layer->o, out);
     model->compute.kernels->axpy(1, out, x, (int64_t)count * c->hidden);
     return FM_OK;
@@ -256,9 +293,10 @@ static fm_status experts(fm_model *model, const struct fm_model_layer *layer, in
     return FM_OK;
 }
 
-static fm_status run_layer(fm_model_session *session, int index, int count, float *x)
+static fm_status run_layer(const struct batch *batch, int index, float *x)
 {
-    fm_model *model = session->model;
+    fm_model *model = batch->model;
+    int count = batch->rows;
     const fm_model_config *c = &model->config;
     const struct fm_model_layer *layer = &model->weights.layers[index];
     size_t cells = (size_t)count * (size_t)c->hidden;
@@ -268,7 +306,7 @@ static fm_status run_layer(fm_model_session *session, int index, int count, floa
         return no_memory(count);
     fm_model_norm_rows(&model->compute, count, c->hidden, x, c->hidden, &layer->input_norm, (float)c->epsilon,
                        normed, c->hidden, NULL);
-    FM_TRY(attention(session, index, count, normed, x));
+    FM_TRY(attention(batch, index, normed, x));
     fm_model_norm_rows(&model->compute, count, c->hidden, x, c->hidden, &layer->post_norm, (float)c->epsilon,
                        normed, c->hidden, NULL);
     if (layer->experts)
@@ -280,47 +318,92 @@ static fm_status run_layer(fm_model_session *session, int index, int count, floa
     return FM_OK;
 }
 
-static fm_status feed(fm_model_session *session, const int32_t *ids, int count, fm_model_logits which,
-                      float *logits)
+// The rows of x whose logits are wanted, normalised, then through the head.
+static fm_status answer(const struct batch *batch, const float *x)
 {
-    fm_model *model = session->model;
+    fm_model *model = batch->model;
+    const fm_model_config *c = &model->config;
+    for (const fm_model_part *part = batch->parts; part < batch->parts + batch->part_count; part++) {
+        int first = part->which == FM_MODEL_ALL ? 0 : part->count - 1, count = part->count - first;
+        const float *rows = x + (int64_t)first * c->hidden;
+        x += (int64_t)part->count * c->hidden;
+        if (!part->logits)
+            continue;
+        struct fm_model_mark mark = fm_model_scratch_mark(&model->scratch);
+        float *normed = fm_model_scratch_take(&model->scratch, (size_t)count * (size_t)c->hidden);
+        if (!normed)
+            return no_memory(count);
+        fm_model_norm_rows(&model->compute, count, c->hidden, rows, c->hidden, &model->weights.norm,
+                           (float)c->epsilon, normed, c->hidden, NULL);
+        fm_model_linear(&model->compute, count, normed, &model->weights.head, part->logits);
+        fm_model_scratch_release(&model->scratch, mark);
+    }
+    return FM_OK;
+}
+
+static fm_status feed(const struct batch *batch)
+{
+    fm_model *model = batch->model;
     const fm_model_config *c = &model->config;
     struct fm_model_scratch *scratch = &model->scratch;
-    float *x = fm_model_scratch_take(scratch, (size_t)count * (size_t)c->hidden);
+    float *x = fm_model_scratch_take(scratch, (size_t)batch->rows * (size_t)c->hidden), *row = x;
     if (!x)
-        return no_memory(count);
-    FM_TRY(grow(session, session->length + count));
-    fm_model_embed(&model->weights.embed, ids, count, x);
+        return no_memory(batch->rows);
+    for (const fm_model_part *part = batch->parts; part < batch->parts + batch->part_count; part++) {
+        FM_TRY(grow(part->session, part->session->length + part->count));
+        fm_model_embed(&model->weights.embed, part->ids, part->count, row);
+        row += (int64_t)part->count * c->hidden;
+    }
     for (int i = 0; i < c->layers; i++) {
         struct fm_model_mark mark = fm_model_scratch_mark(scratch);
-        FM_TRY(run_layer(session, i, count, x));
+        FM_TRY(run_layer(batch, i, x));
         fm_model_scratch_release(scratch, mark);
     }
-    int first = which == FM_MODEL_ALL ? 0 : count - 1;
-    x += (int64_t)first * c->hidden;
-    fm_model_norm_rows(&model->compute, count - first, c->hidden, x, c->hidden, &model->weights.norm,
-                       (float)c->epsilon, x, c->hidden, NULL);
-    fm_model_linear(&model->compute, count - first, x, &model->weights.head, logits);
+    return answer(batch, x);
+}
+
+static fm_status check_part(const fm_model_part *part)
+{
+    const fm_model_session *session = part->session;
+    const fm_model_config *c = &session->model->config;
+    if (part->count < 1)
+        return fm_base_error_set(FM_ERR_ARG, "%d tokens to feed; expected at least one", part->count);
+    if (part->count > session->positions_max - session->length)
+        return fm_base_error_set(FM_ERR_LIMIT, "%d tokens after %d; the session has room for %d in all",
+                                 part->count, session->length, session->positions_max);
+    for (int i = 0; i < part->count; i++)
+        if (part->ids[i] < 0 || part->ids[i] >= c->vocab)
+            return fm_base_error_set(FM_ERR_ARG, "token %d has id %d; expected 0 to %d", i, (int)part->ids[i],
+                                     c->vocab - 1);
     return FM_OK;
+}
+
+fm_status fm_model_feed_batch(const fm_model_part *parts, int count)
+{
+    if (count < 1)
+        return fm_base_error_set(FM_ERR_ARG, "%d parts to feed; expected at least one", count);
+    struct batch batch = {parts[0].session->model, parts, count, 0};
+    for (int i = 0; i < count; i++) {
+        FM_TRY(check_part(&parts[i]));
+        if (parts[i].session->model != batch.model)
+            return fm_base_error_set(FM_ERR_ARG, "part %d belongs to another model than part 0", i);
+        for (int j = 0; j < i; j++)
+            if (parts[j].session == parts[i].session)
+                return fm_base_error_set(FM_ERR_ARG, "parts %d and %d are of one session", j, i);
+        if (__builtin_add_overflow(batch.rows, parts[i].count, &batch.rows))
+            return fm_base_error_set(FM_ERR_LIMIT, "more than %d tokens in one batch", INT32_MAX);
+    }
+    struct fm_model_mark mark = fm_model_scratch_mark(&batch.model->scratch);
+    fm_status status = feed(&batch);
+    fm_model_scratch_release(&batch.model->scratch, mark);
+    for (int i = 0; i < count && status == FM_OK; i++)
+        parts[i].session->length += parts[i].count;
+    return status;
 }
 
 fm_status fm_model_feed(fm_model_session *session, const int32_t *ids, int count, fm_model_logits which,
                         float *out_logits)
 {
-    const fm_model_config *c = &session->model->config;
-    if (count < 1)
-        return fm_base_error_set(FM_ERR_ARG, "%d tokens to feed; expected at least one", count);
-    if (count > session->positions_max - session->length)
-        return fm_base_error_set(FM_ERR_LIMIT, "%d tokens after %d; the session has room for %d in all",
-                                 count, session->length, session->positions_max);
-    for (int i = 0; i < count; i++)
-        if (ids[i] < 0 || ids[i] >= c->vocab)
-            return fm_base_error_set(FM_ERR_ARG, "token %d has id %d; expected 0 to %d", i, (int)ids[i],
-                                     c->vocab - 1);
-    struct fm_model_mark mark = fm_model_scratch_mark(&session->model->scratch);
-    fm_status status = feed(session, ids, count, which, out_logits);
-    fm_model_scratch_release(&session->model->scratch, mark);
-    if (status == FM_OK)
-        session->length += count;
-    return status;
+    fm_model_part part = {session, ids, count, which, out_logits};
+    return fm_model_feed_batch(&part, 1);
 }

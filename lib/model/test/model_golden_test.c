@@ -89,6 +89,47 @@ static void check_model(const char *name)
     fm_model_close(golden.model);
 }
 
+// Texts of different lengths, at different places, fed together: each as if it were alone.
+static void check_batch(const char *name)
+{
+    struct golden golden;
+    fm_model_session *sessions[3];
+    fm_model_part parts[3];
+    float whole[TOKENS][VOCAB], first[TOKENS][VOCAB], second[VOCAB];
+    const int fed[3] = {0, 5, 11}, counts[3] = {TOKENS, 1, 7};
+    golden_open(name, &golden);
+    for (int i = 0; i < 3; i++) {
+        assert_ok(fm_model_session_open(golden.model, 0, &sessions[i]));
+        if (fed[i])
+            assert_ok(fm_model_feed(sessions[i], golden.prompt, fed[i], FM_MODEL_ALL, whole[0]));
+        parts[i] = (fm_model_part){sessions[i], golden.prompt + fed[i], counts[i], FM_MODEL_LAST, NULL};
+    }
+    parts[0].which = FM_MODEL_ALL;
+    parts[0].logits = first[0];
+    parts[1].logits = second;
+    assert_ok(fm_model_feed_batch(parts, 3));
+    assert_int_equal(fm_model_session_length(sessions[2]), 18);
+    assert_ok(fm_model_session_cut(sessions[0], 0));
+    assert_ok(fm_model_feed(sessions[0], golden.prompt, TOKENS, FM_MODEL_ALL, whole[0]));
+    assert_memory_equal(first, whole, sizeof whole);
+    assert_memory_equal(second, whole[5], sizeof second);
+    assert_ok(fm_model_feed(sessions[2], golden.prompt + 18, 1, FM_MODEL_LAST, second));
+    assert_memory_equal(second, whole[18], sizeof second); // what the third part left in its cache
+    parts[1].session = sessions[0];
+    assert_fails(fm_model_feed_batch(parts, 2), FM_ERR_ARG, "one session");
+    assert_fails(fm_model_feed_batch(parts, 0), FM_ERR_ARG, "at least one");
+    for (int i = 0; i < 3; i++)
+        fm_model_session_close(sessions[i]);
+    fm_model_close(golden.model);
+}
+
+static void batches_change_nothing(void **state)
+{
+    (void)state;
+    check_batch("v2");
+    check_batch("v3");
+}
+
 static void v2_is_reproduced(void **state)
 {
     (void)state;
@@ -110,6 +151,7 @@ static void v3_with_yarn_is_reproduced(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(v2_is_reproduced), cmocka_unit_test(v3_is_reproduced),
-                                       cmocka_unit_test(v3_with_yarn_is_reproduced)};
+                                       cmocka_unit_test(v3_with_yarn_is_reproduced),
+                                       cmocka_unit_test(batches_change_nothing)};
     return fm_test_run("model_golden", tests);
 }

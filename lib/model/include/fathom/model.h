@@ -149,6 +149,22 @@ typedef enum fm_model_logits {
 FM_API FM_MUST_USE fm_status fm_model_feed(fm_model_session *session, const int32_t *ids, int count,
                                            fm_model_logits which, float *out_logits);
 
+/** One text's share of a batch. */
+typedef struct fm_model_part {
+    fm_model_session *session;
+    const int32_t *ids; /**< [count] */
+    int count;
+    fm_model_logits which;
+    float *logits; /**< out, as fm_model_feed() has them; NULL: not wanted */
+} fm_model_part;
+
+/**
+ * fm_model_feed() of several sessions of one model at once, so that every weight is read once for all of them. Each
+ * part's results are, to the bit, those of feeding it alone. Fails as that does, and FM_ERR_ARG: no part, a session twice
+ * or of another model; all sessions are as before then.
+ */
+FM_API FM_MUST_USE fm_status fm_model_feed_batch(const fm_model_part *parts, int count);
+
 /** How the next token is drawn; zeros: the likeliest. */
 typedef struct fm_model_sampling {
     double temperature; /**< 0: greedy */
