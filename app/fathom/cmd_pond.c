@@ -6,6 +6,8 @@
 #include "commands.h"
 #include "fathom/clock.h"
 #include "fathom/interrupt.h"
+#include "fathom/mem.h"
+#include "fathom/pond.h"
 #include "fathom/pond_records.h"
 #include "fathom/progress.h"
 #include "fathom/text.h"
@@ -258,10 +260,184 @@ static const fm_command valsort_command = {
     .run = run_valsort,
 };
 
-static const fm_command *const children[] = {&gensort_command, &sort_command, &valsort_command, NULL};
+struct job_options {
+    int64_t executors;
+    int64_t threads;
+    int64_t memory;
+    int64_t retries;
+    const char *work;
+    const char *listen;
+    const char *key;
+    const char *format;
+    int explain;
+};
+
+#define JOB_OPTION(member) offsetof(struct job_options, member)
+
+static const fm_option run_schema[] = {
+    {"explain", FM_OPTION_FLAG, JOB_OPTION(explain), .help = "show stages and bytes, and run nothing"},
+    {"executors", FM_OPTION_INT, JOB_OPTION(executors), .value = "0", .min = -1, .max = 256,
+     .help = "local processes (0: the job's, or as many as cores; -1: none, others will join)"},
+    {"threads", FM_OPTION_INT, JOB_OPTION(threads), .value = "0", .min = 0, .max = 256,
+     .help = "of each task (0: the job's, or 1)"},
+    {"memory", FM_OPTION_SIZE, JOB_OPTION(memory), .value = "0", .metavar = "SIZE",
+     .help = "of each task (0: the job's, or half of what is free, shared by the executors)"},
+    {"retries", FM_OPTION_INT, JOB_OPTION(retries), .value = "3", .min = 1, .max = 100,
+     .help = "of a task before the job fails"},
+    {"work", FM_OPTION_STRING, JOB_OPTION(work), .metavar = "DIR",
+     .help = "what tasks make, for this run and the next (the job's, or .pond)"},
+    {"listen", FM_OPTION_STRING, JOB_OPTION(listen), .metavar = "ADDRESS",
+     .help = "where executors of other machines may join ('*:7000')"},
+    {"key", FM_OPTION_STRING, JOB_OPTION(key), .metavar = "FILE", .help = "key file that they share"},
+    {0},
+};
+
+static void write_run_json(const fm_pond_run_report *report, fm_json *json)
+{
+    fm_base_json_begin(json, NULL, '{');
+    fm_base_json_int(json, "tasks", (int64_t)report->tasks);
+    fm_base_json_int(json, "tasks_run", (int64_t)report->tasks_run);
+    fm_base_json_int(json, "tasks_kept", (int64_t)report->tasks_kept);
+    fm_base_json_int(json, "retries", (int64_t)report->retries);
+    fm_base_json_int(json, "speculative", (int64_t)report->speculative);
+    fm_base_json_int(json, "rows", (int64_t)report->rows);
+    fm_base_json_int(json, "moved_rows", (int64_t)report->moved_rows);
+    fm_base_json_int(json, "skipped", (int64_t)report->skipped);
+    fm_base_json_real(json, "seconds", (double)report->wall_ns * 1e-9);
+    fm_base_json_end(json);
+}
+
+static fm_status show_run(const fm_invocation *invocation, const fm_pond_run_report *report)
+{
+    if (invocation->json) {
+        fm_json json = {0};
+        write_run_json(report, &json);
+        return fm_base_json_finish(&json, stdout);
+    }
+    printf("%llu rows written in %s; %llu tasks run, %llu kept from before, %llu retried\n",
+           (unsigned long long)report->rows, fm_base_text_duration((double)report->wall_ns).text,
+           (unsigned long long)report->tasks_run, (unsigned long long)report->tasks_kept,
+           (unsigned long long)report->retries);
+    if (report->moved_rows)
+        printf("%llu rows moved between partitions, as many and the same on both sides\n",
+               (unsigned long long)report->moved_rows);
+    if (report->skipped)
+        printf("%llu malformed lines left out\n", (unsigned long long)report->skipped);
+    return FM_OK;
+}
+
+static fm_status explain_or_run(const fm_invocation *invocation, const struct job_options *options,
+                                fm_pond_plan *plan)
+{
+    fm_pond_run_report report;
+    if (options->explain) {
+        char *text;
+        FM_TRY(fm_pond_plan_explain(plan, &text));
+        fputs(text, stdout);
+        fm_base_mem_free(text);
+        return FM_OK;
+    }
+    const fm_pond_run_options run = {.size = sizeof run,
+                                     .work = options->work,
+                                     .executors = (int)options->executors,
+                                     .threads = (int)options->threads,
+                                     .memory_bytes = (uint64_t)options->memory,
+                                     .retries = (int)options->retries,
+                                     .progress = 1,
+                                     .listen = options->listen,
+                                     .key_path = options->key};
+    FM_TRY(fm_base_interrupt_install());
+    FM_TRY(fm_pond_plan_run(plan, &run, &report));
+    return show_run(invocation, &report);
+}
+
+static fm_status run_job(const fm_invocation *invocation, const void *given, int *out_exit)
+{
+    (void)out_exit;
+    const struct job_options *options = given;
+    fm_doc *job;
+    fm_pond_plan *plan = NULL;
+    FM_TRY(fm_base_doc_load(invocation->operands[0], &job));
+    fm_status status = fm_pond_plan_read(job, &plan);
+    fm_base_doc_free(job);
+    if (status == FM_OK)
+        status = explain_or_run(invocation, options, plan);
+    fm_pond_plan_free(plan);
+    return status;
+}
+
+static const fm_command run_command = {
+    .name = "run",
+    .summary = "run a job file: sources, SQL, shuffles, sinks",
+    .operands = "JOB",
+    .details =
+        "A job is stopped by Ctrl-C and goes on where it was when it is run again; an edited job runs again\n"
+        "only what the edit changes. fathom/pond.h describes the steps.\n"
+        "  fathom pond run --executors 4 job.yaml",
+    .options = run_schema,
+    .options_size = sizeof(struct job_options),
+    .operands_min = 1,
+    .operands_max = 1,
+    .has_json = 1,
+    .run = run_job,
+};
+
+static const fm_option sql_schema[] = {
+    {"format", FM_OPTION_CHOICE, JOB_OPTION(format), .value = "table", .choices = "table|csv",
+     .help = "how the rows are written"},
+    {0},
+};
+
+static fm_status run_sql(const fm_invocation *invocation, const void *given, int *out_exit)
+{
+    (void)out_exit;
+    const struct job_options *options = given;
+    return fm_pond_sql_run(invocation->operands[0], options->format[0] == 'c', stdout);
+}
+
+static const fm_command sql_command = {
+    .name = "sql",
+    .summary = "run one statement in DuckDB: files are tables by their names",
+    .operands = "SQL",
+    .details = "  fathom pond sql \"SELECT city, count(*) FROM 'in/*.parquet' GROUP BY city\"",
+    .options = sql_schema,
+    .options_size = sizeof(struct job_options),
+    .operands_min = 1,
+    .operands_max = 1,
+    .run = run_sql,
+};
+
+static const fm_option executor_schema[] = {
+    {"join", FM_OPTION_STRING, JOB_OPTION(listen), .metavar = "ADDRESS", .required = 1,
+     .help = "where the run listens"},
+    {"key", FM_OPTION_STRING, JOB_OPTION(key), .metavar = "FILE", .required = 1,
+     .help = "key file that it shares"},
+    {0},
+};
+
+static fm_status run_executor(const fm_invocation *invocation, const void *given, int *out_exit)
+{
+    (void)invocation;
+    (void)out_exit;
+    const struct job_options *options = given;
+    return fm_pond_executor_run(options->listen, options->key);
+}
+
+static const fm_command executor_command = {
+    .name = "executor",
+    .summary = "do tasks for a run that listens, until it ends",
+    .details = "Both must see the work folder under the same name.\n"
+               "  fathom pond executor --join node0:7000 --key job.key",
+    .options = executor_schema,
+    .options_size = sizeof(struct job_options),
+    .run = run_executor,
+};
+
+static const fm_command *const children[] = {
+    &run_command, &sql_command, &executor_command, &gensort_command, &sort_command, &valsort_command, NULL};
 
 const fm_command fm_cmd_pond = {
     .name = "pond",
-    .summary = "partitioned data: sort records larger than memory",
+    .summary = "partitioned data: run jobs on DuckDB, sort records larger than memory",
     .children = children,
 };

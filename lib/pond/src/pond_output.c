@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "fathom/log.h"
 #include "fathom/mem.h"
 
 // What a direct write of one call takes at most, so that several threads' writes take turns at the disk.
@@ -94,6 +95,15 @@ fm_status fm_pond_scratch_open(const char *folder, int *out_fd)
         return fm_base_file_error(errno, "%s", folder);
     *out_fd = fd;
     return FM_OK;
+}
+
+void fm_pond_folder_discard(const char *path)
+{
+    char message[1024];
+    snprintf(message, sizeof message, "%s", fm_error_message());
+    if (fm_base_dir_remove(path) < 0)
+        fm_log_warn("pond", "%s", fm_error_message());
+    fm_base_error_set(FM_OK, "%s", message);
 }
 
 void *fm_pond_bulk_alloc(size_t size)

@@ -39,6 +39,9 @@ FM_MUST_USE fm_status fm_pond_output_write_fd(int fd, const char *path, uint64_t
  * system can. */
 FM_MUST_USE fm_status fm_pond_scratch_open(const char *folder, int *out_fd);
 
+/** Removes a folder in the making. What goes wrong is logged; the thread's message stays as it is. */
+void fm_pond_folder_discard(const char *path);
+
 /** Memory for bulk data: aligned to 2 MiB and on huge pages where the kernel gives them, since records are gathered from
  * all over it. NULL when there is none; free with fm_base_mem_free(). */
 void *fm_pond_bulk_alloc(size_t size) FM_MUST_USE;

@@ -75,7 +75,17 @@ extern "C" {
     X(appender_flush)                   \
     X(appender_close)                   \
     X(appender_destroy)                 \
-    X(append_data_chunk)
+    X(append_data_chunk)                \
+    X(append_int64)                     \
+    X(append_double)                    \
+    X(append_varchar_length)            \
+    X(append_blob)                      \
+    X(append_null)                      \
+    X(appender_end_row)                 \
+    X(pending_prepared_streaming)       \
+    X(execute_pending)                  \
+    X(pending_error)                    \
+    X(destroy_pending)
 
 typedef struct fm_duckdb {
 #define FM_DUCKDB_MEMBER(name) __typeof__(&duckdb_##name) name;

@@ -1,0 +1,75 @@
+/**
+ * @file pond_run.h
+ * A run: stages one after the other, tasks given to executors, what they made.
+ */
+#ifndef POND_RUN_H
+#define POND_RUN_H
+
+#include "fathom/progress.h"
+#include "pond_protocol.h"
+#include "pond_stage.h"
+
+/** What a shuffle's task has sent to one partition. */
+typedef struct fm_pond_part {
+    uint32_t number;
+    uint64_t rows, sum;
+} fm_pond_part;
+
+/** What a task has made, once it is done. */
+typedef struct fm_pond_made {
+    char key[33];
+    int done;
+    uint64_t rows, rows_in, skipped, wall_ns;
+    fm_pond_part *parts; /**< in the order of their numbers */
+    size_t part_count;
+    char *columns; /**< the first task's of a stage: JSON [[name, type]] */
+} fm_pond_made;
+
+typedef struct fm_pond_stage_run {
+    fm_pond_made *made; /**< [task] */
+} fm_pond_stage_run;
+
+/** Names and types of a source of text, as they were detected or given: "{'a': 'BIGINT'}"; NULL: not yet. */
+typedef struct fm_pond_run {
+    const fm_pond_plan *plan;
+    fm_pond_physical physical;
+    fm_pond_run_options options; /**< with the job's values where the caller gave none */
+    fm_pond_text tasks;          /**< the folder of tasks */
+    fm_pond_stage_run *stages;
+    char **schemas; /**< [data set] */
+    const char *engine;
+    int lock; /**< of the work folder */
+    fm_pond_run_report report;
+    fm_progress progress;
+    struct fm_pond_driver *driver;
+} fm_pond_run;
+
+/** Adds "CREATE VIEW <name> AS ..." of a data set's partition. */
+FM_MUST_USE fm_status fm_pond_view_add(const fm_pond_run *run, int dataset, int partition, const char *name,
+                                       fm_pond_text *sql);
+/** Adds sizes and times of the source files of a data set's partition: what its tasks' keys depend on beside names. */
+void fm_pond_view_stamp(const fm_pond_run *run, int dataset, int partition, fm_pond_text *out);
+/** What a source of text is asked for its columns: a SELECT over a few of its files. */
+FM_MUST_USE fm_status fm_pond_view_detect(const fm_pond_run *run, int dataset, fm_pond_text *sql);
+/** "{'a': 'BIGINT', ...}" of a schema given as text ("a BIGINT, b VARCHAR"), or of detected columns. */
+FM_MUST_USE fm_status fm_pond_view_schema(const char *given, const fm_doc *columns, fm_pond_text *out);
+
+/** The document of a task without its key, folder and resources: what the key is taken of. */
+FM_MUST_USE fm_status fm_pond_run_describe(const fm_pond_run *run, int stage, int task, fm_pond_text *out);
+
+/** Runs tasks with these bodies (NULL where made[i].done) until all are done. `made` gets keys and results. */
+FM_MUST_USE fm_status fm_pond_driver_new(fm_pond_run *run, struct fm_pond_driver **out_driver);
+FM_MUST_USE fm_status fm_pond_driver_run(struct fm_pond_driver *driver, const char *stage,
+                                         char *const *bodies, fm_pond_made *made, size_t count);
+/** Sends executors home and waits for the local ones. NULL is allowed. */
+void fm_pond_driver_free(struct fm_pond_driver *driver);
+
+/** Puts a sink's files where they belong. */
+FM_MUST_USE fm_status fm_pond_sink_commit(fm_pond_run *run, int stage);
+/** Fails where a sink could not be put: before anything runs. */
+FM_MUST_USE fm_status fm_pond_sink_check(const fm_pond_run *run, int stage);
+
+/** Reads what a task left into *made. */
+FM_MUST_USE fm_status fm_pond_made_read(const char *text, size_t length, fm_pond_made *made);
+
+#endif

@@ -1,0 +1,116 @@
+#include <dirent.h>
+#include <errno.h>
+#include <glob.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fathom/file.h"
+#include "pond_stage.h"
+
+struct list {
+    fm_arena *arena;
+    fm_pond_source_file *files; // of the heap while it grows
+    size_t count, capacity;
+};
+
+static fm_status no_memory(void)
+{
+    return fm_base_error_set(FM_ERR_NOMEM, "no memory for a list of files");
+}
+
+static fm_status add(struct list *list, const char *path, const struct stat *info)
+{
+    if (list->count == list->capacity) {
+        size_t capacity = list->capacity ? 2 * list->capacity : 64;
+        fm_pond_source_file *files = fm_base_mem_realloc(list->files, capacity, sizeof *files);
+        if (!files)
+            return no_memory();
+        list->files = files;
+        list->capacity = capacity;
+    }
+    const char *copy = fm_base_arena_strndup(list->arena, path, strlen(path));
+    if (!copy)
+        return no_memory();
+    list->files[list->count++] =
+        (fm_pond_source_file){copy, (uint64_t)info->st_size,
+                              (uint64_t)info->st_mtim.tv_sec * 1000000000u + (uint64_t)info->st_mtim.tv_nsec};
+    return FM_OK;
+}
+
+// A folder's files, and those of folders below it. Names that begin with '.' or '_' are not data (drafts, manifests).
+static fm_status add_folder(struct list *list, const char *path)
+{
+    DIR *folder = opendir(path);
+    if (!folder)
+        return fm_base_file_error(errno, "%s", path);
+    fm_status status = FM_OK;
+    for (struct dirent *entry; status == FM_OK && (entry = readdir(folder));) {
+        fm_pond_text name = {0};
+        struct stat info;
+        if (entry->d_name[0] == '.' || entry->d_name[0] == '_')
+            continue;
+        fm_pond_text_add(&name, "%s/%s", path, entry->d_name);
+        status = fm_pond_text_status(&name);
+        if (status == FM_OK && stat(name.text, &info) != 0)
+            status = fm_base_file_error(errno, "%s", name.text);
+        else if (status == FM_OK)
+            status = S_ISDIR(info.st_mode) ? add_folder(list, name.text) : add(list, name.text, &info);
+        fm_pond_text_clear(&name);
+    }
+    closedir(folder);
+    return status;
+}
+
+static fm_status add_path(struct list *list, const char *path)
+{
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return fm_base_file_error(errno, "%s", path);
+    return S_ISDIR(info.st_mode) ? add_folder(list, path) : add(list, path, &info);
+}
+
+static fm_status add_pattern(struct list *list, const char *pattern)
+{
+    glob_t found;
+    if (!strpbrk(pattern, "*?["))
+        return add_path(list, pattern);
+    int result = glob(pattern, 0, NULL, &found);
+    if (result == GLOB_NOMATCH)
+        return fm_base_error_set(FM_ERR_NOT_FOUND, "%s: no file matches", pattern);
+    if (result != 0)
+        return fm_base_error_set(FM_ERR_IO, "%s: cannot look for files", pattern);
+    fm_status status = FM_OK;
+    for (size_t i = 0; i < found.gl_pathc && status == FM_OK; i++)
+        status = add_path(list, found.gl_pathv[i]);
+    globfree(&found);
+    return status;
+}
+
+static int by_path(const void *a, const void *b)
+{
+    const fm_pond_source_file *x = a, *y = b;
+    return strcmp(x->path, y->path);
+}
+
+fm_status fm_pond_source_find(const fm_pond_op *op, fm_arena *arena, fm_pond_source_file **out_files,
+                              size_t *out_count)
+{
+    struct list list = {.arena = arena};
+    fm_status status = FM_OK;
+    for (size_t i = 0; i < op->path_count && status == FM_OK; i++)
+        status = add_pattern(&list, op->paths[i]);
+    if (status == FM_OK && list.count == 0)
+        status = fm_base_error_set(FM_ERR_NOT_FOUND, "%s holds no files", op->paths[0]);
+    if (status == FM_OK) {
+        qsort(list.files, list.count, sizeof *list.files, by_path);
+        *out_files = fm_base_arena_alloc(arena, list.count * sizeof **out_files);
+        if (*out_files)
+            memcpy(*out_files, list.files, list.count * sizeof *list.files);
+        else
+            status = no_memory();
+        *out_count = list.count;
+    }
+    fm_base_mem_free(list.files);
+    return status;
+}
