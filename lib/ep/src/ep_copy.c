@@ -30,10 +30,17 @@ fm_ep_copy_kernel fm_ep_copy_choose(size_t bytes)
 
 void fm_ep_copy_row(fm_ep_copy_kernel stream, void *to, const void *from, size_t bytes, const void *next)
 {
-    if (stream && (uintptr_t)to % STREAM_LINE == 0 && bytes % STREAM_LINE == 0)
-        stream(to, from, bytes, next);
-    else
+    size_t head = -(uintptr_t)to % STREAM_LINE; // up to the first whole line
+    if (!stream || bytes < head + STREAM_LINE) {
         memcpy(to, from, bytes);
+        return;
+    }
+    size_t middle = (bytes - head) / STREAM_LINE * STREAM_LINE, tail = bytes - head - middle;
+    char *out = to;
+    const char *in = from;
+    memcpy(out, in, head);
+    stream(out + head, in + head, middle, next);
+    memcpy(out + head + middle, in + head + middle, tail);
 }
 
 void fm_ep_copy_fence(void)
