@@ -32,6 +32,8 @@ void fm_ep_copy_row(fm_ep_copy_kernel stream, void *to, const void *from, size_t
 {
     size_t head = -(uintptr_t)to % STREAM_LINE; // up to the first whole line
     if (!stream || bytes < head + STREAM_LINE) {
+        for (size_t i = 0; i < bytes; i += STREAM_LINE)
+            __builtin_prefetch((const char *)next + i, 0, 2);
         memcpy(to, from, bytes);
         return;
     }

@@ -362,7 +362,7 @@ typedef void (*fm_ep_copy_kernel)(void *to, const void *from, size_t bytes, cons
 /** How an operation that writes so many bytes should write them: past the caches where they would not stay there, since a
  * line that is written through a cache is read from memory first. NULL: as usual. */
 fm_ep_copy_kernel fm_ep_copy_choose(size_t bytes);
-/** Copies a row, its whole lines by `stream` where that is given. fm_ep_copy_fence() ends a series of copies: only
+/** Copies a row, its whole lines by `stream` where that is given, and fetches the next one. fm_ep_copy_fence() ends a series of copies: only
  * after it does a flag tell others of them. */
 void fm_ep_copy_row(fm_ep_copy_kernel stream, void *to, const void *from, size_t bytes, const void *next);
 void fm_ep_copy_ref(void *to, const void *from, size_t bytes, const void *next);
