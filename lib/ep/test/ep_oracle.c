@@ -215,7 +215,7 @@ static void give_back(fm_ep_group *group, void *block)
 {
     size_t bytes = 0;
     char *memory = fm_ep_group_memory(group, &bytes);
-    if ((char *)block < memory || (char *)block >= memory + bytes)
+    if (!memory || (char *)block < memory || (char *)block >= memory + bytes)
         fm_base_mem_free(block);
 }
 
