@@ -1,6 +1,7 @@
 // Dispatch and combine between threads, with the shapes of DeepSeek-V3: hidden 7168, 8 of 256 experts, FP8 out, BF16 back.
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bench_ep.h"
 #include "fathom/clock.h"
@@ -11,10 +12,17 @@ enum { SCALES = EP_BENCH_HIDDEN / FM_EP_SCALE_BLOCK };
 
 typedef fm_status (*rank_job)(ep_bench *bench, int rank);
 
+typedef struct ep_shape {
+    int ranks, tokens, is_combine;
+    int rounds; /**< in one run, so that waking the ranks does not count */
+} ep_shape;
+
 /** The ranks' threads live from set-up to teardown; each job is a generation. Rank 0 is the harness's own thread. */
 typedef struct ep_team {
     ep_bench bench;
+    const ep_shape *shape;
     rank_job job;
+    int rounds; /**< of the job */
     _Atomic unsigned generation, finished;
     _Atomic int failed;
     int started;
@@ -29,8 +37,9 @@ typedef struct ep_member {
 
 static void do_job(ep_team *team, int rank)
 {
-    if (team->job && team->job(&team->bench, rank) < 0)
-        atomic_store(&team->failed, 1);
+    for (int round = 0; team->job && round < team->rounds; round++)
+        if (team->job(&team->bench, rank) < 0)
+            atomic_store(&team->failed, 1);
 }
 
 static void *serve(void *argument)
@@ -50,9 +59,10 @@ static void *serve(void *argument)
     }
 }
 
-static fm_status run_job(ep_team *team, rank_job job)
+static fm_status run_job(ep_team *team, rank_job job, int rounds)
 {
     team->job = job;
+    team->rounds = rounds;
     atomic_store(&team->finished, 0);
     atomic_fetch_add(&team->generation, 1);
     do_job(team, 0);
@@ -148,10 +158,6 @@ static void leave(ep_bench *bench)
 
 /* ---- the harness's callbacks ---- */
 
-typedef struct ep_shape {
-    int ranks, tokens, is_combine;
-} ep_shape;
-
 static void teardown(void *state)
 {
     ep_team *team = state;
@@ -189,21 +195,23 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
         }
         team->started++;
     }
-    return run_job(team, join);
+    team->shape = shape;
+    return run_job(team, join, 1);
 }
 
 static fm_status run_ours(void *state, int threads)
 {
     (void)threads;
     ep_team *team = state;
-    return run_job(team, team->bench.is_combine ? combine : dispatch);
+    return run_job(team, team->bench.is_combine ? combine : dispatch, team->shape->rounds);
 }
 
 static fm_status run_peer(void *state, int threads)
 {
     (void)threads;
     ep_team *team = state;
-    return run_job(team, team->bench.is_combine ? ep_bench_peer_combine : ep_bench_peer_dispatch);
+    return run_job(team, team->bench.is_combine ? ep_bench_peer_combine : ep_bench_peer_dispatch,
+                   team->shape->rounds);
 }
 
 static uint64_t hash(const void *state)
@@ -235,32 +243,33 @@ static double mean_ranks(int ranks)
 
 static fm_status cases(fm_bench *bench)
 {
-    static const ep_shape shapes[] = {{2, 128, 0}, {2, 4096, 0}, {4, 128, 0}, {4, 4096, 0},
-                                      {2, 128, 1}, {2, 4096, 1}, {4, 128, 1}, {4, 4096, 1}};
+    static const ep_shape shapes[] = {{2, 128, 0, 16}, {2, 4096, 0, 1}, {4, 128, 0, 16}, {4, 4096, 0, 1},
+                                      {2, 128, 1, 8},  {2, 4096, 1, 1}, {4, 128, 1, 8},  {4, 4096, 1, 1}};
     static const char *const names[] = {"dispatch.fp8.2x128x7168", "dispatch.fp8.2x4096x7168",
                                         "dispatch.fp8.4x128x7168", "dispatch.fp8.4x4096x7168",
                                         "combine.bf16.2x128x7168", "combine.bf16.2x4096x7168",
                                         "combine.bf16.4x128x7168", "combine.bf16.4x4096x7168"};
+    int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         const ep_shape *s = &shapes[i];
         // The least traffic: each row read once and written once for each rank, or read there and its sum written.
         double row = s->is_combine ? EP_BENCH_HIDDEN * 2.0 : EP_BENCH_HIDDEN + SCALES * 4.0;
         FM_TRY(fm_bench_add(
-            bench,
-            &(fm_bench_case){.name = names[i],
-                             .argument = s,
-                             .limit = FM_BENCH_COPY,
-                             .bytes = s->ranks * s->tokens * row * (1 + mean_ranks(s->ranks)),
-                             .clock = FM_BENCH_WALL,
-                             .mode = s->tokens > 128 ? FM_BENCH_IN_QUICK : FM_BENCH_IN_SMOKE,
-                             .threads = s->ranks,
-                             .setup = setup,
-                             .run = run_ours,
-                             .hash = hash,
-                             .teardown = teardown,
-                             .peers = {{.name = "pack+alltoallv", .run = run_peer, .same_result = 1}},
-                             .goals = {{FM_BENCH_FRACTION, .hope = 0.8},
-                                       {FM_BENCH_RATIO, .peer = "pack+alltoallv", .must = 1, .hope = 2}}}));
+            bench, &(fm_bench_case){
+                       .name = names[i],
+                       .argument = s,
+                       .limit = FM_BENCH_COPY,
+                       .bytes = (double)s->rounds * s->ranks * s->tokens * row * (1 + mean_ranks(s->ranks)),
+                       .clock = FM_BENCH_WALL,
+                       .mode = s->tokens > 128 ? FM_BENCH_IN_QUICK : FM_BENCH_IN_SMOKE,
+                       .threads = s->ranks < cpus ? s->ranks : cpus, // the probe's; ranks share cores
+                       .setup = setup,
+                       .run = run_ours,
+                       .hash = hash,
+                       .teardown = teardown,
+                       .peers = {{.name = "pack+alltoallv", .run = run_peer, .same_result = 1}},
+                       .goals = {{FM_BENCH_FRACTION, .hope = 0.8},
+                                 {FM_BENCH_RATIO, .peer = "pack+alltoallv", .must = 1, .hope = 2}}}));
     }
     return FM_OK;
 }

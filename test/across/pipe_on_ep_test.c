@@ -154,11 +154,12 @@ static int run_processes(int per_node)
 {
     fm_ep_world *world = NULL;
     int rank = 0;
-    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
-    fm_ep_options options =
-        ring_options(size ? atoi(size) : 1, per_node); // NOLINT(cert-err34-c): Open MPI wrote it
-    if (fm_ep_world_open_mpi(&world, &rank) < 0 ||
-        fm_ep_group_create(world, rank, &options, &process_group) < 0) {
+    fm_status status = fm_ep_world_open_mpi(&world, &rank);
+    if (status == FM_OK) {
+        fm_ep_options options = ring_options(fm_ep_world_ranks(world), per_node);
+        status = fm_ep_group_create(world, rank, &options, &process_group);
+    }
+    if (status < 0) {
         fprintf(stderr, "%s\n", fm_error_message());
         return 1;
     }

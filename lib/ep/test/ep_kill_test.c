@@ -1,5 +1,5 @@
 // Processes that are killed or stopped in the middle of the protocol: the others get an error within the timeout that names
-// them, mask them, and go on. Run under mpirun with the number of ranks per node and "kill", "rail" or "stop" as arguments;
+// them, mask them, and go on. Run under mpirun with the number of ranks per node and "kill", "rail", "stop" or "join" as arguments;
 // says "rank N survived".
 #include <signal.h>
 #include <unistd.h>
@@ -144,11 +144,19 @@ static void a_stopped_rank_comes_back(void **state)
     }
 }
 
+/** One rank dies before it joins: the others learn it in time. */
+static void joining_has_a_timeout(void **state)
+{
+    (void)state;
+    fm_ep_options options = ep_team_options(HIDDEN, LOCAL * ranks, TOPK, TOKENS);
+    options.timeout_ms = TIMEOUT_MS;
+    if (rank == 1)
+        raise(SIGKILL);
+    assert_fails(fm_ep_group_create(world, rank, &options, &group), FM_ERR_TIMEOUT, "joining");
+}
+
 static void join(int per_node)
 {
-    assert_ok(fm_ep_world_open_mpi(&world, &rank));
-    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
-    ranks = size ? atoi(size) : 1; // NOLINT(cert-err34-c): Open MPI wrote it
     fm_ep_options options = ep_team_options(HIDDEN, LOCAL * ranks, TOPK, TOKENS);
     options.ranks_per_node = per_node;
     options.timeout_ms = TIMEOUT_MS;
@@ -172,10 +180,16 @@ int main(int count, char **arguments)
         cmocka_unit_test(those_left_go_on),
         cmocka_unit_test(a_round_without_the_dead_is_right),
     };
+    const struct CMUnitTest join_tests[] = {cmocka_unit_test(joining_has_a_timeout)};
     const struct CMUnitTest rail_tests[] = {cmocka_unit_test(nobody_hangs)};
     const struct CMUnitTest stop_tests[] = {cmocka_unit_test(a_stopped_rank_comes_back)};
-    join(count > 1 ? atoi(arguments[1]) : 0); // NOLINT(cert-err34-c): CMakeLists.txt wrote it
-    int failed = strcmp(mode, "kill") == 0   ? fm_test_run("ep_kill", kill_tests)
+    assert_ok(fm_ep_world_open_mpi(&world, &rank));
+    ranks = fm_ep_world_ranks(world);
+    int joins = strcmp(mode, "join") == 0;
+    if (!joins)
+        join(count > 1 ? atoi(arguments[1]) : 0); // NOLINT(cert-err34-c): CMakeLists.txt wrote it
+    int failed = joins                       ? fm_test_run("ep_kill", join_tests)
+                 : strcmp(mode, "kill") == 0 ? fm_test_run("ep_kill", kill_tests)
                  : strcmp(mode, "rail") == 0 ? fm_test_run("ep_kill", rail_tests)
                                              : fm_test_run("ep_kill", stop_tests);
     fm_base_mem_free(rows);

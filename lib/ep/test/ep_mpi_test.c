@@ -116,12 +116,27 @@ static void a_world_splits(void **state)
     assert_fails(fm_ep_world_split_mpi(world, -1, &none, &ignored), FM_ERR_ARG, "color");
 }
 
+/** Options that differ are everybody's error. */
+static void all_ranks_learn_of_a_disagreement(void **state)
+{
+    (void)state;
+    fm_ep_world *same;
+    fm_ep_group *none;
+    int same_rank = -1;
+    if (ranks == 1)
+        return;
+    assert_ok(fm_ep_world_split_mpi(world, 0, &same, &same_rank));
+    fm_ep_options options = ep_team_options(rank == 1 ? 16 : 8, ranks, 1, 4);
+    assert_fails(fm_ep_group_create(same, same_rank, &options, &none), FM_ERR_ARG,
+                 "hidden: rank 0 has 8, rank 1 has 16");
+    fm_ep_world_free(same);
+}
+
 static int join(void **state)
 {
     (void)state;
     assert_ok(fm_ep_world_open_mpi(&world, &rank));
-    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
-    ranks = size ? atoi(size) : 1; // NOLINT(cert-err34-c): Open MPI wrote it
+    ranks = fm_ep_world_ranks(world);
     fm_ep_options options = ep_team_options(HIDDEN, 8 * ranks, TOPK, TOKENS);
     options.ranks_per_node = ranks_per_node;
     options.check = 1;
@@ -152,6 +167,7 @@ int main(int count, char **arguments)
         cmocka_unit_test(rounds_agree_with_the_oracle),
         cmocka_unit_test(collectives_and_ring_reach_everyone),
         cmocka_unit_test(a_world_splits),
+        cmocka_unit_test(all_ranks_learn_of_a_disagreement),
         cmocka_unit_test(a_late_rank_is_named),
     };
     if (join(NULL) != 0)
