@@ -404,6 +404,8 @@ static fm_status learn_schemas(fm_pond_run *run)
             run->schemas[i] = schema.text;
         else
             FM_TRY(detect(run, i));
+        if (op->format == FM_POND_CSV)
+            FM_TRY(fm_pond_source_check_headers(dataset, run->schemas[i]));
     }
     return FM_OK;
 }

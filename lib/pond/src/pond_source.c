@@ -1,8 +1,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <glob.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 #include "fathom/file.h"
@@ -112,5 +114,84 @@ fm_status fm_pond_source_find(const fm_pond_op *op, fm_arena *arena, fm_pond_sou
         *out_count = list.count;
     }
     fm_base_mem_free(list.files);
+    return status;
+}
+
+// The next name of "{'a': 'BIGINT', ...}", without its quotes; NULL at the end.
+static const char *next_name(const char *at, const char **out_name, size_t *out_length)
+{
+    at += strspn(at, "{, ");
+    if (*at != '\'')
+        return NULL;
+    const char *end = fm_pond_text_skip(at);
+    *out_name = at + 1;
+    *out_length = (size_t)(end - at - 2);
+    at = end + strspn(end, ": ");
+    return *at == '\'' ? fm_pond_text_skip(at) : at;
+}
+
+// The next field of a CSV line, without its quotes; NULL at the end.
+static const char *next_field(const char *at, const char **out_field, size_t *out_length)
+{
+    if (!*at)
+        return NULL;
+    if (*at == '"') {
+        const char *end = fm_pond_text_skip(at);
+        *out_field = at + 1;
+        *out_length = (size_t)(end - at) - (end[-1] == '"' && end - at > 1 ? 2 : 1);
+        return end + (*end == ',');
+    }
+    size_t length = strcspn(at, ",");
+    *out_field = at;
+    *out_length = length;
+    at += length;
+    return at + (*at == ',');
+}
+
+static fm_status check_header(const char *path, const char *line, const char *schema)
+{
+    const char *name = "", *field = "", *names = schema, *fields = line;
+    size_t name_length = 0, field_length = 0;
+    for (int column = 1;; column++) {
+        names = next_name(names, &name, &name_length);
+        fields = next_field(fields, &field, &field_length);
+        if (!names && !fields)
+            return FM_OK;
+        if (!names)
+            return fm_base_error_set(FM_ERR_FORMAT, "%s:1: column %d is '%.*s'; expected %d columns", path,
+                                     column, (int)field_length, field, column - 1);
+        if (!fields || name_length != field_length || strncasecmp(name, field, name_length) != 0)
+            return fm_base_error_set(FM_ERR_FORMAT, "%s:1: column %d is '%.*s'; expected '%.*s'", path,
+                                     column, fields ? (int)field_length : 0, field, (int)name_length, name);
+    }
+}
+
+fm_status fm_pond_source_check_headers(const fm_pond_dataset *dataset, const char *schema)
+{
+    enum { LINE_BYTES = 1 << 16 }; // what a header takes at most
+    char *line = fm_base_mem_alloc(LINE_BYTES);
+    if (!line)
+        return no_memory();
+    fm_status status = FM_OK;
+    for (size_t i = 0; i < dataset->file_count && status == FM_OK; i++) {
+        const char *path = dataset->files[i].path;
+        size_t length = strlen(path);
+        // Compressed files are opened by DuckDB alone.
+        if (length < 4 || strcasecmp(path + length - 4, ".csv") != 0)
+            continue;
+        FILE *file = fopen(path, "rb");
+        if (!file) {
+            status = fm_base_file_error(errno, "%s", path);
+            break;
+        }
+        char *got = fgets(line, LINE_BYTES, file);
+        fclose(file);
+        if (!got)
+            continue; // empty: no rows, no header
+        line[strcspn(line, "\r\n")] = '\0';
+        // A byte-order mark is no part of the first name.
+        status = check_header(path, strncmp(line, "\xEF\xBB\xBF", 3) == 0 ? line + 3 : line, schema);
+    }
+    fm_base_mem_free(line);
     return status;
 }

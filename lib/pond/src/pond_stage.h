@@ -94,4 +94,8 @@ void fm_pond_group_sql_clear(fm_pond_group_sql *sql);
 FM_MUST_USE fm_status fm_pond_source_find(const fm_pond_op *op, fm_arena *arena,
                                           fm_pond_source_file **out_files, size_t *out_count);
 
+/** The first line of each CSV file names the columns of "{'a': 'BIGINT', ...}", in their order: DuckDB, which is given names and
+ * types, does not look at it. FM_ERR_FORMAT: which file and column. */
+FM_MUST_USE fm_status fm_pond_source_check_headers(const fm_pond_dataset *dataset, const char *schema);
+
 #endif
