@@ -270,6 +270,9 @@ struct job_options {
     const char *key;
     const char *format;
     int explain;
+    const char *launch;
+    const char *launch_stop;
+    const char *slurm;
 };
 
 #define JOB_OPTION(member) offsetof(struct job_options, member)
@@ -277,7 +280,9 @@ struct job_options {
 static const fm_option run_schema[] = {
     {"explain", FM_OPTION_FLAG, JOB_OPTION(explain), .help = "show stages and bytes, and run nothing"},
     {"executors", FM_OPTION_INT, JOB_OPTION(executors), .value = "0", .min = -1, .max = 256,
-     .help = "local processes (0: the job's, or as many as cores; -1: none, others will join)"},
+     .help =
+         "processes: local, or of --slurm or --launch (0: the job's, or as many as cores; -1: none, others "
+         "will join)"},
     {"threads", FM_OPTION_INT, JOB_OPTION(threads), .value = "0", .min = 0, .max = 256,
      .help = "of each task (0: the job's, or 1)"},
     {"memory", FM_OPTION_SIZE, JOB_OPTION(memory), .value = "0", .metavar = "SIZE",
@@ -288,7 +293,15 @@ static const fm_option run_schema[] = {
      .help = "what tasks make, for this run and the next (the job's, or .pond)"},
     {"listen", FM_OPTION_STRING, JOB_OPTION(listen), .metavar = "ADDRESS",
      .help = "where executors of other machines may join ('*:7000')"},
-    {"key", FM_OPTION_STRING, JOB_OPTION(key), .metavar = "FILE", .help = "key file that they share"},
+    {"slurm", FM_OPTION_STRING, JOB_OPTION(slurm), .metavar = "OPTIONS",
+     .help = "executors are Slurm's pilot jobs, with these options of sbatch: 'partition=batch,time=60'"},
+    {"launch", FM_OPTION_STRING, JOB_OPTION(launch), .metavar = "COMMAND",
+     .help = "executors are started by this command; {address}, {key}, {fathom}, {work} and {count} are "
+             "filled in"},
+    {"launch-stop", FM_OPTION_STRING, JOB_OPTION(launch_stop), .metavar = "COMMAND",
+     .help = "ends them; {id} is the first line that --launch printed"},
+    {"key", FM_OPTION_STRING, JOB_OPTION(key), .metavar = "FILE",
+     .help = "key file that they share (made for the run with --slurm and --launch)"},
     {0},
 };
 
@@ -337,9 +350,14 @@ static fm_status explain_or_run(const fm_invocation *invocation, const struct jo
         fm_base_mem_free(text);
         return FM_OK;
     }
+    int launches = options->launch || options->slurm;
     const fm_pond_run_options run = {.size = sizeof run,
                                      .work = options->work,
-                                     .executors = (int)options->executors,
+                                     .executors = launches ? -1 : (int)options->executors,
+                                     .launch = options->launch,
+                                     .launch_stop = options->launch_stop,
+                                     .slurm = options->slurm,
+                                     .launch_count = options->executors > 0 ? (int)options->executors : 1,
                                      .threads = (int)options->threads,
                                      .memory_bytes = (uint64_t)options->memory,
                                      .retries = (int)options->retries,
@@ -407,6 +425,23 @@ static const fm_command sql_command = {
     .run = run_sql,
 };
 
+static fm_status run_status(const fm_invocation *invocation, const void *options, int *out_exit)
+{
+    (void)options;
+    (void)out_exit;
+    return fm_pond_status_write(invocation->operand_count ? invocation->operands[0] : ".pond",
+                                invocation->json, stdout);
+}
+
+static const fm_command status_command = {
+    .name = "status",
+    .summary = "what the run in a work folder does, or how it ended",
+    .operands = "[WORK]",
+    .operands_max = 1,
+    .has_json = 1,
+    .run = run_status,
+};
+
 static const fm_option executor_schema[] = {
     {"join", FM_OPTION_STRING, JOB_OPTION(listen), .metavar = "ADDRESS", .required = 1,
      .help = "where the run listens"},
@@ -434,7 +469,8 @@ static const fm_command executor_command = {
 };
 
 static const fm_command *const children[] = {
-    &run_command, &sql_command, &executor_command, &gensort_command, &sort_command, &valsort_command, NULL};
+    &run_command,     &status_command, &sql_command,     &executor_command,
+    &gensort_command, &sort_command,   &valsort_command, NULL};
 
 const fm_command fm_cmd_pond = {
     .name = "pond",

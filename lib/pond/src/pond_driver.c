@@ -51,6 +51,8 @@ struct fm_pond_driver {
     uint64_t forked;
     uint8_t open_before[DESCRIPTORS_MAX / 8];
     fm_net_key key;
+    char launched[64]; // id of executors elsewhere; "": none
+    uint64_t reported_ns;
     /* The stage at work; NULL between stages. */
     const char *stage;
     char *const *bodies;
@@ -401,6 +403,22 @@ static void serve(void *context, fm_net_request *request)
 
 /* Life */
 
+// An address that listens on all interfaces is reached by this machine's name.
+static fm_status launch(struct fm_pond_driver *driver)
+{
+    const char *address = fm_net_listener_address(driver->remote);
+    fm_net_address parsed;
+    char text[FM_NET_ADDRESS_BYTES];
+    FM_TRY(fm_net_address_parse(address, &parsed));
+    if (strcmp(parsed.host, "*") == 0 || strcmp(parsed.host, "0.0.0.0") == 0 ||
+        strcmp(parsed.host, "::") == 0) {
+        gethostname(parsed.host, sizeof parsed.host);
+        parsed.host[sizeof parsed.host - 1] = '\0';
+    }
+    fm_net_address_format(&parsed, text);
+    return fm_pond_launch_start(driver->run, text, driver->launched, sizeof driver->launched);
+}
+
 static fm_status listen_here(struct fm_pond_driver *driver)
 {
     const fm_pond_run_options *options = &driver->run->options;
@@ -419,15 +437,17 @@ static fm_status listen_here(struct fm_pond_driver *driver)
     snprintf(driver->address, sizeof driver->address, "unix:%s/fathom-pond-%d-%llx.sock",
              folder ? folder : "/tmp", (int)getpid(), (unsigned long long)fm_base_clock_ns());
     FM_TRY(fm_net_loop_listen(driver->loop, driver->address, &listening, &driver->local));
-    if (!options->listen)
+    int launches = options->launch || options->slurm;
+    if (!options->listen && !launches)
         return FM_OK;
     if (!options->key_path)
         return fm_base_error_set(FM_ERR_ARG, "executors of other machines need a key: give key_path");
     FM_TRY(fm_net_key_read(options->key_path, &driver->key));
     listening.security = (fm_net_security){FM_NET_KEYED, &driver->key};
-    FM_TRY(fm_net_loop_listen(driver->loop, options->listen, &listening, &driver->remote));
+    FM_TRY(fm_net_loop_listen(driver->loop, options->listen ? options->listen : "*:0", &listening,
+                              &driver->remote));
     fm_log_info("pond", "executors may join at %s", fm_net_listener_address(driver->remote));
-    return FM_OK;
+    return launches ? launch(driver) : FM_OK;
 }
 
 fm_status fm_pond_driver_new(fm_pond_run *run, struct fm_pond_driver **out_driver)
@@ -471,6 +491,7 @@ void fm_pond_driver_free(struct fm_pond_driver *driver)
             fm_net_request_fail(executor->lease, fm_base_error_set(FM_ERR_CANCELLED, "the run is over"));
             executor->lease = NULL;
         }
+    fm_pond_launch_stop(driver->run, driver->launched);
     if (driver->remote && fm_net_loop_progress(driver->loop, 50000000) < 0)
         fm_log_warn("pond", "%s", fm_error_message());
     fm_net_loop_free(driver->loop);
@@ -490,6 +511,14 @@ static void check_leases(struct fm_pond_driver *driver)
 
 static void show(struct fm_pond_driver *driver)
 {
+    uint64_t now = fm_base_clock_ns();
+    if (now - driver->reported_ns > 1000000000u) {
+        int executors = 0;
+        for (const struct executor *executor = driver->executors; executor; executor = executor->next)
+            executors++;
+        driver->reported_ns = now;
+        fm_pond_status_save(driver->run, "running", driver->stage, executors);
+    }
     if (!driver->run->options.progress)
         return;
     char label[64];

@@ -446,6 +446,7 @@ static fm_status run_stages(fm_pond_run *run)
         if (physical->stages[i].kind == FM_POND_OUT_SINK)
             FM_TRY(fm_pond_sink_check(run, i));
     }
+    run->tasks_planned = tasks;
     if (run->options.progress)
         fm_base_progress_begin(&run->progress, run->plan->name ? run->plan->name : "pond", "tasks", tasks);
     fm_status status = learn_schemas(run);
@@ -472,12 +473,18 @@ static fm_status take_options(fm_pond_run *run, const fm_pond_run_options *given
     fm_pond_run_options *options = &run->options;
     *options = *given;
     options->work = options->work ? options->work : plan->work ? plan->work : ".pond";
+    if (options->launch || options->slurm) // instead of local ones, where it is not said
+        options->executors = options->executors ? options->executors : -1;
     options->executors = options->executors ? options->executors : (int)plan->executors;
     options->executors = options->executors ? options->executors : fm_pond_team_cores();
     options->threads = options->threads ? options->threads : plan->threads ? (int)plan->threads : 1;
     options->retries = options->retries ? options->retries : 3;
     options->memory_bytes = options->memory_bytes ? options->memory_bytes : (uint64_t)plan->memory_bytes;
-    if (options->executors < 0 && !options->listen)
+    int launches = options->launch || options->slurm;
+    if (launches && options->launch_count < 1)
+        return fm_base_error_set(FM_ERR_ARG, "launch_count is %d; expected at least 1",
+                                 options->launch_count);
+    if (options->executors < 0 && !options->listen && !launches)
         return fm_base_error_set(FM_ERR_ARG, "no local executors, and no address where others could join");
     if (options->memory_bytes == 0) {
         uint64_t spare = 0;
@@ -529,8 +536,26 @@ static fm_status make_work_folder(fm_pond_run *run)
     return remove_drafts(run);
 }
 
+// Executors elsewhere prove themselves by a key that this run alone has.
+static fm_status make_key(fm_pond_run *run)
+{
+    fm_net_key key;
+    if (run->options.key_path || !(run->options.launch || run->options.slurm))
+        return FM_OK;
+    fm_pond_text_add(&run->key_path, "%.*s/executors-%d-%llx.key",
+                     (int)(run->tasks.length - strlen("/tasks")), run->tasks.text, (int)getpid(),
+                     (unsigned long long)fm_base_clock_ns());
+    FM_TRY(fm_pond_text_status(&run->key_path));
+    FM_TRY(fm_net_key_generate(&key));
+    fm_status status = fm_net_key_write(run->key_path.text, &key);
+    fm_net_key_clear(&key);
+    run->options.key_path = run->key_path.text;
+    return status;
+}
+
 static fm_status run_in_folder(fm_pond_run *run)
 {
+    FM_TRY(make_key(run));
     FM_TRY(fm_pond_task_engine(&run->engine));
     FM_TRY(fm_pond_physical_make(run->plan, &run->physical));
     run->stages = fm_base_mem_zalloc((size_t)run->physical.stage_count + 1, sizeof *run->stages);
@@ -545,6 +570,9 @@ static void clear_run(fm_pond_run *run)
     char message[1024]; // what goes wrong in cleaning up is not the news
     snprintf(message, sizeof message, "%s", fm_error_message());
     fm_pond_driver_free(run->driver);
+    if (run->key_path.text)
+        unlink(run->key_path.text);
+    fm_pond_text_clear(&run->key_path);
     for (int i = 0; run->stages && i < run->physical.stage_count; i++)
         clear_made(run->stages[i].made, run->stages[i].made ? (size_t)run->physical.stages[i].tasks : 0);
     for (int i = 0; run->schemas && i < run->physical.dataset_count; i++)
@@ -565,6 +593,8 @@ fm_status fm_pond_plan_run(fm_pond_plan *plan, const fm_pond_run_options *option
     fm_status status = make_work_folder(&run);
     if (status == FM_OK)
         status = run_in_folder(&run);
+    if (run.tasks.text)
+        fm_pond_status_save(&run, status == FM_OK ? "done" : fm_error_message(), "", 0);
     clear_run(&run);
     if (run.lock >= 0)
         close(run.lock);

@@ -34,12 +34,14 @@ typedef struct fm_pond_run {
     const fm_pond_plan *plan;
     fm_pond_physical physical;
     fm_pond_run_options options; /**< with the job's values where the caller gave none */
+    fm_pond_text key_path;       /**< of the key that was made for this run; empty: none */
     fm_pond_text tasks;          /**< the folder of tasks */
     fm_pond_stage_run *stages;
     char **schemas; /**< [data set] */
     const char *engine;
     int lock; /**< of the work folder */
     fm_pond_run_report report;
+    uint64_t tasks_planned;
     fm_progress progress;
     struct fm_pond_driver *driver;
 } fm_pond_run;
@@ -63,6 +65,14 @@ FM_MUST_USE fm_status fm_pond_driver_run(struct fm_pond_driver *driver, const ch
                                          char *const *bodies, fm_pond_made *made, size_t count);
 /** Sends executors home and waits for the local ones. NULL is allowed. */
 void fm_pond_driver_free(struct fm_pond_driver *driver);
+
+/** Starts executors elsewhere, which are to join at `address`; the first line that the command prints is their id. */
+FM_MUST_USE fm_status fm_pond_launch_start(const fm_pond_run *run, const char *address, char *out_id,
+                                           size_t size);
+void fm_pond_launch_stop(const fm_pond_run *run, const char *id);
+
+/** Writes the status file of the work folder; what goes wrong is logged. */
+void fm_pond_status_save(const fm_pond_run *run, const char *state, const char *stage, int executors);
 
 /** Puts a sink's files where they belong. */
 FM_MUST_USE fm_status fm_pond_sink_commit(fm_pond_run *run, int stage);

@@ -204,7 +204,13 @@ typedef struct fm_pond_run_options {
     int retries;           /**< of a task, after which the job fails; 0: 3 */
     int progress;          /**< show it on standard error */
     const char *listen;    /**< address for executors of other machines, "*:7000"; NULL: none */
-    const char *key_path;  /**< key file that they share; required with listen */
+    /** Executors started elsewhere, by a command of the shell in which {address}, {key}, {fathom} (this program), {work} and {count}
+     * are filled in, or by Slurm: `slurm` holds options of sbatch ("partition=batch,time=60"), "" for none. What the command prints
+     * first is an id, for {id} in `launch_stop`. All see the work folder under its name. */
+    const char *launch, *launch_stop, *slurm;
+    int launch_count; /**< how many; with launch or slurm, at least 1 */
+    const char *
+        key_path; /**< key file that they share; required with listen, made for the run with launch and slurm */
 } fm_pond_run_options;
 
 typedef struct fm_pond_run_report {
@@ -225,6 +231,10 @@ typedef struct fm_pond_run_report {
  */
 FM_API FM_MUST_USE fm_status fm_pond_plan_run(fm_pond_plan *plan, const fm_pond_run_options *options,
                                               fm_pond_run_report *out_report);
+
+/** Writes what a run in this folder does, or has done, to `file` (a FILE *): stage, tasks, executors; as JSON or for people.
+ * FM_ERR_NOT_FOUND: none has run there. */
+FM_API FM_MUST_USE fm_status fm_pond_status_write(const char *work, int json, void *file);
 
 /** Executes tasks for a run that listens at `address`, until it ends. */
 FM_API FM_MUST_USE fm_status fm_pond_executor_run(const char *address, const char *key_path);
