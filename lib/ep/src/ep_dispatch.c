@@ -37,7 +37,7 @@ static fm_status check_handle(const fm_ep_group *group, const fm_ep_handle *hand
     return FM_OK;
 }
 
-/** Operations in flight still read the handle's choices. */
+/** Operations in flight still read the handle's choices, and what it says of pulled rows. */
 static fm_status check_idle(const fm_ep_group *group, const fm_ep_handle *handle)
 {
     for (int i = 0; i < group->plan.in_flight; i++)
@@ -56,8 +56,9 @@ static fm_status check_dispatch(const fm_ep_group *group, const fm_ep_dispatch *
         return fm_base_error_set(FM_ERR_ARG, "dispatch: size is %zu; expected sizeof(fm_ep_dispatch), %zu",
                                  dispatch ? dispatch->size : 0, sizeof *dispatch);
     FM_TRY(check_handle(group, handle));
-    if (!dispatch->cached) {
+    if (!dispatch->cached || dispatch->is_pull)
         FM_TRY(check_idle(group, handle));
+    if (!dispatch->cached) {
         FM_TRY(check_choices(group, dispatch));
     } else if (!handle->is_received || handle->rejoins != group->rejoins) {
         return fm_base_error_set(FM_ERR_STATE, "cached: the handle has seen no dispatch%s",

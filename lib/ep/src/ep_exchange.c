@@ -226,6 +226,8 @@ void fm_ep_exchange_post(fm_ep_op *op)
 static fm_status end_op(fm_ep_op *op)
 {
     op->state = FM_EP_FREE;
+    if (op->status == FM_OK)
+        op->group->has_timed_out = 0; // whoever was late has come after all, or is masked
     return op->status < 0 ? fm_base_error_set(op->status, "%s", op->message) : FM_OK;
 }
 

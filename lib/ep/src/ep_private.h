@@ -156,7 +156,7 @@ struct fm_ep_group {
     uint64_t epoch;
     uint64_t rejoins;
     int is_rejoining;        /**< it has been called, and has not succeeded yet */
-    int has_timed_out;       /**< since the last rejoining */
+    int has_timed_out;       /**< and no operation has ended well since */
     int late_peer;           /**< whom the last timeout named; -1: none */
     struct fm_ep_mail *mail; /**< NULL unless other nodes are reached by messages */
     fm_ep_op *ops;           /**< [in_flight] */

@@ -31,6 +31,10 @@
  * group. Memory named in a posted operation stays as it is until the operation has ended: `x` is read by
  * others, outputs are written by this rank.
  *
+ * For decoding, where rows are few and time is short: a FIXED handle, whose shapes never change; a dispatch that pulls
+ * (fm_ep_dispatch.is_pull), so that no row is copied before the experts' first product gathers it; and one
+ * handle for each micro-batch, so that one computes while another's rows move.
+ *
  * Threads: a group belongs to one thread at a time; different ranks' groups are used at the same time.
  *
  * Faults: whoever does not arrive within `timeout_ms` is named in an FM_ERR_TIMEOUT, with operation and
@@ -126,7 +130,8 @@ typedef struct fm_ep_group fm_ep_group;
  * Bytes of shared memory that each rank of a group will hold: flags, lists, rows cast to FP8, the ring, and,
  * where there are several nodes, rows on their way between them. All is sized for the worst case that the
  * options allow (every token of every rank to one rank), once; what is never used is never touched, so costs
- * address space only. FM_ERR_ARG as for fm_ep_group_create(); FM_ERR_LIMIT when a size overflows.
+ * address space only. Over MPI with several nodes each rank also keeps messages in private memory, as many bytes for each
+ * other node and operation in flight as the rows that it can send there. FM_ERR_ARG as for fm_ep_group_create(); FM_ERR_LIMIT when a size overflows.
  */
 FM_API FM_MUST_USE fm_status fm_ep_size_hint(const fm_ep_options *options, int ranks, size_t *out_bytes);
 
@@ -311,7 +316,7 @@ typedef struct fm_ep_dispatch {
 
 /**
  * Posts a dispatch. FM_ERR_ARG: a size or choice out of range (the message names token, lane and value);
- * FM_ERR_STATE: cached without a dispatch before, or not cached while an operation with this handle is in
+ * FM_ERR_STATE: cached without a dispatch before, or not cached (or a pull) while an operation with this handle is in
  * flight; FM_ERR_BUSY: `in_flight` operations are not ended. After such a failure nothing is posted and the
  * epoch is not used up, so the call may be made again.
  */
@@ -387,7 +392,8 @@ FM_API FM_MUST_USE fm_status fm_ep_reduce_scatter_post(fm_ep_group *group, const
  * given as its link. A message is a tag (any bytes, `tag_bytes` the same at both ends) and a payload; those
  * from one rank to another arrive in order, whole. Neither function blocks: FM_ERR_BUSY, without a message,
  * says that there is no room, or nothing there yet. FM_ERR_ARG: peer is no neighbour, or tag and payload are
- * more than ring_bytes_max. Not collective, and independent of operations and epochs.
+ * more than ring_bytes_max. Not collective, and independent of operations and epochs. Between nodes (over MPI) messages
+ * may need either end to call something of its group before they move on; FM_ERR_IO: MPI has failed.
  */
 FM_API FM_MUST_USE fm_status fm_ep_ring_send(fm_ep_group *group, int peer, const void *tag, size_t tag_bytes,
                                              const void *payload, size_t bytes);
