@@ -8,6 +8,7 @@
 #include "mla_exp.h"
 
 #include "fathom/mem.h"
+#include "fathom/span.h"
 
 #include <math.h>
 #include <string.h>
@@ -275,6 +276,7 @@ fm_status fm_mla_prefill_backward(fm_mla_context *context, const fm_mla_prefill_
                                   const fm_tensor *d_out, const fm_tensor *dq, const fm_tensor *dk,
                                   const fm_tensor *dv)
 {
+    FM_SPAN_ARGS(span, "prefill backward", "mla", "queries", "keys");
     struct backward backward = {.d_out = d_out, .dq = dq, .dk = dk, .dv = dv, .rows = FM_MLA_BACK_ROWS};
     FM_TRY(fm_mla_prefill_check(context, args, 1, &backward.prefill));
     FM_TRY(check_gradients(&backward));
@@ -296,6 +298,8 @@ fm_status fm_mla_prefill_backward(fm_mla_context *context, const fm_mla_prefill_
         return fm_base_error_set(FM_ERR_NOMEM,
                                  "no memory for the gradients of %lld queries of %d heads in f32",
                                  (long long)longest, backward.group);
+    span.args[0] = args->q->shape[0];
+    span.args[1] = args->k->shape[0];
     fm_mla_team_run(context, tasks, run, &backward);
     fm_base_mem_free(backward.sums);
     return FM_OK;

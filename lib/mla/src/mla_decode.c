@@ -3,6 +3,8 @@
 
 #include "mla_exp.h"
 
+#include "fathom/span.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -260,6 +262,7 @@ static fm_status check_tensors(const fm_mla_plan *plan, const fm_mla_decode_args
 
 fm_status fm_mla_decode(fm_mla_context *context, fm_mla_plan *plan, const fm_mla_decode_args *args)
 {
+    FM_SPAN_ARGS(span, "decode", "mla", "sequences", "splits");
     if (!context || !plan || !args)
         return fm_base_error_set(FM_ERR_ARG, "%s is null; expected an address",
                                  !context ? "context" : (!plan ? "plan" : "args"));
@@ -290,6 +293,8 @@ fm_status fm_mla_decode(fm_mla_context *context, fm_mla_plan *plan, const fm_mla
     decode.block.factor = scale * FM_MLA_LOG2E;
     if (!shape->batch || !shape->s_q)
         return FM_OK;
+    span.args[0] = shape->batch;
+    span.args[1] = plan->splits[shape->batch];
     fm_mla_team_run(context, plan->part_count * decode.inner, run_part, &decode);
     if (plan->partial)
         fm_mla_team_run(context, (int64_t)shape->batch * decode.inner, merge_unit, &decode);

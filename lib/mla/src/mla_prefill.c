@@ -3,6 +3,7 @@
 #include "mla_exp.h"
 
 #include "fathom/mem.h"
+#include "fathom/span.h"
 
 static fm_status check_lengths(const char *name, const int32_t *cu_seqlens, int batch, int64_t total)
 {
@@ -191,6 +192,7 @@ static void run(void *arg, int64_t number, struct fm_mla_space *space)
 
 fm_status fm_mla_prefill_forward(fm_mla_context *context, const fm_mla_prefill_args *args)
 {
+    FM_SPAN_ARGS(span, "prefill forward", "mla", "queries", "keys");
     struct forward forward;
     FM_TRY(fm_mla_prefill_check(context, args, 0, &forward.prefill));
     forward.at_once = fm_mla_block_rows(forward.prefill.d_qk, forward.prefill.d_v);
@@ -201,6 +203,8 @@ fm_status fm_mla_prefill_forward(fm_mla_context *context, const fm_mla_prefill_a
         forward.blocks_before[i + 1] =
             forward.blocks_before[i] +
             fm_mla_ceil_div(fm_mla_prefill_length(args->cu_seqlens_q, i), forward.at_once);
+    span.args[0] = args->q->shape[0];
+    span.args[1] = args->k->shape[0];
     fm_mla_team_run(context, forward.blocks_before[args->batch] * forward.prefill.h_q, run, &forward);
     fm_base_mem_free(forward.blocks_before);
     return FM_OK;

@@ -2,6 +2,8 @@
 
 #include "mla_exp.h"
 
+#include "fathom/span.h"
+
 struct prefill {
     fm_mla_context *context;
     const fm_mla_sparse_args *args;
@@ -109,6 +111,7 @@ static fm_status check_outputs(const fm_mla_sparse_args *args, int64_t batch, in
 
 fm_status fm_mla_sparse_prefill(fm_mla_context *context, const fm_mla_sparse_args *args)
 {
+    FM_SPAN_ARGS(span, "sparse prefill", "mla", "queries", "topk");
     if (!context || !args || !args->q)
         return fm_base_error_set(FM_ERR_ARG, "%s is null; expected an address",
                                  !context ? "context" : (!args ? "args" : "q"));
@@ -139,6 +142,8 @@ fm_status fm_mla_sparse_prefill(fm_mla_context *context, const fm_mla_sparse_arg
         .s_q = (int)s_q,
         .h_q = (int)h_q,
     };
+    span.args[0] = batch * s_q;
+    span.args[1] = args->topk;
     fm_mla_team_run(context, batch * s_q, run_query, &prefill);
     return FM_OK;
 }
