@@ -52,7 +52,8 @@ void fm_mla_block_pack(const struct fm_mla_block *block, const struct fm_mla_ker
 }
 
 void fm_mla_block_dots(const struct fm_mla_kernels *kernels, const float *a, size_t a_stride, int keys,
-                       const float *strips, int first, int rows, int depth, float *c, size_t c_stride)
+                       const float *strips, int first, int rows, int depth, float *c, size_t c_stride,
+                       struct fm_mla_ahead *ahead, int ahead_lines)
 {
     int lanes = lanes_of(rows);
     for (int strip = first; strip < lanes; strip += FM_MLA_STRIP) {
@@ -71,6 +72,8 @@ void fm_mla_block_dots(const struct fm_mla_kernels *kernels, const float *a, siz
                 .columns = width,
                 .depth = depth - at < FM_MLA_DEPTH ? depth - at : FM_MLA_DEPTH,
                 .fresh = !at,
+                .ahead = ahead,
+                .ahead_lines = ahead_lines,
             });
     }
 }
@@ -114,6 +117,17 @@ static int all_finite(const float *values, size_t stride, int rows, int columns)
     return 1;
 }
 
+// Lines to ask for with each step of a tile, so that all are under way when the chunk is done.
+static int ahead_lines(const struct fm_mla_block *block, int keys, const struct fm_mla_ahead *ahead)
+{
+    enum { TILE = 12 * FM_MLA_LANES }; // sums that a tile has, about
+    int64_t steps =
+        (int64_t)keys * lanes_of(block->rows) / TILE * ((block->d_qk + FM_MLA_STEP - 1) / FM_MLA_STEP) +
+        (int64_t)block->rows * block->d_v / TILE * ((keys + FM_MLA_STEP - 1) / FM_MLA_STEP);
+    int64_t lines = (int64_t)ahead->count * ((ahead->bytes + 63) / 64);
+    return (int)fm_mla_ceil_div(lines, steps + 1);
+}
+
 // O += P V, of rows `first` on. Where rows see different keys and a value is NaN or infinite, its product with a p of 0
 // would spoil the rows that do not see it, so that each row gets its own keys then.
 static void add_values(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels, int first,
@@ -132,6 +146,8 @@ static void add_values(const struct fm_mla_block *block, const struct fm_mla_ker
         .columns = block->d_v,
         .depth = keys,
         .fresh = fresh,
+        .ahead = &space->ahead,
+        .ahead_lines = ahead_lines(block, keys, &space->ahead),
     };
     if (!partly || all_finite(product.b, product.b_stride, keys, block->d_v)) {
         kernels->multiply(&product);
@@ -164,7 +180,7 @@ static void take_chunk(const struct fm_mla_block *block, const struct fm_mla_ker
     if (fresh)
         memset(space->o, 0, (size_t)first * o_line * sizeof *space->o);
     fm_mla_block_dots(kernels, space->k, fm_mla_line((size_t)block->d_qk), keys, space->q, first, block->rows,
-                      block->d_qk, space->p, p_line);
+                      block->d_qk, space->p, p_line, &space->ahead, ahead_lines(block, keys, &space->ahead));
     int partly = partly_visible(block, at, keys, space);
     kernels->softmax(&(struct fm_mla_softmax){
         .s = space->p + first,
@@ -200,6 +216,7 @@ static void take_few(const struct fm_mla_block *block, const struct fm_mla_kerne
         .o = space->o,
         .o_stride = fm_mla_line((size_t)block->d_v),
         .fresh = fresh,
+        .ahead = &space->ahead,
     };
     kernels->few_dots(&few);
     int partly = partly_visible(block, at, count, space);
@@ -240,7 +257,7 @@ void fm_mla_block_attend(const struct fm_mla_block *block, const struct fm_mla_k
         const uint8_t *few[FM_MLA_CHUNK];
         for (int r = 0; r < FM_MLA_LANES * FM_MLA_CHUNK; r++)
             space->p[r] = 0; // rows that are not there have logits, too
-        while ((keys = source->next_few(source, few)) > 0) {
+        while ((keys = source->next_few(source, space, few)) > 0) {
             take_few(block, kernels, at, few, keys, fresh, space);
             fresh = 0;
             at = source->at;

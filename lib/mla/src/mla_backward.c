@@ -120,9 +120,9 @@ static void probabilities(const struct task *task, const struct pair *pair)
     int lanes = (rows + FM_MLA_LANES - 1) / FM_MLA_LANES * FM_MLA_LANES;
     size_t line = pair_line(pair);
     fm_mla_block_dots(kernels, space->k, fm_mla_line((size_t)prefill->d_qk), pair->keys, space->q, behind,
-                      rows, prefill->d_qk, space->p, line);
+                      rows, prefill->d_qk, space->p, line, NULL, 0);
     fm_mla_block_dots(kernels, space->v, fm_mla_line((size_t)prefill->d_v), pair->keys, space->o, behind,
-                      rows, prefill->d_v, space->dp, line);
+                      rows, prefill->d_v, space->dp, line, NULL, 0);
     for (int r = behind; r < lanes; r++) {
         int64_t number = pair->h * task->queries + pair->first + r;
         int64_t left = fm_mla_prefill_limit(prefill, task->sequence, pair->first + r) - pair->key;

@@ -151,15 +151,6 @@ const uint8_t *fm_mla_pages_key(const struct fm_mla_pages *pages, int64_t slot, 
     return token_at(pages, slot, head, &scales);
 }
 
-void fm_mla_pages_prefetch(const struct fm_mla_pages *pages, int64_t slot, int head)
-{
-    uint8_t *scales, *token = token_at(pages, slot, head, &scales);
-    for (size_t at = 0; at < pages->head_bytes; at += 64)
-        __builtin_prefetch(token + at, 0, 2);
-    if (pages->form == FM_MLA_FORM_FP8_584)
-        __builtin_prefetch(scales, 0, 2);
-}
-
 static void read_fp8(const struct fm_mla_pages *pages, const struct fm_mla_kernels *kernels,
                      const uint8_t *token, float *out)
 {

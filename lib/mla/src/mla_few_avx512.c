@@ -60,6 +60,7 @@ INLINE void dots_of_16(const struct fm_mla_few *few, const uint8_t *const *keys,
         __m512i dwords[PAIRS];
         __m512 even[FM_MLA_FEW_ROWS], odd[FM_MLA_FEW_ROWS];
         load_transposed(keys, (size_t)at * 2, pairs, dwords);
+        fm_mla_ahead_ask(few->ahead, LANES); // a line for each that was just read
         UNROLL for (int r = 0; r < rows; r++) even[r] = odd[r] = _mm512_setzero_ps();
         UNROLL for (int i = 0; i < PAIRS; i++)
         {

@@ -266,6 +266,8 @@ INLINE void tile(const struct fm_mla_product *product, size_t row, size_t column
                 v_store(at, v_add(before, sum[r][v]));
             }
         }
+        if (product->ahead)
+            fm_mla_ahead_ask(product->ahead, product->ahead_lines);
         a += FM_MLA_STEP * a_index;
         b += FM_MLA_STEP * product->b_stride;
     }

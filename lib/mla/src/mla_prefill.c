@@ -122,6 +122,7 @@ static int next(struct fm_mla_source *base, const struct fm_mla_kernels *kernels
     fm_mla_prefill_widen(kernels, args->k, first, head, keys, prefill->d_qk, space->k);
     fm_mla_prefill_widen(kernels, args->v, first, head, keys, prefill->d_v, space->v);
     base->at += keys;
+    space->ahead.count = 0; // the hardware sees tensors coming
     return keys;
 }
 

@@ -40,6 +40,26 @@ static inline size_t fm_mla_line(size_t columns)
     return (lines | 1) * FM_MLA_LANES;
 }
 
+/** Keys of the next chunk, whose bytes are asked for little by little while this one is computed: all at once would wait
+ *  for the few lines that a core can have under way. */
+struct fm_mla_ahead {
+    const uint8_t *keys[FM_MLA_CHUNK];
+    int count, bytes;
+    int key, at; // the next line
+};
+
+static inline void fm_mla_ahead_ask(struct fm_mla_ahead *ahead, int lines)
+{
+    for (; lines > 0 && ahead->key < ahead->count; lines--) {
+        __builtin_prefetch(ahead->keys[ahead->key] + ahead->at, 0, 2);
+        ahead->at += 64;
+        if (ahead->at >= ahead->bytes) {
+            ahead->at = 0;
+            ahead->key++;
+        }
+    }
+}
+
 /** C[rows, columns] += A B, or = A B: element (r, i) of A is a[r * a_row + i * a_index], one of the two strides being 1;
  *  row i of B is b + i * b_stride. columns is a multiple of 16. */
 struct fm_mla_product {
@@ -50,7 +70,9 @@ struct fm_mla_product {
     float *c;
     size_t c_stride;
     int rows, columns, depth;
-    int fresh; // C is not read
+    int fresh;                  // C is not read
+    struct fm_mla_ahead *ahead; // to ask for, so many lines with each step of a tile; or NULL
+    int ahead_lines;
 };
 
 /** What p, and its gradient, are rounded to before they are multiplied. */
@@ -96,6 +118,7 @@ struct fm_mla_few {
     float *o;
     size_t o_stride;
     int fresh; // O is not read
+    struct fm_mla_ahead *ahead;
 };
 
 /** What an ISA level provides. */
@@ -138,8 +161,9 @@ struct fm_mla_space {
     _Alignas(64) float max[FM_MLA_ROWS];
     _Alignas(64) float sum[FM_MLA_ROWS];
     _Alignas(64) float alpha[FM_MLA_ROWS];
-    _Alignas(64) int32_t limit[FM_MLA_ROWS];                  // keys of the list that a row sees
-    _Alignas(64) int32_t visible[FM_MLA_ROWS];                // keys of the chunk
+    _Alignas(64) int32_t limit[FM_MLA_ROWS];   // keys of the list that a row sees
+    _Alignas(64) int32_t visible[FM_MLA_ROWS]; // keys of the chunk
+    struct fm_mla_ahead ahead;
     _Alignas(64) float lines[FM_MLA_LANES * FM_MLA_LINE_MAX]; // rows on their way to being transposed
     /* of the backward pass */
     _Alignas(64) float q_rows[FM_MLA_BACK_ROWS * FM_MLA_LINE_MAX];
@@ -207,19 +231,18 @@ void fm_mla_pages_read(const struct fm_mla_pages *pages, const struct fm_mla_ker
                        int head, float *out);
 /** Where it lies. */
 const uint8_t *fm_mla_pages_key(const struct fm_mla_pages *pages, int64_t slot, int head);
-/** Asks for its bytes. */
-void fm_mla_pages_prefetch(const struct fm_mla_pages *pages, int64_t slot, int head);
 
 /* ---- mla_attend.c ---- */
 
 /** Where a block's keys come from. */
 struct fm_mla_source {
     /** Widens up to FM_MLA_CHUNK keys, the next ones, into space->k (and space->v where values lie apart); returns how
-     *  many, 0 at the end. */
+     *  many, 0 at the end. Sets space->ahead. */
     int (*next)(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
                 struct fm_mla_space *space);
     /** The same for keys of BF16 that need not be widened: their addresses. NULL where they are not. */
-    int (*next_few)(struct fm_mla_source *source, const uint8_t *keys[FM_MLA_CHUNK]);
+    int (*next_few)(struct fm_mla_source *source, struct fm_mla_space *space,
+                    const uint8_t *keys[FM_MLA_CHUNK]);
     int64_t at; // the next key's place in the list; moved by next()
 };
 
@@ -246,7 +269,8 @@ void fm_mla_block_attend(const struct fm_mla_block *block, const struct fm_mla_k
 /** S^T or its like: c[keys, rows] = a B, B packed in strips as space->q is; of rows `first` (a multiple of
  *  FM_MLA_STRIP) on. */
 void fm_mla_block_dots(const struct fm_mla_kernels *kernels, const float *a, size_t a_stride, int keys,
-                       const float *strips, int first, int rows, int depth, float *c, size_t c_stride);
+                       const float *strips, int first, int rows, int depth, float *c, size_t c_stride,
+                       struct fm_mla_ahead *ahead, int ahead_lines);
 /** Puts 16 rows, lines[r * line], into strips. */
 void fm_mla_block_strip(const struct fm_mla_kernels *kernels, const float *lines, size_t line, int first,
                         int rows, int depth, float *strips);

@@ -1,42 +1,60 @@
 #include "mla_source.h"
 
-enum { PREFETCH_AHEAD = FM_MLA_CHUNK }; // places between a key that is asked for and the one that is widened
+static void begin_ahead(struct fm_mla_space *space, const struct fm_mla_pages *pages)
+{
+    space->ahead.count = space->ahead.key = space->ahead.at = 0;
+    space->ahead.bytes = (int)pages->head_bytes;
+}
 
 static int64_t table_slot(const struct fm_mla_table_source *from, int64_t at)
 {
     return (int64_t)from->table[at / from->pages->page] * from->pages->page + at % from->pages->page;
 }
 
-int fm_mla_table_next(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
-                      struct fm_mla_space *space)
+// Moves on by a chunk; returns its keys.
+static int table_step(struct fm_mla_table_source *from, struct fm_mla_space *space)
 {
-    const struct fm_mla_table_source *from = (const struct fm_mla_table_source *)source;
-    int keys = (int)fm_mla_min(from->end - source->at, FM_MLA_CHUNK);
-    size_t line = fm_mla_line((size_t)from->pages->d_qk);
-    for (int t = 0; t < keys; t++) {
-        int64_t at = source->at + t;
-        if (at + PREFETCH_AHEAD < from->end)
-            fm_mla_pages_prefetch(from->pages, table_slot(from, at + PREFETCH_AHEAD), from->head);
-        fm_mla_pages_read(from->pages, kernels, table_slot(from, at), from->head,
-                          space->k + (size_t)t * line);
-    }
-    source->at += keys;
+    int keys = (int)fm_mla_min(from->end - from->source.at, FM_MLA_CHUNK);
+    if (keys <= 0)
+        return 0;
+    from->source.at += keys;
+    begin_ahead(space, from->pages);
+    int ahead = (int)fm_mla_min(from->end - from->source.at, FM_MLA_CHUNK);
+    for (int t = 0; t < ahead; t++)
+        space->ahead.keys[space->ahead.count++] =
+            fm_mla_pages_key(from->pages, table_slot(from, from->source.at + t), from->head);
     return keys;
 }
 
-int fm_mla_table_next_few(struct fm_mla_source *source, const uint8_t *keys[FM_MLA_CHUNK])
+int fm_mla_table_next(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
+                      struct fm_mla_space *space)
 {
-    const struct fm_mla_table_source *from = (const struct fm_mla_table_source *)source;
-    int count = (int)fm_mla_min(from->end - source->at, FM_MLA_CHUNK);
-    for (int t = 0; t < count; t++) {
-        int64_t at = source->at + t;
-        if (at + PREFETCH_AHEAD < from->end)
-            fm_mla_pages_prefetch(from->pages, table_slot(from, at + PREFETCH_AHEAD), from->head);
-        keys[t] = fm_mla_pages_key(from->pages, table_slot(from, at), from->head);
-    }
+    struct fm_mla_table_source *from = (struct fm_mla_table_source *)source;
+    size_t line = fm_mla_line((size_t)from->pages->d_qk);
+    int64_t at = source->at;
+    int keys = table_step(from, space);
+    for (int t = 0; t < keys; t++)
+        fm_mla_pages_read(from->pages, kernels, table_slot(from, at + t), from->head,
+                          space->k + (size_t)t * line);
+    return keys;
+}
+
+// Addresses behind the last key must be readable, too.
+static void fill_up(const uint8_t *keys[FM_MLA_CHUNK], int count)
+{
     for (int t = count; count > 0 && t < FM_MLA_CHUNK; t++)
         keys[t] = keys[0];
-    source->at += count;
+}
+
+int fm_mla_table_next_few(struct fm_mla_source *source, struct fm_mla_space *space,
+                          const uint8_t *keys[FM_MLA_CHUNK])
+{
+    struct fm_mla_table_source *from = (struct fm_mla_table_source *)source;
+    int64_t at = source->at;
+    int count = table_step(from, space);
+    for (int t = 0; t < count; t++)
+        keys[t] = fm_mla_pages_key(from->pages, table_slot(from, at + t), from->head);
+    fill_up(keys, count);
     return count;
 }
 
@@ -50,27 +68,38 @@ static int64_t list_slot(const struct fm_mla_list_source *from, int64_t at,
     return slot >= 0 && slot < (*out_pages)->slots ? slot : -1;
 }
 
-static void prefetch_entry(const struct fm_mla_list_source *from, int64_t at)
+// The next valid entry from *at on, which moves behind it; -1 at the end.
+static int64_t list_step(const struct fm_mla_list_source *from, int64_t *at,
+                         const struct fm_mla_pages **out_pages)
 {
-    const struct fm_mla_pages *pages;
-    int64_t slot = at < from->end ? list_slot(from, at, &pages) : -1;
-    if (slot >= 0)
-        fm_mla_pages_prefetch(pages, slot, 0);
+    while (*at < from->end) {
+        int64_t slot = list_slot(from, (*at)++, out_pages);
+        if (slot >= 0)
+            return slot;
+    }
+    return -1;
 }
 
-int fm_mla_list_next_few(struct fm_mla_source *source, const uint8_t *keys[FM_MLA_CHUNK])
+static void list_ahead(const struct fm_mla_list_source *from, struct fm_mla_space *space)
+{
+    const struct fm_mla_pages *pages = from->pages[0];
+    int64_t at = from->source.at, slot;
+    begin_ahead(space, pages);
+    while (space->ahead.count < FM_MLA_CHUNK && (slot = list_step(from, &at, &pages)) >= 0)
+        space->ahead.keys[space->ahead.count++] = fm_mla_pages_key(pages, slot, 0);
+}
+
+int fm_mla_list_next_few(struct fm_mla_source *source, struct fm_mla_space *space,
+                         const uint8_t *keys[FM_MLA_CHUNK])
 {
     const struct fm_mla_list_source *from = (const struct fm_mla_list_source *)source;
+    const struct fm_mla_pages *pages;
+    int64_t slot;
     int count = 0;
-    for (; source->at < from->end && count < FM_MLA_CHUNK; source->at++) {
-        const struct fm_mla_pages *pages;
-        prefetch_entry(from, source->at + PREFETCH_AHEAD);
-        int64_t slot = list_slot(from, source->at, &pages);
-        if (slot >= 0)
-            keys[count++] = fm_mla_pages_key(pages, slot, 0);
-    }
-    for (int t = count; count > 0 && t < FM_MLA_CHUNK; t++)
-        keys[t] = keys[0];
+    while (count < FM_MLA_CHUNK && (slot = list_step(from, &source->at, &pages)) >= 0)
+        keys[count++] = fm_mla_pages_key(pages, slot, 0);
+    fill_up(keys, count);
+    list_ahead(from, space);
     return count;
 }
 
@@ -78,14 +107,12 @@ int fm_mla_list_next(struct fm_mla_source *source, const struct fm_mla_kernels *
                      struct fm_mla_space *space)
 {
     const struct fm_mla_list_source *from = (const struct fm_mla_list_source *)source;
-    int keys = 0;
+    const struct fm_mla_pages *pages;
     size_t line = fm_mla_line((size_t)from->pages[0]->d_qk);
-    for (; source->at < from->end && keys < FM_MLA_CHUNK; source->at++) {
-        const struct fm_mla_pages *pages;
-        prefetch_entry(from, source->at + PREFETCH_AHEAD);
-        int64_t slot = list_slot(from, source->at, &pages);
-        if (slot >= 0)
-            fm_mla_pages_read(pages, kernels, slot, 0, space->k + (size_t)keys++ * line);
-    }
+    int64_t slot;
+    int keys = 0;
+    while (keys < FM_MLA_CHUNK && (slot = list_step(from, &source->at, &pages)) >= 0)
+        fm_mla_pages_read(pages, kernels, slot, 0, space->k + (size_t)keys++ * line);
+    list_ahead(from, space);
     return keys;
 }
