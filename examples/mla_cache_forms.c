@@ -74,6 +74,6 @@ int main(void)
         fm_mla_context_close(mla);
     }
     if (status < 0)
-        fprintf(stderr, "mla_decode: %s\n", fm_error_message());
+        fprintf(stderr, "mla_cache_forms: %s\n", fm_error_message());
     return status < 0;
 }
