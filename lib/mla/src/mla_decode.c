@@ -173,14 +173,23 @@ static void merge_row(const struct place *place, struct fm_mla_space *space)
     write_row(place, 0, space->o, max, sum);
 }
 
-static void merge_unit(void *arg, int64_t task, struct fm_mla_space *space)
+enum { MERGE_ROWS = 16 }; // of a task: some microseconds
+
+static int64_t merge_tasks_of_unit(const struct decode *decode)
+{
+    return fm_mla_ceil_div(decode->rows, MERGE_ROWS);
+}
+
+static void merge_rows(void *arg, int64_t task, struct fm_mla_space *space)
 {
     const struct decode *decode = arg;
-    int sequence = (int)(task / decode->inner);
+    int64_t unit = task / merge_tasks_of_unit(decode);
+    int first = (int)(task % merge_tasks_of_unit(decode)) * MERGE_ROWS,
+        sequence = (int)(unit / decode->inner);
     if (decode->plan->splits[sequence] == decode->plan->splits[sequence + 1])
         return;
-    for (int row = 0; row < decode->rows; row++)
-        merge_row(&(struct place){decode, sequence, (int)(task % decode->inner), row}, space);
+    for (int row = first; row < decode->rows && row < first + MERGE_ROWS; row++)
+        merge_row(&(struct place){decode, sequence, (int)(unit % decode->inner), row}, space);
 }
 
 static fm_status check_table(const fm_mla_plan *plan, const fm_mla_decode_args *args)
@@ -297,6 +306,7 @@ fm_status fm_mla_decode(fm_mla_context *context, fm_mla_plan *plan, const fm_mla
     span.args[1] = plan->splits[shape->batch];
     fm_mla_team_run(context, plan->part_count * decode.inner, run_part, &decode);
     if (plan->partial)
-        fm_mla_team_run(context, (int64_t)shape->batch * decode.inner, merge_unit, &decode);
+        fm_mla_team_run(context, (int64_t)shape->batch * decode.inner * merge_tasks_of_unit(&decode),
+                        merge_rows, &decode);
     return FM_OK;
 }

@@ -276,35 +276,36 @@ INLINE void tile(const struct fm_mla_product *product, size_t row, size_t column
             v_store(c + (size_t)r * product->c_stride + v * LANES, v_set1(0));
 }
 
-// A switch, so that each height has its own registers.
-INLINE void tiles(const struct fm_mla_product *product, size_t column, int tall, int vectors, int along)
+// A switch, so that each height has its own registers. `full` rows, then what is left in lower tiles.
+INLINE void tiles(const struct fm_mla_product *product, size_t column, size_t full, int vectors, int along)
 {
     size_t rows = (size_t)product->rows, height;
     for (size_t row = 0; row < rows; row += height) {
-        height = rows - row;
-        if (height > (size_t)tall) // the last two share what is left: a low tile has too few chains
-            height = height < (size_t)2 * (size_t)tall ? (height + 1) / 2 : (size_t)tall;
+        size_t left = rows - row;
+        height = left >= full ? full : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
         switch (height) {
-#define TILE(n)                                        \
-    case n:                                            \
-        tile(product, row, column, n, vectors, along); \
-        break;
-            TILE(1)
-            TILE(2)
-            TILE(3)
-            TILE(4)
-            TILE(5)
-            TILE(6)
-#if TILE_ROWS_MAX > 6
-            TILE(7)
-            TILE(8)
-            TILE(9)
-            TILE(10)
-            TILE(11)
-            TILE(12)
+        case 1:
+            tile(product, row, column, 1, vectors, along);
+            break;
+        case 2:
+            tile(product, row, column, 2, vectors, along);
+            break;
+        case 4:
+            tile(product, row, column, 4, vectors, along);
+            break;
+#if TILE_ROWS_MAX == 12
+        case 8:
+            if (full == 12) // a constant: low tiles of two vectors need no code for this
+                tile(product, row, column, 8, vectors, along);
+            break;
+        case 12:
+            if (full == 12)
+                tile(product, row, column, 12, vectors, along);
+            break;
 #endif
-#undef TILE
         default:
+            if (full == 6)
+                tile(product, row, column, 6, vectors, along);
             break;
         }
     }

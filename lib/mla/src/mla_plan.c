@@ -163,7 +163,7 @@ static fm_status check_shape(const fm_mla_shape *shape, const fm_mla_split *spli
     FM_TRY(fm_mla_args_extent("batch", shape->batch, 0, INT32_MAX));
     FM_TRY(fm_mla_args_extent("s_q", shape->s_q, 0, INT32_MAX));
     FM_TRY(fm_mla_args_heads(shape->h_q, shape->h_kv));
-    FM_TRY(fm_mla_args_extent("s_q times h_q", (int64_t)shape->s_q * shape->h_q, 0, FM_MLA_EXTENT_MAX));
+    FM_TRY(fm_mla_args_extent("s_q times h_q", (int64_t)shape->s_q * shape->h_q, 0, INT32_MAX));
     FM_TRY(fm_mla_args_dim("d_v", shape->d_v));
     return fm_mla_args_extent("parts", split->parts, 0, FM_MLA_PARTS_MAX);
 }

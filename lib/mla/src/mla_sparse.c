@@ -123,7 +123,7 @@ fm_status fm_mla_sparse_prefill(fm_mla_context *context, const fm_mla_sparse_arg
     int64_t batch = q->ndim == 4 ? q->shape[0] : 0, s_q = q->ndim == 4 ? q->shape[1] : 0;
     int64_t h_q = q->ndim == 4 ? q->shape[2] : 1;
     FM_TRY(fm_mla_args_extent("the batch", batch, 0, args->kv->blocks));
-    FM_TRY(fm_mla_args_extent("s_q", s_q, 0, FM_MLA_EXTENT_MAX));
+    FM_TRY(fm_mla_args_extent("s_q", s_q, 0, INT32_MAX));
     FM_TRY(fm_mla_args_extent("h_q", h_q, 1, FM_MLA_HEADS_MAX));
     FM_TRY(fm_mla_args_tensor("q", q, FM_MLA_DTYPE_BIT(fm_mla_cache_dtype(args->kv)), 4,
                               (int64_t[]){batch, s_q, h_q, args->kv->d_qk}, 1));

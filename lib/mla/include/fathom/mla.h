@@ -283,7 +283,7 @@ typedef struct fm_mla_prefill_args {
     const fm_tensor *lse; /**< [total_q, h_q] F32, any strides; or NULL */
 } fm_mla_prefill_args;
 
-/** FM_ERR_ARG: cu_seqlens. */
+/** FM_ERR_ARG: cu_seqlens. FM_ERR_NOMEM: for 8 bytes a sequence. */
 FM_API fm_status fm_mla_prefill_forward(fm_mla_context *context, const fm_mla_prefill_args *args) FM_MUST_USE;
 
 /**
