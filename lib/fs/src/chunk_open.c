@@ -85,6 +85,7 @@ static void forget_all(fm_fs_store *store)
 {
     fm_fs_store_tree_free(store);
     store->live_count = 0;
+    store->pending_count = 0;
     store->session_count = 0;
     fm_fs_store_session_drop(store, 0);
 }

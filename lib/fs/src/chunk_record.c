@@ -147,7 +147,7 @@ static fm_status replay_copy(fm_fs_store *store, int type, const uint8_t *body, 
         fm_fs_store_set_pending(store, chunk, NULL);
         fm_fs_store_set_committed(store, chunk, copy);
     }
-    if (body[16]) {
+    if (body[16] && !FM_FS_PLANT(FM_FS_PLANT_FORGET_SESSIONS)) {
         fm_fs_session session = get_session(body + 17);
         fm_fs_store_session_set(store, &session, &status);
     }
@@ -161,10 +161,7 @@ static void replay_commit(fm_fs_store *store, const uint8_t *body)
     fm_fs_chunk *chunk = fm_fs_store_get(store, &id);
     if (!chunk || !chunk->pending || chunk->pending->version != fm_get_le64(body + 16))
         return; // a checkpoint had it already
-    fm_fs_chunk_copy *copy = chunk->pending;
-    chunk->pending = NULL;
-    copy->chain_version = fm_get_le32(body + 24);
-    fm_fs_store_set_committed(store, chunk, copy);
+    fm_fs_store_promote(store, chunk, fm_get_le32(body + 24));
 }
 
 fm_status fm_fs_record_replay(fm_fs_store *store, const uint8_t *bytes, size_t size, size_t *out_used)

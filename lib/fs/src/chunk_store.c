@@ -95,6 +95,11 @@ size_t fm_fs_store_count(const fm_fs_store *store)
     return store->live_count;
 }
 
+size_t fm_fs_store_pending_count(const fm_fs_store *store)
+{
+    return store->pending_count;
+}
+
 /* Changes */
 
 void fm_fs_store_apply_end(fm_fs_store *store, fm_fs_apply *apply, fm_status status)
@@ -239,7 +244,7 @@ static uint32_t size_after(const fm_fs_apply *apply)
     uint64_t end = (uint64_t)apply->offset + (apply->data ? apply->data->size : 0);
     if (apply->kind == FM_FS_APPLY_TRUNCATE)
         return apply->size;
-    if (apply->kind == FM_FS_APPLY_REPLACE || end > old)
+    if (apply->kind == FM_FS_APPLY_REPLACE || apply->kind == FM_FS_APPLY_WHOLE || end > old)
         return end > UINT32_MAX ? UINT32_MAX : (uint32_t)end;
     return old;
 }
@@ -275,7 +280,7 @@ static fm_status apply_begin(fm_fs_store *store, fm_fs_apply *apply)
         fm_fs_store_apply_durable(store, apply);
         return FM_OK;
     }
-    if (chunk && chunk->committed && apply->kind != FM_FS_APPLY_REPLACE) {
+    if (chunk && chunk->committed && apply->kind != FM_FS_APPLY_REPLACE && apply->kind != FM_FS_APPLY_WHOLE) {
         apply->base = chunk->committed;
         apply->base->refs++;
     }
@@ -353,10 +358,7 @@ fm_status fm_fs_store_commit(fm_fs_store *store, const fm_fs_chunk_id *id, uint6
         return fm_base_error_set(FM_ERR_STATE, "version %llu of a chunk is not pending",
                                  (unsigned long long)version);
     FM_TRY(fm_fs_journal_add(store, record, fm_fs_record_commit(record, id, version, chain_version), NULL));
-    fm_fs_chunk_copy *copy = chunk->pending;
-    chunk->pending = NULL;
-    copy->chain_version = chain_version;
-    fm_fs_store_set_committed(store, chunk, copy);
+    fm_fs_store_promote(store, chunk, chain_version);
     fm_fs_journal_kick(store);
     return FM_OK;
 }

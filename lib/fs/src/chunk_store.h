@@ -76,6 +76,9 @@ static inline uint32_t fm_fs_chunk_grain(unsigned size_class)
     return grain < FM_FS_PAGE ? FM_FS_PAGE : grain;
 }
 
+// Whether these `size` bytes are the copy's contents, by their checksums.
+int fm_fs_chunk_copy_matches(const fm_fs_chunk_copy *copy, const uint8_t *bytes);
+
 // Who asked for a change. `client` 0: nobody, nothing is remembered.
 typedef struct fm_fs_tag {
     uint64_t client;
@@ -116,6 +119,7 @@ const uint8_t *fm_fs_store_identity(const fm_fs_store *store); // 16 bytes that 
 fm_status fm_fs_store_health(const fm_fs_store *store);
 uint64_t fm_fs_store_used_bytes(const fm_fs_store *store); // by blocks
 size_t fm_fs_store_count(const fm_fs_store *store);        // chunks that are not removed
+size_t fm_fs_store_pending_count(const fm_fs_store *store);
 
 const fm_fs_chunk *fm_fs_store_find(const fm_fs_store *store, const fm_fs_chunk_id *id);
 // The first chunk behind `id` (NULL: of all), removed ones too; NULL at the end.
@@ -125,6 +129,7 @@ enum fm_fs_apply_kind {
     FM_FS_APPLY_WRITE,    // `data` at `offset`; a gap before it becomes zeros
     FM_FS_APPLY_TRUNCATE, // to `size` bytes, shorter or longer
     FM_FS_APPLY_REMOVE,
+    FM_FS_APPLY_WHOLE,          // `data` is all of it, whatever was there
     FM_FS_APPLY_REPLACE,        // `data` is all of it; committed at once, whatever was there
     FM_FS_APPLY_REPLACE_REMOVED // committed at once as removed
 };

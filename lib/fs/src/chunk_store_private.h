@@ -92,6 +92,7 @@ struct fm_fs_store {
 
     fm_fs_chunk *root;
     size_t live_count;
+    size_t pending_count;
     uint64_t used_bytes;
     struct fm_fs_store_class classes[FM_FS_CHUNK_CLASSES];
     struct fm_fs_store_freed *freed; // ascending by lsn
@@ -153,6 +154,7 @@ fm_status fm_fs_chunk_copy_check(const fm_fs_chunk_copy *copy, const uint8_t *by
 unsigned fm_fs_chunk_class(uint32_t size);
 void fm_fs_store_tree_free(fm_fs_store *store);
 void fm_fs_store_set_pending(fm_fs_store *store, fm_fs_chunk *chunk, fm_fs_chunk_copy *copy);
+void fm_fs_store_promote(fm_fs_store *store, fm_fs_chunk *chunk, uint32_t chain_version);
 void fm_fs_store_set_committed(fm_fs_store *store, fm_fs_chunk *chunk, fm_fs_chunk_copy *copy);
 
 // chunk_alloc.c

@@ -145,6 +145,17 @@ void fm_fs_chunk_copy_sum(fm_fs_chunk_copy *copy, const uint8_t *bytes)
     }
 }
 
+int fm_fs_chunk_copy_matches(const fm_fs_chunk_copy *copy, const uint8_t *bytes)
+{
+    uint32_t grain = fm_fs_chunk_grain(copy->size_class);
+    for (uint32_t i = 0; i < copy->grains; i++) {
+        uint32_t left = copy->size - i * grain;
+        if (fm_base_crc32c(0, bytes + (size_t)i * grain, left < grain ? left : grain) != copy->grain_crc[i])
+            return 0;
+    }
+    return 1;
+}
+
 fm_status fm_fs_chunk_copy_check(const fm_fs_chunk_copy *copy, const uint8_t *bytes, uint32_t from,
                                  uint32_t size)
 {
@@ -165,8 +176,20 @@ fm_status fm_fs_chunk_copy_check(const fm_fs_chunk_copy *copy, const uint8_t *by
 void fm_fs_store_set_pending(fm_fs_store *store, fm_fs_chunk *chunk, fm_fs_chunk_copy *copy)
 {
     fm_fs_chunk_copy *old = chunk->pending;
+    store->pending_count += copy != NULL;
+    store->pending_count -= old != NULL;
     chunk->pending = copy;
     fm_fs_chunk_copy_drop(store, old);
+}
+
+// The pending version becomes the committed one.
+void fm_fs_store_promote(fm_fs_store *store, fm_fs_chunk *chunk, uint32_t chain_version)
+{
+    fm_fs_chunk_copy *copy = chunk->pending;
+    chunk->pending = NULL;
+    store->pending_count--;
+    copy->chain_version = chain_version;
+    fm_fs_store_set_committed(store, chunk, copy);
 }
 
 void fm_fs_store_set_committed(fm_fs_store *store, fm_fs_chunk *chunk, fm_fs_chunk_copy *copy)

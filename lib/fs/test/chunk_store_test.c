@@ -131,12 +131,13 @@ static void issue(struct world *world, int which)
     if (fm_gen_chance(world->gen, 0.5))
         apply->kind = FM_FS_APPLY_WRITE;
     fresh->removed = apply->kind == FM_FS_APPLY_REMOVE || apply->kind == FM_FS_APPLY_REPLACE_REMOVED;
-    if (!fresh->removed && apply->kind != FM_FS_APPLY_REPLACE) {
+    if (!fresh->removed && apply->kind != FM_FS_APPLY_REPLACE && apply->kind != FM_FS_APPLY_WHOLE) {
         grow(fresh, old->size);
         if (old->size)
             memcpy(fresh->bytes, old->bytes, old->size);
     }
-    if (apply->kind == FM_FS_APPLY_WRITE || apply->kind == FM_FS_APPLY_REPLACE) {
+    if (apply->kind == FM_FS_APPLY_WRITE || apply->kind == FM_FS_APPLY_REPLACE ||
+        apply->kind == FM_FS_APPLY_WHOLE) {
         size_t size = (size_t)fm_gen_size(world->gen, 0, BYTES_MAX);
         apply->offset =
             apply->kind == FM_FS_APPLY_WRITE ? (uint32_t)fm_gen_size(world->gen, 0, BYTES_MAX) : 0;

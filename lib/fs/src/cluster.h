@@ -1,0 +1,173 @@
+/**
+ * @file cluster.h
+ * What the members of a cluster tell each other: who is there (routing), how each chain stands, and the messages
+ * about chunks. All formats are little-endian; whatever arrives is checked here, before any protocol sees it.
+ */
+#ifndef FATHOM_CLUSTER_H
+#define FATHOM_CLUSTER_H
+
+#include "chunk_store.h"
+
+enum {
+    FM_FS_WIRE_VERSION = 1,
+    FM_FS_REPLICAS_MAX = 8,
+    FM_FS_ADDRESS_MAX = 63, // bytes of a node's address
+    // Guards against forged counts: a cluster of this size is far beyond one manager.
+    FM_FS_NODES_MAX = 4096,
+    FM_FS_CHAINS_MAX = 1 << 20
+};
+
+/* Chains */
+
+enum fm_fs_public {    // persisted with the chain
+    FM_FS_SERVING = 1, // complete; reads and writes
+    FM_FS_LASTSRV = 2, // down, and complete: may restart the chain
+    FM_FS_SYNCING = 4, // being filled by its predecessor; takes writes
+    FM_FS_WAITING = 8, // alive, not being filled yet
+    FM_FS_OFFLINE = 16 // down
+};
+enum fm_fs_local {      // what a target says of itself
+    FM_FS_UPTODATE = 1, // it has all that its chain has
+    FM_FS_ONLINE = 2,
+    FM_FS_DOWN = 4,
+    FM_FS_UNKNOWN = 0 // nothing that counts was heard
+};
+
+typedef struct fm_fs_member {
+    uint32_t target;
+    uint32_t node;
+    uint8_t state; // enum fm_fs_public
+} fm_fs_member;
+
+typedef struct fm_fs_chain {
+    uint32_t id;
+    uint32_t version; // grows with every change
+    uint32_t count;
+    fm_fs_member members[FM_FS_REPLICAS_MAX]; // the head first
+} fm_fs_chain;
+
+// What `local[i]` (an enum fm_fs_local) makes of member i. Returns whether anything changed; the version is then
+// one higher. chain_state.c says how.
+int fm_fs_chain_next(const fm_fs_chain *chain, const uint8_t *local, fm_fs_chain *out_next);
+const char *fm_fs_public_name(int state);
+
+/* Routing: what everyone knows of the cluster */
+
+typedef struct fm_fs_node_info {
+    uint32_t id;
+    uint8_t draining; // its targets leave the chains that can spare them
+    char address[FM_FS_ADDRESS_MAX + 1];
+} fm_fs_node_info;
+
+typedef struct fm_fs_routing {
+    uint64_t version;
+    uint32_t node_count;
+    uint32_t chain_count;
+    fm_fs_node_info *nodes; // ascending by id
+    fm_fs_chain *chains;    // ascending by id
+} fm_fs_routing;
+
+void fm_fs_routing_clear(fm_fs_routing *routing);
+fm_fs_buffer *fm_fs_routing_encode(const fm_fs_routing *routing); // NULL: no memory
+fm_status fm_fs_routing_decode(const uint8_t *bytes, size_t size, fm_fs_routing *out_routing);
+const fm_fs_chain *fm_fs_routing_chain(const fm_fs_routing *routing, uint32_t id); // NULL: none
+const fm_fs_node_info *fm_fs_routing_node(const fm_fs_routing *routing, uint32_t id);
+size_t fm_fs_chain_encode(uint8_t *to, const fm_fs_chain *chain); // at most FM_FS_CHAIN_BYTES_MAX
+fm_status fm_fs_chain_decode(const uint8_t *bytes, size_t size, fm_fs_chain *out_chain, size_t *out_used);
+enum { FM_FS_CHAIN_BYTES_MAX = 12 + 9 * FM_FS_REPLICAS_MAX };
+
+/* Messages */
+
+enum fm_fs_method {
+    // To a storage service; args are a fm_fs_message both ways.
+    FM_FS_READ = 1,   // client -> any SERVING target
+    FM_FS_UPDATE,     // client -> head
+    FM_FS_FORWARD,    // target -> successor
+    FM_FS_ASK,        // target -> tail: which version is committed?
+    FM_FS_FETCH,      // target -> target: a whole chunk in exactly this version
+    FM_FS_SYNC_START, // predecessor -> successor; the payload holds sessions
+    FM_FS_SYNC_LIST,  // what have you behind this id? The reply's payload holds entries
+    FM_FS_SYNC_DONE,
+    // To a manager
+    FM_FS_HEARTBEAT = 32, // args: fm_fs_heartbeat; the reply: fm_fs_heartbeat_reply
+    FM_FS_ROUTING,        // args: known version (8); the reply's payload: routing, when there is a newer one
+    FM_FS_CHANGE          // args: fm_fs_change
+};
+
+enum fm_fs_message_flag {
+    FM_FS_FLAG_BASE_ABSENT = 1, // forward: there was no chunk before
+    FM_FS_FLAG_ABSENT = 2       // reply: there is no chunk
+};
+
+enum { FM_FS_MESSAGE_BYTES = 100 };
+
+typedef struct fm_fs_message {
+    uint32_t chain;
+    uint32_t chain_version;
+    uint32_t target; // that is meant
+    uint8_t kind;    // enum fm_fs_apply_kind
+    uint8_t flags;
+    fm_fs_chunk_id id;
+    uint64_t version; // read: at least this one. Update: the reply tells it
+    uint64_t base;    // forward: on which the change stands
+    uint32_t offset;
+    uint32_t size;
+    uint32_t crc; // CRC32C of the payload
+    fm_fs_tag tag;
+} fm_fs_message;
+
+void fm_fs_message_encode(uint8_t *to, const fm_fs_message *message);
+fm_status fm_fs_message_decode(const void *bytes, size_t size, fm_fs_message *out_message);
+
+// What a target has of a chunk, for recovery: id (16), version (8), size (4), crc (4), removed (1), pending (1).
+enum { FM_FS_ENTRY_BYTES = 34, FM_FS_ENTRIES_MAX = 4096 };
+typedef struct fm_fs_entry {
+    fm_fs_chunk_id id;
+    uint64_t version;
+    uint32_t size, crc;
+    uint8_t removed, pending;
+} fm_fs_entry;
+void fm_fs_entry_encode(uint8_t *to, const fm_fs_entry *entry);
+fm_fs_entry fm_fs_entry_decode(const uint8_t *from);
+enum { FM_FS_SESSION_WIRE_BYTES = 48 };
+void fm_fs_session_encode(uint8_t *to, const fm_fs_session *session);
+fm_fs_session fm_fs_session_decode(const uint8_t *from);
+
+enum { FM_FS_TARGETS_MAX = 64, FM_FS_HEARTBEAT_BYTES_MAX = 20 + FM_FS_ADDRESS_MAX + 33 * FM_FS_TARGETS_MAX };
+typedef struct fm_fs_report { // of one target
+    uint32_t target;
+    uint32_t chain_version; // that it knows
+    uint8_t local;
+    uint64_t used_bytes;
+    uint8_t identity[16]; // of its disk
+} fm_fs_report;
+typedef struct fm_fs_heartbeat {
+    uint32_t node;
+    uint64_t incarnation; // of the process: grows with every start
+    uint32_t count;
+    char address[FM_FS_ADDRESS_MAX + 1];
+    fm_fs_report reports[FM_FS_TARGETS_MAX];
+} fm_fs_heartbeat;
+size_t fm_fs_heartbeat_encode(uint8_t *to, const fm_fs_heartbeat *heartbeat);
+fm_status fm_fs_heartbeat_decode(const void *bytes, size_t size, fm_fs_heartbeat *out_heartbeat);
+
+// The reply to a heartbeat: version of the routing (8), the greatest incarnation known of the node (8).
+enum { FM_FS_HEARTBEAT_REPLY_BYTES = 16 };
+
+enum fm_fs_change_kind {
+    FM_FS_CHANGE_CHAIN,  // `chain`: a new one; its members begin as they are given
+    FM_FS_CHANGE_DRAIN,  // `node` is drained (`value` 1) or not (0)
+    FM_FS_CHANGE_MEMBER, // `chain.members[0]` joins the chain, OFFLINE (`value` 1), or leaves it (0)
+    FM_FS_CHANGE_ROTATE // the chain is restarted by the next member: the operator accepts that writes are lost
+};
+typedef struct fm_fs_change {
+    uint8_t kind;
+    uint8_t value;
+    uint32_t node;
+    fm_fs_chain chain;
+} fm_fs_change;
+enum { FM_FS_CHANGE_BYTES_MAX = 6 + FM_FS_CHAIN_BYTES_MAX };
+size_t fm_fs_change_encode(uint8_t *to, const fm_fs_change *change);
+fm_status fm_fs_change_decode(const void *bytes, size_t size, fm_fs_change *out_change);
+
+#endif
