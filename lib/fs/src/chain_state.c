@@ -57,40 +57,41 @@ static int next_of_others(const struct buckets *next, int state, int local)
     return FM_FS_WAITING;
 }
 
-static void pass_serving(const fm_fs_chain *chain, const uint8_t *local, struct buckets *next)
+// The complete members: those that serve, and those that did last.
+static void pass_complete(const fm_fs_chain *chain, const uint8_t *local, struct buckets *next)
 {
-    int alive = 0;
-    for (uint32_t i = 0; i < chain->count; i++)
-        alive += chain->members[i].state == FM_FS_SERVING && local[i] != FM_FS_DOWN;
+    int served = 0; // by one that serves already, or has been filled
+    uint32_t restarts = FM_FS_REPLICAS_MAX;
+    for (uint32_t i = 0; i < chain->count; i++) {
+        int state = chain->members[i].state;
+        served |= (state == FM_FS_SERVING && local[i] != FM_FS_DOWN) ||
+                  (state == FM_FS_SYNCING && local[i] == FM_FS_UPTODATE);
+        if (state == FM_FS_LASTSRV && is_up(local[i]) && restarts == FM_FS_REPLICAS_MAX)
+            restarts = i;
+    }
     for (uint32_t i = 0; i < chain->count; i++)
         if (chain->members[i].state == FM_FS_SERVING)
             put(next, &chain->members[i],
                 local[i] != FM_FS_DOWN ? FM_FS_SERVING
-                : alive                ? FM_FS_OFFLINE
+                : served               ? FM_FS_OFFLINE
                                        : FM_FS_LASTSRV);
     for (uint32_t i = 0; i < chain->count; i++) {
         if (chain->members[i].state != FM_FS_LASTSRV)
             continue;
-        // One that returns while another already serves has missed what came since.
-        int serving = next->count[bucket_of(FM_FS_SERVING)] > 0;
-        put(next, &chain->members[i],
-            serving           ? FM_FS_OFFLINE
-            : is_up(local[i]) ? FM_FS_SERVING
-                              : FM_FS_LASTSRV);
+        // One that returns while another serves has missed what came since.
+        if (!served && i == restarts)
+            put(next, &chain->members[i], FM_FS_SERVING);
+        else
+            put(next, &chain->members[i],
+                served || restarts < FM_FS_REPLICAS_MAX ? FM_FS_OFFLINE : FM_FS_LASTSRV);
     }
-    if (next->count[bucket_of(FM_FS_SERVING)] == 0)
-        return;
-    struct buckets kept = *next;
-    next->count[bucket_of(FM_FS_LASTSRV)] = 0;
-    for (uint32_t i = 0; i < kept.count[bucket_of(FM_FS_LASTSRV)]; i++)
-        put(next, &kept.members[bucket_of(FM_FS_LASTSRV)][i], FM_FS_OFFLINE);
 }
 
 int fm_fs_chain_next(const fm_fs_chain *chain, const uint8_t *local, fm_fs_chain *out_next)
 {
     static const int order[] = {FM_FS_SYNCING, FM_FS_WAITING, FM_FS_OFFLINE};
     struct buckets next = {0};
-    pass_serving(chain, local, &next);
+    pass_complete(chain, local, &next);
     for (size_t o = 0; o < sizeof order / sizeof order[0]; o++)
         for (uint32_t i = 0; i < chain->count; i++)
             if (chain->members[i].state == order[o])

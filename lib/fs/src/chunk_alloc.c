@@ -81,7 +81,7 @@ void fm_fs_store_block_free(fm_fs_store *store, unsigned size_class, uint32_t bl
 {
     if (!store->open) // while the journal is replayed blocks are not counted
         return;
-    if (store->durable >= store->lsn || FM_FS_PLANT(FM_FS_PLANT_EARLY_REUSE)) {
+    if (store->durable >= store->lsn) {
         release(store, size_class, block);
         return;
     }

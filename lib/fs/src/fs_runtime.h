@@ -199,7 +199,6 @@ enum fm_fs_plant {
     FM_FS_PLANT_NONE,
     FM_FS_PLANT_ACK_BEFORE_FLUSH, // a chunk is said to be stored before its journal record is durable
     FM_FS_PLANT_DATA_UNSYNCED,    // the journal record is written before the data is durable
-    FM_FS_PLANT_EARLY_REUSE,      // a block is used again before the record that freed it is durable
     FM_FS_PLANT_DIRTY_READ,       // a dirty replica answers without asking the tail
     FM_FS_PLANT_READ_PENDING,     // a dirty replica hands out what is not committed
     FM_FS_PLANT_STALE_LEASE,      // a replica reads although its lease has run out
@@ -208,7 +207,7 @@ enum fm_fs_plant {
     FM_FS_PLANT_SKIP_FORWARD,     // the head commits although its successor did not answer
     FM_FS_PLANT_LOST_RESYNC,      // recovery skips chunks that the successor has in another version
     FM_FS_PLANT_EARLY_SERVING,    // a target says it is complete as soon as it is back
-    FM_FS_PLANT_NO_CHAIN_CHECK,   // the chain's version is not looked at again under the lock
+    FM_FS_PLANT_NO_CHAIN_CHECK,   // the version of the chain that a message names is not looked at
     FM_FS_PLANT_ANY_RESTARTS,     // any replica, complete or not, may restart a chain
     FM_FS_PLANT_NO_CHECKSUM,      // what was read is not compared with its checksums
     FM_FS_PLANT_NO_FENCE,         // a deposed manager may still commit

@@ -89,7 +89,9 @@ enum { KEY_BYTES = 9 };
 
 static fm_fs_kv_bytes key_of(char kind, uint32_t id, uint8_t *space)
 {
-    memcpy(space, "fs/", 3);
+    space[0] = 'f';
+    space[1] = 's';
+    space[2] = '/';
     space[3] = (uint8_t)kind;
     space[4] = '/';
     space[5] = (uint8_t)(id >> 24); // so that keys are in the order of ids
@@ -410,6 +412,7 @@ static void lease_done(fm_fs_manager *manager, fm_status status)
 static void load_done(fm_fs_manager *manager, fm_status status)
 {
     if (status < 0) {
+        manager->loaded = 0; // what is remembered may be old
         if (status == FM_ERR_STATE)
             step_down(manager);
         return;
@@ -640,6 +643,20 @@ const fm_fs_routing *fm_fs_manager_routing(const fm_fs_manager *manager)
     return &manager->routing;
 }
 
+// Whether a write is under way that takes one of this node's targets out of service. Its lease must not be renewed
+// meanwhile by an answer with the version of before: the others may go on without it as soon as the write is known.
+static int is_leaving(const fm_fs_manager *manager, uint32_t node)
+{
+    const struct transaction *tx = &manager->tx;
+    if (manager->work != WRITE && manager->work != LOAD)
+        return 0;
+    for (uint32_t i = 0; i < tx->chain_count; i++)
+        for (uint32_t m = 0; m < tx->chains[i].count; m++)
+            if (tx->chains[i].members[m].node == node && tx->chains[i].members[m].state != FM_FS_SERVING)
+                return 1;
+    return 0;
+}
+
 static void serve_heartbeat(fm_fs_manager *manager, fm_fs_request *request)
 {
     fm_fs_heartbeat heartbeat;
@@ -659,7 +676,7 @@ static void serve_heartbeat(fm_fs_manager *manager, fm_fs_request *request)
         node->heard_ns = now(manager);
         node->last = heartbeat;
     }
-    fm_put_le64(args, manager->routing.version);
+    fm_put_le64(args, manager->routing.version + (uint64_t)is_leaving(manager, heartbeat.node));
     fm_put_le64(args + 8, node->last.incarnation);
     fm_fs_reply(manager->runtime, request, status, args, sizeof args, NULL);
     if (status == FM_OK)

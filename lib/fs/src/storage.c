@@ -218,9 +218,11 @@ static void opened(void *context, fm_status status)
     target->health = status;
     if (status < 0)
         return; // it stays down, and says so
-    if (target->chain.version)
+    // Before the routing is known, nothing is: the chain may still count on what this target was.
+    if (target->chain.version) {
         fm_fs_update_drive_all(target);
-    settle_local(target, 1);
+        settle_local(target, 1);
+    }
     fm_fs_scrub_start(target);
 }
 

@@ -15,6 +15,7 @@ enum {
     PUSHES_AT_ONCE = 16,
 };
 static const int64_t retry_ns = 300000000;
+static const int64_t unresolved_ns = 10000000;
 
 static void sync_list(void *context);
 static void sync_compare(void *context);
@@ -107,6 +108,30 @@ static int64_t throttle_ns(const fm_fs_op *op)
     return due - fm_fs_now(op->target->storage->runtime);
 }
 
+// Whether changes of earlier versions of the chain are pending here still. An earlier tail may have committed them,
+// and readers may have seen them: no other may become the tail without them.
+static int is_unresolved(const fm_fs_target *target)
+{
+    if (!fm_fs_store_pending_count(target->store))
+        return 0;
+    for (const fm_fs_chunk *chunk = fm_fs_store_after(target->store, NULL); chunk;
+         chunk = fm_fs_store_after(target->store, &chunk->id))
+        if (chunk->pending && chunk->pending->chain_version < target->chain.version)
+            return 1;
+    return 0;
+}
+
+static void sync_finish(fm_fs_op *op)
+{
+    if (!is_unresolved(op->target)) {
+        sync_call(op, FM_FS_SYNC_DONE, NULL, 0, sync_finished);
+        return;
+    }
+    op->timer.fire = sync_compare;
+    op->timer.context = op;
+    fm_fs_timer_start(op->target->storage->runtime, &op->timer, unresolved_ns);
+}
+
 static void sync_compare(void *context)
 {
     fm_fs_op *op = context;
@@ -130,7 +155,7 @@ static void sync_compare(void *context)
             if (op->children > 0)
                 return;
             if (op->remote_done)
-                sync_call(op, FM_FS_SYNC_DONE, NULL, 0, sync_finished);
+                sync_finish(op);
             else
                 sync_list(op);
             return;
@@ -188,10 +213,19 @@ static void sync_started(fm_fs_call *call)
         sync_list(op);
 }
 
+// A request whose change is pending still comes with the change. Told before, it would be taken for done as soon as
+// some other change had its version, should this replica fail in between.
+static int is_settled(const fm_fs_store *store, const fm_fs_session *session)
+{
+    const fm_fs_chunk *chunk = fm_fs_store_find(store, &session->id);
+    return chunk && chunk->committed && chunk->committed->version >= session->version;
+}
+
 static void sync_begin(void *context)
 {
     fm_fs_op *op = context;
     const fm_fs_store *store = op->target->store;
+    const fm_fs_session *session;
     size_t count = 0;
     while (fm_fs_store_session_at(store, count))
         count++;
@@ -200,8 +234,13 @@ static void sync_begin(void *context)
         sync_end(op, 1);
         return;
     }
-    for (size_t i = 0; i < count; i++)
-        fm_fs_session_encode(sessions->data + i * FM_FS_SESSION_WIRE_BYTES, fm_fs_store_session_at(store, i));
+    sessions->size = 0;
+    for (size_t i = 0; (session = fm_fs_store_session_at(store, i)); i++) {
+        if (!is_settled(store, session))
+            continue;
+        fm_fs_session_encode(sessions->data + sessions->size, session);
+        sessions->size += FM_FS_SESSION_WIRE_BYTES;
+    }
     fm_fs_buffer_drop(op->payload);
     op->payload = sessions;
     op->began_ns = fm_fs_now(op->target->storage->runtime);

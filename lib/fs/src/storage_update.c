@@ -94,7 +94,8 @@ static fm_status may_update(const fm_fs_op *op)
     int is_head = target->place == 0;
     if (op->kind == FM_FS_OP_DRIVE)
         return fm_fs_target_serves(target) ? FM_OK : chain_changed(op);
-    if (op->message.chain_version != target->chain.version)
+    int checked = !FM_FS_PLANT(FM_FS_PLANT_NO_CHAIN_CHECK);
+    if (checked && op->message.chain_version != target->chain.version)
         return chain_changed(op);
     if (op->kind == FM_FS_OP_CLIENT)
         return fm_fs_target_serves(target) && is_head ? FM_OK : chain_changed(op);
@@ -361,8 +362,6 @@ static void update_locked(void *context)
 {
     fm_fs_op *op = context;
     fm_status status = may_update(op);
-    if (FM_FS_PLANT(FM_FS_PLANT_NO_CHAIN_CHECK) && op->step++ == 0)
-        status = FM_OK;
     if (status < 0) {
         update_end(op, status, 0);
         return;

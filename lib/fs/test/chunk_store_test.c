@@ -375,7 +375,7 @@ static void it_notices_rot(void **state)
     apply.context = world;
     fm_fs_store_apply(world->store, &apply);
     settle(world);
-    assert_true(sim_disk_rot(&world->disk, &gen));
+    assert_true(sim_disk_rot(&world->disk, 5, 40000)); // the first block of the class of 128 KiB
     fm_fs_chunk_id id = id_of(0);
     const fm_fs_chunk *chunk = fm_fs_store_find(world->store, &id);
     int done = 0;

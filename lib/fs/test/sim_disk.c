@@ -78,11 +78,11 @@ static void reach(sim_file *file, size_t pages)
     size_t room = file->pages ? file->pages : 64;
     while (room < pages)
         room *= 2;
-    sim_page **now = take(room, sizeof *now);
-    sim_page **durable = take(room, sizeof *durable);
+    sim_page **now = take(room, sizeof(void *));
+    sim_page **durable = take(room, sizeof(void *));
     if (file->pages) {
-        memcpy((void *)now, (void *)file->now, file->pages * sizeof *now);
-        memcpy((void *)durable, (void *)file->durable, file->pages * sizeof *durable);
+        memcpy((void *)now, (void *)file->now, file->pages * sizeof(void *));
+        memcpy((void *)durable, (void *)file->durable, file->pages * sizeof(void *));
     }
     free((void *)file->now);
     free((void *)file->durable);
@@ -228,19 +228,13 @@ void sim_disk_power_cut(sim_disk *disk, enum sim_loss loss, fm_gen *gen)
         cut_file(&disk->files[i], loss, gen);
 }
 
-int sim_disk_rot(sim_disk *disk, fm_gen *gen)
+int sim_disk_rot(sim_disk *disk, unsigned number, uint64_t at)
 {
-    for (int tries = 0; tries < 16; tries++) {
-        sim_file *file = &disk->files[fm_gen_int(gen, 4, 5)];
-        if (!file->end)
-            continue;
-        size_t page = (size_t)fm_gen_int(gen, 0, (int64_t)file->end - 1);
-        if (!file->durable[page] || !file->now[page])
-            continue;
-        size_t at = (size_t)fm_gen_int(gen, 0, FM_FS_PAGE - 1);
-        file->durable[page]->bytes[at] ^= 1;
-        file->now[page]->bytes[at] ^= 1;
-        return 1;
-    }
-    return 0;
+    sim_file *file = &disk->files[number];
+    uint64_t page = at / FM_FS_PAGE;
+    if (page >= file->end || !file->durable[page] || !file->now[page])
+        return 0;
+    file->durable[page]->bytes[at % FM_FS_PAGE] ^= 1;
+    file->now[page]->bytes[at % FM_FS_PAGE] ^= 1;
+    return 1;
 }

@@ -9,7 +9,7 @@
 #include "chunk_store.h"
 #include "fm_gen.h"
 
-enum { SIM_SECTOR = 512 };
+enum { SIM_SECTOR = 64 }; // disks keep 512 bytes whole; with less, short batches of a journal tear too
 
 typedef struct sim_page {
     uint8_t bytes[FM_FS_PAGE];
@@ -52,7 +52,7 @@ void sim_disk_complete(sim_disk *disk, fm_fs_disk_io *io, uint64_t mark, fm_stat
 void sim_disk_tear(sim_disk *disk, const fm_fs_disk_io *io, fm_gen *gen);
 enum sim_loss { SIM_LOSE_ALL, SIM_KEEP_ALL, SIM_LOSE_SOME };
 void sim_disk_power_cut(sim_disk *disk, enum sim_loss loss, fm_gen *gen);
-// Flips one bit of a page that was written, in a file of chunks. 0: there was none.
-int sim_disk_rot(sim_disk *disk, fm_gen *gen);
+// Flips one bit of the byte at `at` of the file. 0: it was never written and synced.
+int sim_disk_rot(sim_disk *disk, unsigned number, uint64_t at);
 
 #endif
