@@ -1,0 +1,115 @@
+/**
+ * @file serve.h
+ * Many users on one model: an engine that batches their requests, and its HTTP face.
+ *
+ *     fm_serve *serve;
+ *     FM_TRY(fm_model_serve_open(model, &options, &serve));
+ *     ... fm_model_serve_submit(serve, &request, &ticket);            // any thread, at any time
+ *     while (serving) {                                               // one thread
+ *         fm_model_serve_wait(serve, 100);
+ *         FM_TRY(fm_model_serve_step(serve));
+ *     }
+ *     fm_model_serve_close(serve);
+ *
+ * A step feeds one batch: the next token of every request that is being answered, and beside them up to
+ * `chunk_tokens` of prompts, oldest request first, so that a long prompt delays nobody's answer by more than a chunk. A
+ * request is admitted, in the order of submission, when the cache has blocks for its prompt. Where blocks run out later,
+ * the request admitted last gives its own back and starts again, in front of the queue, with what it has written so far. The
+ * cache of a finished request stays until its blocks are needed; a request whose prompt begins as that text did goes on from
+ * there.
+ *
+ * A request's tokens are those that it would get alone (fm_model_feed(), fm_model_sample()), whatever else is running.
+ */
+#ifndef FATHOM_SERVE_H
+#define FATHOM_SERVE_H
+
+#include "fathom/chat.h"
+#include "fathom/model.h"
+#include "fathom/tokenizer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct fm_serve fm_serve;
+
+/** Zero-initialise, then set `size`. */
+typedef struct fm_serve_options {
+    size_t size;
+    int64_t cache_bytes; /**< of all caches; 0: a quarter of the memory that is available */
+    int running_max;     /**< requests that are answered together; 0: 64 */
+    int waiting_max;     /**< requests that wait beside them; 0: 256 */
+    int chunk_tokens;    /**< of prompts in a step; 0: 256 */
+} fm_serve_options;
+
+/** FM_ERR_ARG: a negative option; FM_ERR_LIMIT: the cache holds no block (message: how large one is); FM_ERR_NOMEM. The
+ *  model must outlive the engine, and nobody else may use it. */
+FM_API FM_MUST_USE fm_status fm_model_serve_open(fm_model *model, const fm_serve_options *options,
+                                                 fm_serve **out_serve);
+/** Ends what is left as cancelled. No other call may run or follow. NULL is allowed. */
+FM_API void fm_model_serve_close(fm_serve *serve);
+
+/** A token that a request got; valid during the call. */
+typedef struct fm_serve_token {
+    int32_t id;
+    float logprob;             /**< natural logarithm of its probability before temperature and cuts */
+    int top_count;             /**< as asked for */
+    const int32_t *top_ids;    /**< the likeliest, falling */
+    const float *top_logprobs; /**< theirs */
+} fm_serve_token;
+
+typedef enum fm_serve_finish {
+    FM_SERVE_STOP = 1,  /**< the model's end token, or on_token() said so */
+    FM_SERVE_LENGTH,    /**< max_tokens, or the end of the context */
+    FM_SERVE_CANCELLED, /**< by fm_model_serve_cancel() or close */
+    FM_SERVE_FAILED,    /**< memory ran out, or the logits were not numbers */
+} fm_serve_finish;
+
+/** Zero-initialise, then set `size`. Callbacks come from the thread that steps, in order, and may submit and cancel but
+ *  neither step nor close. */
+typedef struct fm_serve_request {
+    size_t size;
+    const int32_t *prompt; /**< copied */
+    int prompt_count;
+    int max_tokens;
+    fm_model_sampling sampling;
+    int logprobs;     /**< 1: compute them */
+    int top_logprobs; /**< 0 to FM_SERVE_TOP_MAX */
+    int ignore_end;   /**< 1: the model's end token is a token like any other */
+    /** Not called for the end token. Anything but 0 ends the request with FM_SERVE_STOP. */
+    int (*on_token)(void *context, const fm_serve_token *token);
+    /** Called once, last. `cached` prompt tokens were not computed again. `message` says what failed, or is NULL. */
+    void (*on_end)(void *context, fm_serve_finish finish, int cached, const char *message);
+    void *context;
+} fm_serve_request;
+
+#define FM_SERVE_TOP_MAX 20
+
+/**
+ * Queues a request. FM_ERR_ARG: a field (message: which); FM_ERR_LIMIT: prompt and answer cannot fit into the context or the
+ * cache; FM_ERR_BUSY: as many wait already as may; FM_ERR_NOMEM. No callback comes where it fails.
+ */
+FM_API FM_MUST_USE fm_status fm_model_serve_submit(fm_serve *serve, const fm_serve_request *request,
+                                                   uint64_t *out_ticket);
+/** Ends a request at the next step; nothing happens where it has ended. */
+FM_API void fm_model_serve_cancel(fm_serve *serve, uint64_t ticket);
+
+/** Computes one batch, if there is one. A request's failure is its own; FM_ERR_NOMEM etc. are never returned for it. */
+FM_API FM_MUST_USE fm_status fm_model_serve_step(fm_serve *serve);
+/** Waits until there is something to compute, at most `timeout_ms`; tells whether there is. */
+FM_API int fm_model_serve_wait(fm_serve *serve, int timeout_ms);
+
+/** Sums since the engine was opened, and what is now. */
+typedef struct fm_serve_stats {
+    int running, waiting;
+    int64_t blocks_total, blocks_running, blocks_kept; /**< kept: of finished requests */
+    int64_t prompt_tokens, cached_tokens, tokens;      /**< computed, found in a cache, generated */
+    int64_t steps, preemptions;
+    int64_t finished[FM_SERVE_FAILED + 1]; /**< by fm_serve_finish */
+} fm_serve_stats;
+FM_API void fm_model_serve_stats(fm_serve *serve, fm_serve_stats *out_stats);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

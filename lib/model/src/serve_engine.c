@@ -1,0 +1,517 @@
+/*
+ * The engine: requests wait in a queue, run in a list, and their caches outlive them in another.
+ *
+ * One thread steps. It alone changes the list of what runs and of what is kept; the mutex guards the queue, the marks of
+ * cancellation and the sums, which other threads touch. It is not held while the model computes or a callback runs.
+ */
+#include <math.h>
+#include <pthread.h>
+#include <time.h>
+
+#include "fathom/file.h"
+#include "fathom/mem.h"
+#include "serve_private.h"
+
+static int64_t blocks_for(int64_t positions)
+{
+    return (positions + FM_MODEL_BLOCK - 1) / FM_MODEL_BLOCK;
+}
+
+static void destroy_entry(struct serve_entry *entry)
+{
+    fm_model_session_close(entry->session);
+    fm_base_mem_free(entry->ids);
+    fm_base_mem_free(entry);
+}
+
+static void append(struct serve_entry **list, struct serve_entry *entry)
+{
+    while (*list)
+        list = &(*list)->next;
+    entry->next = NULL;
+    *list = entry;
+}
+
+static void detach(struct serve_entry **list, const struct serve_entry *entry)
+{
+    while (*list != entry)
+        list = &(*list)->next;
+    *list = entry->next;
+}
+
+static fm_status default_cache(int64_t *out_bytes)
+{
+    uint64_t available;
+    FM_TRY(fm_base_space_memory(&available));
+    *out_bytes = (int64_t)(available / 4);
+    return FM_OK;
+}
+
+fm_status fm_model_serve_open(fm_model *model, const fm_serve_options *options, fm_serve **out_serve)
+{
+    const fm_model_config *config = fm_model_config_of(model);
+    int64_t bytes = options->cache_bytes, block_bytes = (int64_t)config->layers * FM_MODEL_BLOCK *
+                                                        (config->kv_lora + config->rope) *
+                                                        (int64_t)sizeof(float);
+    if (bytes < 0 || options->running_max < 0 || options->waiting_max < 0 || options->chunk_tokens < 0)
+        return fm_base_error_set(FM_ERR_ARG, "an option of the engine is negative");
+    if (bytes == 0)
+        FM_TRY(default_cache(&bytes));
+    if (bytes < block_bytes)
+        return fm_base_error_set(FM_ERR_LIMIT,
+                                 "a cache of %lld bytes; this model needs at least one block of %lld",
+                                 (long long)bytes, (long long)block_bytes);
+    fm_serve *serve = fm_base_mem_zalloc(1, sizeof *serve);
+    if (!serve)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the engine");
+    serve->model = model;
+    serve->running_max = options->running_max ? options->running_max : 64;
+    serve->waiting_max = options->waiting_max ? options->waiting_max : 256;
+    serve->chunk = options->chunk_tokens ? options->chunk_tokens : 256;
+    serve->stats.blocks_total = bytes / block_bytes;
+    size_t rows = (size_t)serve->running_max;
+    serve->logits = fm_base_mem_zalloc(rows * (size_t)config->vocab, sizeof *serve->logits);
+    serve->parts = fm_base_mem_zalloc(rows, sizeof *serve->parts);
+    serve->batch = fm_base_mem_zalloc(rows, sizeof *serve->batch);
+    if (!serve->logits || !serve->parts || !serve->batch) {
+        fm_base_mem_free(serve->logits);
+        fm_base_mem_free(serve->parts);
+        fm_base_mem_free(serve->batch);
+        fm_base_mem_free(serve);
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the logits of %zu requests", rows);
+    }
+    pthread_mutex_init(&serve->mutex, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&serve->work, &attributes);
+    pthread_condattr_destroy(&attributes);
+    *out_serve = serve;
+    return FM_OK;
+}
+
+static fm_status check_request(const fm_serve *serve, const fm_serve_request *request)
+{
+    const fm_model_config *config = fm_model_config_of(serve->model);
+    if (request->prompt_count < 1)
+        return fm_base_error_set(FM_ERR_ARG, "the prompt is empty");
+    if (request->max_tokens < 1)
+        return fm_base_error_set(FM_ERR_ARG, "max_tokens is %d; expected at least 1", request->max_tokens);
+    if (request->top_logprobs < 0 || request->top_logprobs > FM_SERVE_TOP_MAX)
+        return fm_base_error_set(FM_ERR_ARG, "top_logprobs is %d; expected 0 to %d", request->top_logprobs,
+                                 FM_SERVE_TOP_MAX);
+    for (int i = 0; i < request->prompt_count; i++)
+        if (request->prompt[i] < 0 || request->prompt[i] >= config->vocab)
+            return fm_base_error_set(FM_ERR_ARG, "token %d of the prompt has id %d; expected 0 to %d", i,
+                                     (int)request->prompt[i], config->vocab - 1);
+    if (request->prompt_count >= config->context)
+        return fm_base_error_set(FM_ERR_LIMIT,
+                                 "the prompt has %d tokens; the model's context has %d, the answer included",
+                                 request->prompt_count, config->context);
+    int64_t positions = (int64_t)request->prompt_count + request->max_tokens;
+    if (positions > config->context)
+        positions = config->context;
+    if (blocks_for(positions) > serve->stats.blocks_total)
+        return fm_base_error_set(FM_ERR_LIMIT, "%lld tokens do not fit into a cache of %lld",
+                                 (long long)positions, (long long)serve->stats.blocks_total * FM_MODEL_BLOCK);
+    return FM_OK;
+}
+
+fm_status fm_model_serve_submit(fm_serve *serve, const fm_serve_request *request, uint64_t *out_ticket)
+{
+    FM_TRY(check_request(serve, request));
+    int context = fm_model_config_of(serve->model)->context;
+    int room = context - request->prompt_count < request->max_tokens ? context - request->prompt_count
+                                                                     : request->max_tokens;
+    struct serve_entry *entry = fm_base_mem_zalloc(1, sizeof *entry);
+    int32_t *ids = fm_base_mem_zalloc((size_t)request->prompt_count + (size_t)room, sizeof *ids);
+    if (!entry || !ids) {
+        fm_base_mem_free(entry);
+        fm_base_mem_free(ids);
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a request");
+    }
+    memcpy(ids, request->prompt, (size_t)request->prompt_count * sizeof *ids);
+    entry->request = *request;
+    entry->ids = ids;
+    entry->count = request->prompt_count;
+    entry->count_max = request->prompt_count + room;
+    pthread_mutex_lock(&serve->mutex);
+    int full = serve->stats.waiting >= serve->waiting_max;
+    if (!full) {
+        *out_ticket = entry->ticket = ++serve->last_ticket;
+        append(&serve->waiting, entry);
+        serve->stats.waiting++;
+        pthread_cond_signal(&serve->work);
+    }
+    pthread_mutex_unlock(&serve->mutex);
+    if (full) {
+        destroy_entry(entry);
+        return fm_base_error_set(FM_ERR_BUSY, "%d requests wait already", serve->waiting_max);
+    }
+    return FM_OK;
+}
+
+void fm_model_serve_cancel(fm_serve *serve, uint64_t ticket)
+{
+    pthread_mutex_lock(&serve->mutex);
+    for (int list = 0; list < 2; list++)
+        for (struct serve_entry *entry = list ? serve->running : serve->waiting; entry; entry = entry->next)
+            if (entry->ticket == ticket)
+                entry->cancelled = 1;
+    pthread_cond_signal(&serve->work);
+    pthread_mutex_unlock(&serve->mutex);
+}
+
+static int64_t blocks_free(const fm_serve *serve)
+{
+    return serve->stats.blocks_total - serve->stats.blocks_running - serve->stats.blocks_kept;
+}
+
+// The kept entry that was used longest ago gives its blocks back. Locked.
+static void evict(fm_serve *serve)
+{
+    struct serve_entry *oldest = serve->kept; // appended in order of use
+    detach(&serve->kept, oldest);
+    serve->stats.blocks_kept -= oldest->blocks;
+    destroy_entry(oldest);
+}
+
+// Frees `blocks` if kept ones suffice. Locked.
+static int make_room(fm_serve *serve, int64_t blocks)
+{
+    if (blocks_free(serve) + serve->stats.blocks_kept < blocks)
+        return 0;
+    while (blocks_free(serve) < blocks)
+        evict(serve);
+    return 1;
+}
+
+static int common_prefix(const struct serve_entry *a, const struct serve_entry *b)
+{
+    int i = 0;
+    while (i < a->count && i < b->fed && a->ids[i] == b->ids[i])
+        i++;
+    return i;
+}
+
+/* A shorter beginning is not worth another text's cache. */
+enum { SERVE_PREFIX_MIN = 16 };
+
+// Takes over the kept cache that begins as the entry does for longest. At least one token is left to compute: its logits
+// are what is asked for. Locked.
+static void reuse(fm_serve *serve, struct serve_entry *entry)
+{
+    struct serve_entry *best = NULL;
+    int longest = SERVE_PREFIX_MIN - 1;
+    for (struct serve_entry *kept = serve->kept; kept; kept = kept->next) {
+        int prefix = common_prefix(entry, kept);
+        if (prefix > longest) {
+            longest = prefix;
+            best = kept;
+        }
+    }
+    if (!best)
+        return;
+    if (longest == entry->count)
+        longest--;
+    detach(&serve->kept, best);
+    serve->stats.blocks_kept -= best->blocks;
+    if (fm_model_session_cut(best->session, longest) == FM_OK) {
+        entry->session = best->session;
+        entry->blocks = best->blocks; // cutting gives none back
+        entry->fed = longest;
+        best->session = NULL;
+        serve->stats.blocks_running += entry->blocks;
+        serve->stats.cached_tokens += longest;
+        // After a preemption this would count what the request computed itself.
+        if (!entry->started)
+            entry->cached = longest;
+    }
+    destroy_entry(best);
+}
+
+// Gives an entry's cache back. Locked.
+static void release(fm_serve *serve, struct serve_entry *entry)
+{
+    fm_model_session_close(entry->session);
+    entry->session = NULL;
+    serve->stats.blocks_running -= entry->blocks;
+    entry->blocks = 0;
+    entry->fed = 0;
+}
+
+// Moves waiting requests to the running ones while there is room. Locked.
+static void admit(fm_serve *serve)
+{
+    while (serve->waiting && serve->stats.running < serve->running_max) {
+        struct serve_entry *entry = serve->waiting;
+        reuse(serve, entry);
+        int64_t more = blocks_for(entry->count + 1) - entry->blocks;
+        if (more > 0 && !make_room(serve, more)) {
+            release(serve, entry);
+            break;
+        }
+        if (!entry->session && fm_model_session_open(serve->model, 0, &entry->session) < 0)
+            break; // memory may be there at the next step
+        if (more > 0) {
+            entry->blocks += more;
+            serve->stats.blocks_running += more;
+        }
+        serve->waiting = entry->next;
+        serve->stats.waiting--;
+        entry->started = 1;
+        append(&serve->running, entry);
+        serve->stats.running++;
+    }
+}
+
+static struct serve_entry *youngest(const fm_serve *serve)
+{
+    struct serve_entry *entry = serve->running;
+    while (entry->next)
+        entry = entry->next;
+    return entry;
+}
+
+// The request admitted last goes back to the head of the queue. Locked.
+static void preempt(fm_serve *serve)
+{
+    struct serve_entry *entry = youngest(serve);
+    detach(&serve->running, entry);
+    release(serve, entry);
+    serve->stats.running--;
+    serve->stats.preemptions++;
+    entry->next = serve->waiting;
+    serve->waiting = entry;
+    serve->stats.waiting++;
+}
+
+// Blocks for the next token of each. Whoever is alone fits: submitting saw to that. Locked.
+static void grow(fm_serve *serve)
+{
+    for (struct serve_entry *entry = serve->running, *next; entry; entry = next) {
+        int64_t more = blocks_for(entry->count + 1) - entry->blocks;
+        if (entry->count == entry->count_max)
+            more = blocks_for(entry->count) - entry->blocks;
+        while (more > 0 && !make_room(serve, more)) {
+            int self = youngest(serve) == entry;
+            preempt(serve);
+            if (self)
+                return;
+        }
+        if (more > 0) {
+            entry->blocks += more;
+            serve->stats.blocks_running += more;
+        }
+        next = entry->next;
+    }
+}
+
+// Takes an entry off its list, for finish().
+static void leave(fm_serve *serve, struct serve_entry *entry, int running)
+{
+    detach(running ? &serve->running : &serve->waiting, entry);
+    *(running ? &serve->stats.running : &serve->stats.waiting) -= 1;
+}
+
+// Ends a request that is on no list any more; its cache is kept where it may serve others.
+static void finish(fm_serve *serve, struct serve_entry *entry, fm_serve_finish how, const char *message)
+{
+    fm_serve_request request = entry->request;
+    int cached = entry->cached;
+    pthread_mutex_lock(&serve->mutex);
+    serve->stats.finished[how]++;
+    if (entry->session && how != FM_SERVE_FAILED && entry->fed >= SERVE_PREFIX_MIN) {
+        serve->stats.blocks_running -= entry->blocks;
+        serve->stats.blocks_kept += entry->blocks;
+        append(&serve->kept, entry);
+    } else {
+        release(serve, entry);
+        destroy_entry(entry);
+    }
+    pthread_mutex_unlock(&serve->mutex);
+    if (request.on_end)
+        request.on_end(request.context, how, cached, message);
+}
+
+static void end_cancelled(fm_serve *serve)
+{
+    for (;;) {
+        struct serve_entry *found = NULL;
+        pthread_mutex_lock(&serve->mutex);
+        for (int list = 0; list < 2 && !found; list++)
+            for (found = list ? serve->running : serve->waiting; found && !found->cancelled;)
+                found = found->next;
+        if (found) {
+            int running = 0;
+            for (const struct serve_entry *entry = serve->running; entry; entry = entry->next)
+                running |= entry == found;
+            leave(serve, found, running);
+        }
+        pthread_mutex_unlock(&serve->mutex);
+        if (!found)
+            return;
+        finish(serve, found, FM_SERVE_CANCELLED, NULL);
+    }
+}
+
+// The batch of a step: whoever awaits one token gives it; what the chunk leaves room for comes from prompts.
+static int gather(fm_serve *serve)
+{
+    int count = 0, room = serve->chunk, vocab = fm_model_config_of(serve->model)->vocab;
+    for (int prompts = 0; prompts < 2; prompts++)
+        for (struct serve_entry *entry = serve->running; entry; entry = entry->next) {
+            int left = entry->count - entry->fed, take = left;
+            if ((left > 1) != prompts)
+                continue;
+            if (prompts) {
+                take = left < room ? left : room;
+                room -= take;
+            }
+            if (take == 0)
+                continue;
+            float *logits = take == left ? serve->logits + (int64_t)count * vocab : NULL;
+            serve->parts[count] =
+                (fm_model_part){entry->session, entry->ids + entry->fed, take, FM_MODEL_LAST, logits};
+            serve->batch[count++] = entry;
+        }
+    return count;
+}
+
+// Log of the sum of exponentials.
+static double log_total(const float *logits, int vocab)
+{
+    double most = -INFINITY, sum = 0;
+    for (int i = 0; i < vocab; i++)
+        most = fmax(most, (double)logits[i]);
+    for (int i = 0; i < vocab; i++)
+        sum += exp((double)logits[i] - most);
+    return most + log(sum);
+}
+
+static void fill_logprobs(const fm_serve_request *request, const float *logits, int vocab, int32_t *ids,
+                          float *logprobs, fm_serve_token *token)
+{
+    double total = log_total(logits, vocab);
+    token->logprob = (float)((double)logits[token->id] - total);
+    token->top_ids = ids;
+    token->top_logprobs = logprobs;
+    for (int i = 0; i < vocab; i++) {
+        int at = token->top_count;
+        while (at > 0 && logits[ids[at - 1]] < logits[i])
+            at--;
+        if (at == request->top_logprobs)
+            continue;
+        if (token->top_count < request->top_logprobs)
+            token->top_count++;
+        memmove(ids + at + 1, ids + at, (size_t)(token->top_count - at - 1) * sizeof *ids);
+        ids[at] = i;
+    }
+    for (int i = 0; i < token->top_count; i++)
+        logprobs[i] = (float)((double)logits[ids[i]] - total);
+}
+
+// Draws the next token of an entry; tells whether it goes on.
+static int advance(fm_serve *serve, struct serve_entry *entry, const float *logits, fm_serve_finish *out_how)
+{
+    const fm_model_config *config = fm_model_config_of(serve->model);
+    const fm_serve_request *request = &entry->request;
+    fm_serve_token token = {0};
+    int32_t ids[FM_SERVE_TOP_MAX];
+    float logprobs[FM_SERVE_TOP_MAX];
+    *out_how = FM_SERVE_FAILED;
+    if (fm_model_sample(logits, config->vocab, &request->sampling, entry->count, &token.id) < 0)
+        return 0;
+    *out_how = FM_SERVE_STOP;
+    if (token.id == config->eos && !request->ignore_end)
+        return 0;
+    if (request->logprobs)
+        fill_logprobs(request, logits, config->vocab, ids, logprobs, &token);
+    entry->ids[entry->count++] = token.id;
+    serve->tokens_now++;
+    if (request->on_token && request->on_token(request->context, &token))
+        return 0;
+    *out_how = FM_SERVE_LENGTH;
+    return entry->count < entry->count_max;
+}
+
+static void end_entry(fm_serve *serve, struct serve_entry *entry, fm_serve_finish how, const char *message)
+{
+    pthread_mutex_lock(&serve->mutex);
+    leave(serve, entry, 1);
+    pthread_mutex_unlock(&serve->mutex);
+    finish(serve, entry, how, message);
+}
+
+fm_status fm_model_serve_step(fm_serve *serve)
+{
+    end_cancelled(serve);
+    pthread_mutex_lock(&serve->mutex);
+    grow(serve);
+    admit(serve);
+    pthread_mutex_unlock(&serve->mutex);
+    int count = gather(serve), prompts = 0;
+    if (count == 0)
+        return FM_OK;
+    if (fm_model_feed_batch(serve->parts, count) < 0) {
+        // Whoever came last asked for more than there is; the others go on at the next step.
+        end_entry(serve, youngest(serve), FM_SERVE_FAILED, fm_error_message());
+        return FM_OK;
+    }
+    serve->tokens_now = 0;
+    for (int i = 0; i < count; i++) {
+        struct serve_entry *entry = serve->batch[i];
+        fm_serve_finish how;
+        entry->fed += serve->parts[i].count;
+        prompts += entry->fed <= entry->request.prompt_count ? serve->parts[i].count : 0;
+        if (serve->parts[i].logits && !advance(serve, entry, serve->parts[i].logits, &how))
+            end_entry(serve, entry, how, how == FM_SERVE_FAILED ? fm_error_message() : NULL);
+    }
+    pthread_mutex_lock(&serve->mutex);
+    serve->stats.steps++;
+    serve->stats.prompt_tokens += prompts;
+    serve->stats.tokens += serve->tokens_now;
+    pthread_mutex_unlock(&serve->mutex);
+    return FM_OK;
+}
+
+int fm_model_serve_wait(fm_serve *serve, int timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    int64_t ns = until.tv_nsec + (int64_t)timeout_ms * 1000000;
+    until.tv_sec += ns / 1000000000;
+    until.tv_nsec = ns % 1000000000;
+    pthread_mutex_lock(&serve->mutex);
+    while (!serve->waiting && !serve->running &&
+           pthread_cond_timedwait(&serve->work, &serve->mutex, &until) == 0) {
+    }
+    int work = serve->waiting || serve->running;
+    pthread_mutex_unlock(&serve->mutex);
+    return work;
+}
+
+void fm_model_serve_stats(fm_serve *serve, fm_serve_stats *out_stats)
+{
+    pthread_mutex_lock(&serve->mutex);
+    *out_stats = serve->stats;
+    pthread_mutex_unlock(&serve->mutex);
+}
+
+void fm_model_serve_close(fm_serve *serve)
+{
+    if (!serve)
+        return;
+    for (int list = 0; list < 2; list++)
+        for (struct serve_entry *entry = list ? serve->running : serve->waiting; entry; entry = entry->next)
+            entry->cancelled = 1;
+    end_cancelled(serve);
+    while (serve->kept)
+        evict(serve);
+    pthread_cond_destroy(&serve->work);
+    pthread_mutex_destroy(&serve->mutex);
+    fm_base_mem_free(serve->logits);
+    fm_base_mem_free(serve->parts);
+    fm_base_mem_free(serve->batch);
+    fm_base_mem_free(serve);
+}

@@ -1,0 +1,342 @@
+// Requests through the engine get the tokens that they would get alone: batched, preempted, cancelled, from kept caches.
+#include "fm_test.h"
+
+#include <pthread.h>
+
+#include "fathom/rng.h"
+#include "fathom/serve.h"
+
+enum { VOCAB = 256, TEXT_MAX = 400 };
+
+struct answer {
+    int32_t ids[TEXT_MAX];
+    int count, stop_after; // 0: never
+    int ended, cached;
+    fm_serve_finish how;
+    float logprob; // of the last token
+    int top_count;
+    float top_logprob;
+};
+
+static int on_token(void *context, const fm_serve_token *token)
+{
+    struct answer *answer = context;
+    assert_int_equal(answer->ended, 0);
+    answer->ids[answer->count++] = token->id;
+    answer->logprob = token->logprob;
+    answer->top_count = token->top_count;
+    answer->top_logprob = token->top_count ? token->top_logprobs[0] : 0;
+    return answer->count == answer->stop_after;
+}
+
+static void on_end(void *context, fm_serve_finish how, int cached, const char *message)
+{
+    struct answer *answer = context;
+    assert_int_equal(answer->ended, 0);
+    assert_int_equal(message != NULL, how == FM_SERVE_FAILED);
+    answer->cached = cached;
+    answer->how = how;
+    answer->ended = 1;
+}
+
+static fm_model *open_model(const char *name)
+{
+    char path[64];
+    fm_model *model;
+    fm_model_options options = {.size = sizeof options, .threads = 2};
+    snprintf(path, sizeof path, "golden/model/%s", name);
+    assert_ok(fm_model_open(fm_test_shared(path), &options, &model));
+    return model;
+}
+
+// What the request gives without an engine.
+static void alone(fm_model *model, const fm_serve_request *request, struct answer *out)
+{
+    fm_model_session *session;
+    const fm_model_config *config = fm_model_config_of(model);
+    float logits[VOCAB];
+    memset(out, 0, sizeof *out);
+    assert_ok(fm_model_session_open(model, 0, &session));
+    assert_ok(fm_model_feed(session, request->prompt, request->prompt_count, FM_MODEL_LAST, logits));
+    for (;;) {
+        int32_t id;
+        assert_ok(
+            fm_model_sample(logits, VOCAB, &request->sampling, request->prompt_count + out->count, &id));
+        out->how = FM_SERVE_STOP;
+        if (id == config->eos && !request->ignore_end)
+            break;
+        out->ids[out->count++] = id;
+        out->how = FM_SERVE_LENGTH;
+        if (out->count == request->max_tokens || request->prompt_count + out->count == config->context)
+            break;
+        assert_ok(fm_model_feed(session, &id, 1, FM_MODEL_LAST, logits));
+    }
+    fm_model_session_close(session);
+}
+
+static fm_serve_request make_request(const int32_t *prompt, int count, int max_tokens, struct answer *answer)
+{
+    memset(answer, 0, sizeof *answer);
+    return (fm_serve_request){.size = sizeof(fm_serve_request),
+                              .prompt = prompt,
+                              .prompt_count = count,
+                              .max_tokens = max_tokens,
+                              .on_token = on_token,
+                              .on_end = on_end,
+                              .context = answer};
+}
+
+static void run_dry(fm_serve *serve)
+{
+    for (int steps = 0; fm_model_serve_wait(serve, 0); steps++) {
+        assert_true(steps < 5000);
+        assert_ok(fm_model_serve_step(serve));
+    }
+}
+
+static int64_t block_bytes(const fm_model *model)
+{
+    const fm_model_config *c = fm_model_config_of(model);
+    return (int64_t)c->layers * FM_MODEL_BLOCK * (c->kv_lora + c->rope) * 4;
+}
+
+static void same_text(const struct answer *got, const struct answer *expected)
+{
+    assert_int_equal(got->ended, 1);
+    assert_int_equal(got->count, expected->count);
+    assert_memory_equal(got->ids, expected->ids, (size_t)expected->count * sizeof *got->ids);
+    assert_int_equal(got->how, expected->how);
+}
+
+enum { MANY = 12 };
+
+// Requests of many lengths arrive over time; greedy ones and drawn ones.
+static void check_mixed(const char *name, int blocks, int expect_preemption)
+{
+    fm_model *model = open_model(name);
+    fm_serve *serve;
+    fm_serve_options options = {.size = sizeof options,
+                                .cache_bytes = blocks * block_bytes(model),
+                                .running_max = 6,
+                                .chunk_tokens = 13};
+    static struct answer answers[MANY], expected[MANY];
+    static int32_t prompts[MANY][TEXT_MAX];
+    fm_serve_request requests[MANY];
+    fm_rng rng = fm_base_rng_begin(5, 0);
+    uint64_t ticket;
+    int context = fm_model_config_of(model)->context;
+    for (int i = 0; i < MANY; i++) {
+        int count = 1 + (int)fm_base_rng_below(&rng, 90), most = 1 + (int)fm_base_rng_below(&rng, 60);
+        count = count < context ? count : context - 1;
+        for (int j = 0; j < count; j++)
+            prompts[i][j] = (int32_t)fm_base_rng_below(&rng, VOCAB);
+        requests[i] = make_request(prompts[i], count, most, &answers[i]);
+        requests[i].ignore_end = i % 4 != 0;
+        if (i % 3 == 1)
+            requests[i].sampling = (fm_model_sampling){.temperature = 0.8, .top_p = 0.9, .seed = (uint64_t)i};
+        alone(model, &requests[i], &expected[i]);
+    }
+    assert_ok(fm_model_serve_open(model, &options, &serve));
+    for (int i = 0; i < MANY; i++) {
+        assert_ok(fm_model_serve_submit(serve, &requests[i], &ticket));
+        if (i >= 4)
+            assert_ok(fm_model_serve_step(serve));
+    }
+    run_dry(serve);
+    fm_serve_stats stats;
+    fm_model_serve_stats(serve, &stats);
+    for (int i = 0; i < MANY; i++)
+        same_text(&answers[i], &expected[i]);
+    assert_int_equal(stats.running + stats.waiting + stats.blocks_running, 0);
+    assert_true(stats.blocks_kept <= stats.blocks_total);
+    assert_int_equal(stats.preemptions > 0, expect_preemption);
+    fm_model_serve_close(serve);
+    fm_model_close(model);
+}
+
+static void batches_give_the_tokens_of_each_alone(void **state)
+{
+    (void)state;
+    check_mixed("v2", 40, 0);
+    check_mixed("v3", 40, 0);
+}
+
+static void preempted_requests_lose_nothing(void **state)
+{
+    (void)state;
+    check_mixed("v3", 4, 1);
+}
+
+static void kept_caches_are_gone_on_from(void **state)
+{
+    fm_model *model = open_model("v3");
+    fm_serve *serve;
+    fm_serve_options options = {.size = sizeof options, .cache_bytes = 8 * block_bytes(model)};
+    struct answer first, second, expected;
+    int32_t prompt[TEXT_MAX];
+    uint64_t ticket;
+    (void)state;
+    assert_ok(fm_model_serve_open(model, &options, &serve));
+    for (int i = 0; i < 100; i++)
+        prompt[i] = (i * 37 + 11) % VOCAB;
+    fm_serve_request request = make_request(prompt, 70, 10, &first);
+    request.ignore_end = 1;
+    assert_ok(fm_model_serve_submit(serve, &request, &ticket));
+    run_dry(serve);
+    assert_int_equal(first.cached, 0);
+    // The conversation goes on: the prompt is the first one, its answer, and more.
+    memcpy(prompt + 70, first.ids, 10 * sizeof *prompt);
+    request = make_request(prompt, 90, 10, &second);
+    request.ignore_end = 1;
+    alone(model, &request, &expected);
+    assert_ok(fm_model_serve_submit(serve, &request, &ticket));
+    run_dry(serve);
+    assert_int_equal(second.cached, 79); // the last token of the answer was never fed
+    same_text(&second, &expected);
+    // The same prompt again: all but its last token are there.
+    request = make_request(prompt, 90, 10, &second);
+    request.ignore_end = 1;
+    assert_ok(fm_model_serve_submit(serve, &request, &ticket));
+    run_dry(serve);
+    assert_int_equal(second.cached, 89);
+    same_text(&second, &expected);
+    fm_model_serve_close(serve);
+    fm_model_close(model);
+}
+
+static void requests_are_cancelled_and_stopped(void **state)
+{
+    fm_model *model = open_model("v3");
+    fm_serve *serve;
+    fm_serve_options options = {
+        .size = sizeof options, .cache_bytes = 8 * block_bytes(model), .running_max = 1, .waiting_max = 2};
+    struct answer answers[4];
+    int32_t prompt[] = {1, 2, 3};
+    uint64_t tickets[4];
+    fm_serve_request requests[4];
+    (void)state;
+    assert_ok(fm_model_serve_open(model, &options, &serve));
+    for (int i = 0; i < 4; i++) {
+        requests[i] = make_request(prompt, 3, 50, &answers[i]);
+        requests[i].ignore_end = 1;
+        requests[i].logprobs = 1;
+        requests[i].top_logprobs = 3;
+    }
+    answers[0].stop_after = 2;
+    assert_ok(fm_model_serve_submit(serve, &requests[0], &tickets[0]));
+    assert_ok(fm_model_serve_submit(serve, &requests[1], &tickets[1]));
+    assert_fails(fm_model_serve_submit(serve, &requests[2], &tickets[2]), FM_ERR_BUSY, "2 requests wait");
+    assert_ok(fm_model_serve_step(serve));
+    assert_int_equal(answers[0].count, 1);
+    assert_ok(fm_model_serve_submit(serve, &requests[2], &tickets[2]));
+    fm_model_serve_cancel(serve, tickets[1]); // while it waits
+    fm_model_serve_cancel(serve, 12345);
+    assert_ok(fm_model_serve_step(serve));
+    assert_int_equal(answers[0].how, FM_SERVE_STOP);
+    assert_int_equal(answers[0].count, 2);
+    assert_int_equal(answers[0].top_count, 3);
+    assert_true(answers[0].logprob == answers[0].top_logprob && answers[0].logprob <= 0); // greedy
+    assert_int_equal(answers[1].how, FM_SERVE_CANCELLED);
+    assert_ok(fm_model_serve_step(serve));
+    fm_model_serve_cancel(serve, tickets[2]); // while it runs
+    assert_ok(fm_model_serve_submit(serve, &requests[3], &tickets[3]));
+    assert_ok(fm_model_serve_step(serve));
+    assert_int_equal(answers[2].how, FM_SERVE_CANCELLED);
+    assert_true(answers[2].count > 0 && answers[2].count < 50);
+    fm_model_serve_close(serve); // ends the last one
+    assert_int_equal(answers[3].how, FM_SERVE_CANCELLED);
+    fm_model_close(model);
+}
+
+static void bad_requests_are_refused(void **state)
+{
+    fm_model *model = open_model("v3");
+    fm_serve *serve;
+    fm_serve_options options = {.size = sizeof options, .cache_bytes = block_bytes(model)};
+    struct answer answer;
+    int32_t prompt[] = {1, VOCAB};
+    uint64_t ticket;
+    (void)state;
+    assert_ok(fm_model_serve_open(model, &options, &serve));
+    fm_serve_request request = make_request(prompt, 2, 5, &answer);
+    assert_fails(fm_model_serve_submit(serve, &request, &ticket), FM_ERR_ARG, "token 1 of the prompt");
+    request.prompt_count = 0;
+    assert_fails(fm_model_serve_submit(serve, &request, &ticket), FM_ERR_ARG, "empty");
+    request.prompt_count = 1;
+    request.max_tokens = 0;
+    assert_fails(fm_model_serve_submit(serve, &request, &ticket), FM_ERR_ARG, "max_tokens");
+    request.max_tokens = 64;
+    assert_fails(fm_model_serve_submit(serve, &request, &ticket), FM_ERR_LIMIT, "do not fit into a cache");
+    request.max_tokens = 5;
+    request.top_logprobs = 21;
+    assert_fails(fm_model_serve_submit(serve, &request, &ticket), FM_ERR_ARG, "top_logprobs");
+    fm_model_serve_close(serve);
+    options.cache_bytes = 5;
+    assert_fails(fm_model_serve_open(model, &options, &serve), FM_ERR_LIMIT, "at least one block");
+    options.cache_bytes = -1;
+    assert_fails(fm_model_serve_open(model, &options, &serve), FM_ERR_ARG, "negative");
+    fm_model_close(model);
+}
+
+struct crowd {
+    fm_serve *serve;
+    int number, stop;
+    struct answer answers[3];
+};
+
+static void *submit_some(void *context)
+{
+    struct crowd *crowd = context;
+    int32_t prompt[] = {crowd->number, 7, 9};
+    for (int i = 0; i < 3; i++) {
+        uint64_t ticket;
+        fm_serve_request request = make_request(prompt, 3, 8, &crowd->answers[i]);
+        request.ignore_end = 1;
+        if (fm_model_serve_submit(crowd->serve, &request, &ticket) == FM_OK && i == 2)
+            fm_model_serve_cancel(crowd->serve, ticket);
+    }
+    return NULL;
+}
+
+// Threads submit and cancel while another steps: for the thread sanitizer.
+static void any_thread_may_submit(void **state)
+{
+    enum { THREADS = 4 };
+    fm_model *model = open_model("v2");
+    fm_serve *serve;
+    fm_serve_options options = {.size = sizeof options, .cache_bytes = 64 * block_bytes(model)};
+    pthread_t threads[THREADS];
+    static struct crowd crowds[THREADS];
+    (void)state;
+    assert_ok(fm_model_serve_open(model, &options, &serve));
+    for (int i = 0; i < THREADS; i++) {
+        crowds[i] = (struct crowd){.serve = serve, .number = i};
+        assert_int_equal(pthread_create(&threads[i], NULL, submit_some, &crowds[i]), 0);
+    }
+    fm_serve_stats stats;
+    do {
+        (void)fm_model_serve_wait(serve, 20);
+        assert_ok(fm_model_serve_step(serve));
+        fm_model_serve_stats(serve, &stats);
+    } while (stats.finished[FM_SERVE_LENGTH] + stats.finished[FM_SERVE_CANCELLED] < 3 * THREADS);
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(crowds[i].answers[0].count, 8);
+        assert_memory_equal(crowds[i].answers[0].ids, crowds[i].answers[1].ids, 8 * sizeof(int32_t));
+    }
+    fm_model_serve_close(serve);
+    fm_model_close(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(batches_give_the_tokens_of_each_alone),
+        cmocka_unit_test(preempted_requests_lose_nothing),
+        cmocka_unit_test(kept_caches_are_gone_on_from),
+        cmocka_unit_test(requests_are_cancelled_and_stopped),
+        cmocka_unit_test(bad_requests_are_refused),
+        cmocka_unit_test(any_thread_may_submit),
+    };
+    return fm_test_run("serve_engine", tests);
+}
