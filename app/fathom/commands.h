@@ -8,6 +8,7 @@
 #define FM_COMMAND_LIST(X) \
     X(run)                 \
     X(generate)            \
+    X(serve)               \
     X(tokenizer)           \
     X(ep)                  \
     X(eplb)                \

@@ -72,7 +72,8 @@ fm_status fm_model_serve_open(fm_model *model, const fm_serve_options *options, 
     size_t rows = (size_t)serve->running_max;
     serve->logits = fm_base_mem_zalloc(rows * (size_t)config->vocab, sizeof *serve->logits);
     serve->parts = fm_base_mem_zalloc(rows, sizeof *serve->parts);
-    serve->batch = fm_base_mem_zalloc(rows, sizeof *serve->batch);
+    serve->batch =
+        fm_base_mem_zalloc(rows, sizeof *serve->batch); // NOLINT(bugprone-sizeof-expression): pointers
     if (!serve->logits || !serve->parts || !serve->batch) {
         fm_base_mem_free(serve->logits);
         fm_base_mem_free(serve->parts);
@@ -381,7 +382,7 @@ static int gather(fm_serve *serve)
 // Log of the sum of exponentials.
 static double log_total(const float *logits, int vocab)
 {
-    double most = -INFINITY, sum = 0;
+    double most = -HUGE_VAL, sum = 0;
     for (int i = 0; i < vocab; i++)
         most = fmax(most, (double)logits[i]);
     for (int i = 0; i < vocab; i++)

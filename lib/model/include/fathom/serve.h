@@ -109,6 +109,58 @@ typedef struct fm_serve_stats {
 } fm_serve_stats;
 FM_API void fm_model_serve_stats(fm_serve *serve, fm_serve_stats *out_stats);
 
+/**
+ * The HTTP face, as OpenAI's API has it:
+ *
+ *     GET  /                      the chat page
+ *     GET  /v1/models, /v1/models/NAME
+ *     POST /v1/completions        prompt: text, tokens, or a list of them
+ *     POST /v1/chat/completions   messages, by the model's chat template
+ *     GET  /health, /metrics      "ok", or 503 once stopping; Prometheus' text format
+ *
+ * Read are model, prompt, messages, max_tokens, max_completion_tokens, temperature, top_p, n, seed, stop, stream,
+ * stream_options.include_usage, logprobs, top_logprobs, and beyond OpenAI's top_k, ignore_eos and chat_template_kwargs
+ * (variables of the template). What would change an answer and is not there (tools, echo, penalties, ...) is refused by
+ * name; logprobs have the shape of chats in completions too; U+0000 in an answer comes as U+007F. An answer is streamed as
+ * server-sent events, or comes whole.
+ *
+ * One thread runs it (fm_model_http_run()); another steps the engine. A client that reads slowly keeps nobody waiting: its
+ * text waits in memory, at most as long as its answer. A client that hangs up ends its requests.
+ */
+typedef struct fm_http fm_http;
+
+/** Zero-initialise, then set `size`. */
+typedef struct fm_http_options {
+    size_t size;
+    const char *host;       /**< address to listen on; NULL: 127.0.0.1 */
+    int port;               /**< 0: any that is free */
+    const char *model_name; /**< what clients call it; copied */
+    const fm_tokenizer *tokenizer;
+    const fm_chat *chat;         /**< NULL: completions alone */
+    int add_bos;                 /**< text prompts begin with the model's first token */
+    const char *const *api_keys; /**< NULL-terminated; NULL: /v1 is open to all. Borrowed */
+    int connections_max;         /**< 0: 512 */
+    int64_t body_bytes_max;      /**< 0: 4 MiB */
+    int receive_timeout_ms;      /**< for a request to arrive whole, and of idle connections; 0: 30 s */
+    int answer_timeout_ms;       /**< from request to the end of its answer; 0: 10 minutes */
+    int log_fd;                  /**< where a line of JSON for each request goes; -1: nowhere */
+    int log_bodies;              /**< 1: lines hold the bodies, which are prompts */
+} fm_http_options;
+
+/** Listens. FM_ERR_EXISTS: the port is in use; FM_ERR_PERM: it is a privileged one; FM_ERR_ARG: the host is no address of this
+ *  machine; FM_ERR_IO; FM_ERR_NOMEM. The engine, tokenizer and chat must outlive it. */
+FM_API FM_MUST_USE fm_status fm_model_http_open(fm_serve *serve, fm_model *model,
+                                                const fm_http_options *options, fm_http **out_http);
+FM_API int fm_model_http_port(const fm_http *http);
+/** Serves for `timeout_ms` at most, then returns. */
+FM_API void fm_model_http_run(fm_http *http, int timeout_ms);
+/** From now on new work is refused (503); what runs goes on. The thread that runs it calls this. */
+FM_API void fm_model_http_drain(fm_http *http);
+/** Connections whose answers are under way. */
+FM_API int fm_model_http_busy(const fm_http *http);
+/** After the engine has stopped stepping and was closed. Cuts what is left. NULL is allowed. */
+FM_API void fm_model_http_close(fm_http *http);
+
 #ifdef __cplusplus
 }
 #endif

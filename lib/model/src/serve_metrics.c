@@ -1,0 +1,90 @@
+#include "serve_metrics.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+// Seconds. A small model answers in a millisecond, a long prompt of a large one takes a minute.
+static const double bounds[SERVE_BUCKETS] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60};
+
+void fm_model_serve_metrics_observe(struct serve_histogram *histogram, double seconds)
+{
+    int i = 0;
+    while (i < SERVE_BUCKETS && seconds > bounds[i])
+        i++;
+    histogram->counts[i]++;
+    histogram->sum += seconds;
+}
+
+void fm_model_serve_metrics_count(struct serve_metrics *metrics, int http_status)
+{
+    metrics->statuses[http_status >= 100 && http_status < 600 ? http_status / 100 : 0]++;
+}
+
+static fm_status print(struct serve_bytes *to, const char *format, ...) FM_PRINTF(2, 3);
+
+static fm_status print(struct serve_bytes *to, const char *format, ...)
+{
+    char text[512];
+    va_list list;
+    va_start(list, format);
+    int length = vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    return fm_model_serve_bytes_add(to, text, (size_t)length);
+}
+
+static fm_status print_one(struct serve_bytes *to, const char *name, const char *type, const char *help,
+                           int64_t value)
+{
+    return print(to, "# HELP fathom_%s %s\n# TYPE fathom_%s %s\nfathom_%s %lld\n", name, help, name, type,
+                 name, (long long)value);
+}
+
+static fm_status print_histogram(struct serve_bytes *to, const struct serve_histogram *histogram)
+{
+    static const char name[] = "fathom_first_token_seconds";
+    int64_t total = 0;
+    FM_TRY(print(to, "# HELP %s from request to first token\n# TYPE %s histogram\n", name, name));
+    for (int i = 0; i <= SERVE_BUCKETS; i++) {
+        total += histogram->counts[i];
+        if (i < SERVE_BUCKETS)
+            FM_TRY(print(to, "%s_bucket{le=\"%g\"} %lld\n", name, bounds[i], (long long)total));
+    }
+    FM_TRY(print(to, "%s_bucket{le=\"+Inf\"} %lld\n", name, (long long)total));
+    return print(to, "%s_sum %.9g\n%s_count %lld\n", name, histogram->sum, name, (long long)total);
+}
+
+fm_status fm_model_serve_metrics_write(const struct serve_metrics *metrics, const fm_serve_stats *stats,
+                                       int exchanges, struct serve_bytes *out_text)
+{
+    static const char *const ends[] = {NULL, "stop", "length", "cancelled", "failed"};
+    const struct {
+        const char *name, *type, *help;
+        int64_t value;
+    } rows[] = {
+        {"requests_running", "gauge", "requests that are being answered", stats->running},
+        {"requests_waiting", "gauge", "requests that wait for a place", stats->waiting},
+        {"http_exchanges", "gauge", "HTTP requests under way", exchanges},
+        {"cache_blocks", "gauge", "blocks of the cache", stats->blocks_total},
+        {"cache_blocks_running", "gauge", "of them, of running requests", stats->blocks_running},
+        {"cache_blocks_kept", "gauge", "of them, of finished requests", stats->blocks_kept},
+        {"prompt_tokens_total", "counter", "prompt tokens computed", stats->prompt_tokens},
+        {"cached_tokens_total", "counter", "prompt tokens found in a cache", stats->cached_tokens},
+        {"tokens_total", "counter", "tokens generated", stats->tokens},
+        {"steps_total", "counter", "batches computed", stats->steps},
+        {"preemptions_total", "counter", "requests that gave their cache back", stats->preemptions},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        FM_TRY(print_one(out_text, rows[i].name, rows[i].type, rows[i].help, rows[i].value));
+    FM_TRY(print(out_text, "# HELP fathom_requests_total requests by how they ended\n"
+                           "# TYPE fathom_requests_total counter\n"));
+    for (int i = FM_SERVE_STOP; i <= FM_SERVE_FAILED; i++)
+        FM_TRY(print(out_text, "fathom_requests_total{finish=\"%s\"} %lld\n", ends[i],
+                     (long long)stats->finished[i]));
+    FM_TRY(print(out_text, "# HELP fathom_http_requests_total HTTP requests by status\n"
+                           "# TYPE fathom_http_requests_total counter\n"));
+    for (int i = 0; i < 6; i++)
+        FM_TRY(print(out_text, "fathom_http_requests_total{status=\"%s%s\"} %lld\n",
+                     (const char *const[]){"cut", "1", "2", "3", "4", "5"}[i], i ? "xx" : "",
+                     (long long)metrics->statuses[i]));
+    return print_histogram(out_text, &metrics->first_token);
+}

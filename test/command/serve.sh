@@ -1,0 +1,204 @@
+#!/usr/bin/env bash
+# `fathom serve` over real sockets: answers whole and streamed, errors in the API's shape, hostile input, many clients at once
+# of whom some read slowly and some hang up, and a graceful end.
+set -euo pipefail
+fathom=$1
+golden=${FM_SHARED_DIR:-${FM_SOURCE_DIR:?}/../shared}/golden/model/v3
+skip() { echo "SKIP command.serve: $1"; exit 77; }
+[ -f "$golden/model.safetensors" ] || skip "the golden models are not here"
+command -v node >/dev/null || skip "node is not installed"
+scratch=$(mktemp -d)
+server=
+trap '[ -z "$server" ] || kill -9 "$server" 2>/dev/null || true; rm -rf "$scratch"' EXIT
+cd "$scratch"
+fail() { echo "serve: $*" >&2; [ ! -f err.txt ] || tail -5 err.txt >&2; exit 1; }
+
+mkdir model
+ln -s "$golden/config.json" "$golden/model.safetensors" model/
+# One special token, and the 256 bytes behind it: byte b has the id b + 1.
+printf 'any text' >text
+"$fathom" tokenizer train --vocab 257 --out model/tokenizer.json text >/dev/null
+cat >model/tokenizer_config.json <<'J'
+{"chat_template": "{% for m in messages %}{{ m['role'] + ':' + m['content'] }};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"}
+J
+printf '# keys\nsecret-one\nsecret-two\n' >keys
+chmod 644 keys
+"$fathom" serve --model model --port 0 --api-key-file keys --running 8 --waiting 100 --cache 256KiB --body 100KB \
+    --receive-timeout 2 --threads 1 >out.txt 2>err.txt &
+server=$!
+for _ in $(seq 100); do
+    grep -q serving out.txt && break
+    kill -0 "$server" 2>/dev/null || fail "the server did not start"
+    sleep 0.1
+done
+port=$(sed -n 's/.*:\([0-9]*\)$/\1/p' out.txt)
+grep -q 'others can read keys' err.txt || fail "no warning about the key file"
+"$fathom" serve --model model --port "$port" >second.txt 2>&1 && fail "a second server on the port started"
+grep -q 'another program does' second.txt || fail "the port in use was not named: $(cat second.txt)"
+
+cat >client.mjs <<'JS'
+import assert from 'node:assert';
+import net from 'node:net';
+const port = Number(process.argv[2]), base = `http://127.0.0.1:${port}`;
+const auth = { Authorization: 'Bearer secret-two' };
+const post = (path, body, headers = auth, signal = undefined) =>
+  fetch(base + path, { method: 'POST', headers, signal, body: typeof body === 'string' ? body : JSON.stringify(body) });
+const ids = (choice) => choice.logprobs.content.map((item) => item.bytes[0] + 1);
+const expected = process.argv[3].split(',').map(Number), prompt = process.argv[4].split(',').map(Number);
+const events = async (reply) => (await reply.text()).trim().split('\n\n').map((line) => line.slice(6));
+
+// The tokens of `fathom generate`.
+let reply = await post('/v1/completions', { prompt, max_tokens: expected.length, temperature: 0, logprobs: 1 });
+assert.equal(reply.status, 200);
+let answer = await reply.json();
+assert.deepEqual(ids(answer.choices[0]), expected);
+assert.deepEqual(answer.usage.prompt_tokens, prompt.length);
+assert.equal(answer.usage.completion_tokens, expected.length);
+// Twice the same prompt: the second finds the first one's cache.
+answer = await (await post('/v1/completions', { prompt, max_tokens: 4, temperature: 0, logprobs: 1 })).json();
+assert.deepEqual(ids(answer.choices[0]), expected.slice(0, 4));
+assert.equal(answer.usage.prompt_tokens_details.cached_tokens, prompt.length - 1);
+
+// A chat, whole and streamed, gives one text; seeds repeat; n differ.
+const messages = [{ role: 'system', content: 'Be brief.' }, { role: 'user', content: 'Hi' }];
+const chat = { messages, max_tokens: 12, seed: 7, temperature: 1, n: 3 };
+const whole = await (await post('/v1/chat/completions', chat)).json();
+assert.equal(whole.object, 'chat.completion');
+assert.equal(whole.choices.length, 3);
+assert.notEqual(whole.choices[0].message.content, whole.choices[1].message.content);
+reply = await post('/v1/chat/completions', { ...chat, stream: true, stream_options: { include_usage: true } });
+assert.match(reply.headers.get('content-type'), /^text\/event-stream/);
+const lines = await events(reply), texts = ['', '', ''], reasons = [];
+assert.equal(lines.pop(), '[DONE]');
+for (const event of lines.map((line) => JSON.parse(line))) {
+  for (const choice of event.choices) {
+    texts[choice.index] += choice.delta.content || '';
+    if (choice.finish_reason) reasons[choice.index] = choice.finish_reason;
+  }
+  if (event.usage) assert.deepEqual(event.usage.completion_tokens, whole.usage.completion_tokens);
+}
+assert.deepEqual(texts, whole.choices.map((choice) => choice.message.content));
+assert.deepEqual(reasons, whole.choices.map((choice) => choice.finish_reason));
+
+// A stop text ends the answer before it, in a stream as well.
+const plain = await (await post('/v1/completions', { prompt: 'abc', max_tokens: 40, temperature: 0 })).json();
+const letters = plain.choices[0].text.match(/[!-~]/g) || [];
+assert.ok(letters.length > 0, 'the golden model writes some ASCII');
+const stop = letters[0], before = plain.choices[0].text.split(stop)[0];
+answer = await (await post('/v1/completions', { prompt: 'abc', max_tokens: 40, temperature: 0, stop: [stop, 'zzz'] })).json();
+assert.equal(answer.choices[0].text, before);
+assert.equal(answer.choices[0].finish_reason, 'stop');
+reply = await post('/v1/completions', { prompt: ['abc', 'abc'], max_tokens: 40, temperature: 0, stop, stream: true });
+const streamed = ['', ''];
+for (const line of (await events(reply)).slice(0, -1))
+  for (const choice of JSON.parse(line).choices) streamed[choice.index] += choice.text;
+assert.deepEqual(streamed, [before, before]);
+
+// Errors have the API's shape.
+const refused = [
+  [400, '{"prompt": ', /body:1/], [400, '[]', /the body/], [400, { prompt: 5 }, /prompt/], [400, {}, /prompt is missing/],
+  [400, { prompt: 'a', max_tokens: 'x' }, /max_tokens/], [400, { prompt: 'a', max_tokens: 0 }, /max_tokens/],
+  [400, { prompt: [1, 999] }, /token/], [400, { prompt: 'a', n: 99 }, /n is/], [400, { prompt: 'a', echo: true }, /echo/],
+  [400, { prompt: 'a', temperature: -1 }, /temperature/], [400, { prompt: 'a', stop: ['1', '2', '3', '4', '5'] }, /stop/],
+  [400, { prompt: 'x'.repeat(500) }, /context/], [404, { model: 'other', prompt: 'a' }, /other/],
+  [400, { prompt: 'a', tools: [{}] }, /tools/], [400, '['.repeat(5000), /body/], [400, '', /body/],
+];
+for (const [status, body, message] of refused) {
+  reply = await post('/v1/completions', body);
+  const error = (await reply.json()).error;
+  assert.equal(reply.status, status, JSON.stringify(body).slice(0, 80) + error.message);
+  assert.match(error.message, message);
+  assert.ok('type' in error && 'code' in error && 'param' in error);
+}
+for (const bad of [{ messages: [] }, { messages: 'x' }, { messages: [{ role: 'king', content: 'x' }] },
+  { messages: [{ role: 'user', content: 5 }] }, { messages: [{ role: 'user' }] }])
+  assert.equal((await post('/v1/chat/completions', bad)).status, 400);
+assert.equal((await post('/v1/completions', { prompt: 'a' }, {})).status, 401);
+assert.equal((await post('/v1/completions', { prompt: 'a' }, { Authorization: 'Bearer secret-onE' })).status, 401);
+assert.equal((await fetch(base + '/v1/models', { headers: auth })).status, 200);
+assert.equal((await fetch(base + '/v1/models/model', { headers: auth })).status, 200);
+assert.equal((await fetch(base + '/v1/models/other', { headers: auth })).status, 404);
+assert.equal((await fetch(base + '/v1/completions', { headers: auth })).status, 405);
+assert.equal((await fetch(base + '/nothing')).status, 404);
+assert.equal((await fetch(base + '/', { method: 'DELETE' })).status, 405);
+assert.match(await (await fetch(base + '/')).text(), /<title>Fathom chat/);
+assert.equal(await (await fetch(base + '/health')).text(), 'ok\n');
+
+// Raw bytes: what no client would send. Each is answered or cut; none may hang.
+const raw = (bytes, { every = 0, limit = 15000 } = {}) => new Promise((resolve, reject) => {
+  const socket = net.connect(port, '127.0.0.1');
+  let got = '', timer, at = 0;
+  const watch = setTimeout(() => { socket.destroy(); reject(new Error('hung: ' + String(bytes).slice(0, 60))); }, limit);
+  socket.on('data', (data) => { got += data; });
+  socket.on('error', () => {});
+  socket.on('close', () => { clearTimeout(watch); clearInterval(timer); resolve(got); });
+  if (every) timer = setInterval(() => { if (at < bytes.length) socket.write(bytes[at++]); }, every);
+  else socket.write(bytes);
+});
+const head = 'POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret-one\r\n';
+assert.match(await raw(head + 'Content-Length: 104857600\r\n\r\n'), /^HTTP\/1.1 413/);
+await Promise.all([
+  raw(head + 'Transfer-Encoding: chunked\r\n\r\n' + ('4000\r\n' + 'x'.repeat(0x4000) + '\r\n').repeat(20)),
+  raw('GET / HTTP/1.1\r\n' + 'X-Flood: ' + 'y'.repeat(200000) + '\r\n\r\n'),
+  raw('GET / HTTP/1.1\r\n' + Array.from({ length: 3000 }, (_, i) => `X-${i}: y\r\n`).join('') + '\r\n'),
+  raw('\x00\xff\x16\x03garbage\r\n\r\n'),
+  raw(head + 'Content-Length: 10\r\n\r\n{"pro'), // the rest never comes
+  raw(head.split(''), { every: 150 }), // a byte at a time: cut after the time to receive
+]);
+assert.equal((await fetch(base + '/health')).status, 200);
+
+// 64 streams at once; some read nothing for a while, some hang up in the middle.
+const one = async (i) => {
+  const body = { prompt: prompt.slice(0, 3 + i % 5), max_tokens: 20 + i % 30, temperature: 0, ignore_eos: true, logprobs: 0, stream: true };
+  const hangUp = i % 4 === 3, controller = new AbortController();
+  const reply = await post('/v1/completions', body, auth, controller.signal);
+  assert.equal(reply.status, 200);
+  if (hangUp) {
+    await reply.body.getReader().read();
+    controller.abort();
+    return;
+  }
+  if (i % 4 === 1) await new Promise((resolve) => setTimeout(resolve, 300));
+  const got = [];
+  for (const line of (await events(reply)).slice(0, -1))
+    for (const choice of JSON.parse(line).choices) got.push(...(choice.logprobs ? ids(choice) : []));
+  assert.equal(got.length, body.max_tokens);
+  return [i % 5, got];
+};
+const results = (await Promise.all(Array.from({ length: 64 }, (_, i) => one(i)))).filter(Boolean);
+for (const [kind, got] of results) // one prompt, one text, whoever ran beside it
+  for (const [other, more] of results)
+    if (kind === other) assert.deepEqual(got.slice(0, more.length), more.slice(0, got.length));
+for (let tries = 0; ; tries++) {
+  const metrics = await (await fetch(base + '/metrics')).text();
+  const value = (name) => Number(metrics.match(new RegExp(`^fathom_${name} (.*)$`, 'm'))[1]);
+  if (value('requests_running') + value('requests_waiting') + value('cache_blocks_running') === 0 && value('http_exchanges') === 1) {
+    assert.ok(value('first_token_seconds_count') >= 64 && value('tokens_total') > 500);
+    break;
+  }
+  assert.ok(tries < 100, 'requests were left behind');
+  await new Promise((resolve) => setTimeout(resolve, 100));
+}
+console.log('served');
+JS
+prompt=5,66,102,7,33,90,12,240,77,150,31,8,99,201,45,60,188,3,127,16
+expected=$("$fathom" generate --model "$golden" --ids $prompt --max-tokens 24 --threads 1)
+timeout 90 node client.mjs "$port" "$expected" $prompt || fail "the client found a fault"
+
+# A stop while answers run: they end, and new ones are refused.
+cat >stop.mjs <<'JS'
+const [base, pid] = [`http://127.0.0.1:${process.argv[2]}`, Number(process.argv[3])];
+const headers = { Authorization: 'Bearer secret-one' };
+const body = JSON.stringify({ prompt: 'abc', max_tokens: 100, n: 16, ignore_eos: true });
+const reply = fetch(base + '/v1/completions', { method: 'POST', headers, body });
+while (!/^fathom_requests_running [1-9]/m.test(await (await fetch(base + '/metrics')).text()));
+process.kill(pid, 'SIGTERM');
+const answer = await (await reply).json();
+if (answer.choices.length !== 16) throw new Error(JSON.stringify(answer));
+JS
+timeout 20 node stop.mjs "$port" "$server" || fail "the answers that ran when the server stopped were lost"
+wait "$server" || fail "the server failed at its end"
+server=
+grep -q '"path":"/v1/completions","status":200' err.txt || fail "the access log lacks a line"
+grep -q 'Be brief' err.txt && fail "the access log holds a prompt"
+echo "serve: passed"
