@@ -8,7 +8,7 @@
 #include "generation.h"
 
 struct generate_options {
-    const char *model, *prompt, *ids, *stop, *logits;
+    const char *model, *prompt, *ids, *stop, *logits, *dtype;
     int64_t max_tokens, top_k, seed, threads;
     double temperature, top_p;
 };
@@ -20,6 +20,8 @@ static const fm_option generate_schema[] = {
     {"prompt", FM_OPTION_STRING, FIELD(prompt), .metavar = "TEXT",
      .help = "the prompt; needs tokenizer.json in DIR"},
     {"ids", FM_OPTION_STRING, FIELD(ids), .metavar = "1,2,3", .help = "the prompt as token ids"},
+    {"dtype", FM_OPTION_CHOICE, FIELD(dtype), .value = "f32", .choices = "f32|bf16|fp8",
+     .help = "what products with weights are computed in"},
     {"max-tokens", FM_OPTION_INT, FIELD(max_tokens), .value = "64", .min = 0, .max = 1 << 20,
      .help = "tokens to append at most"},
     {"temperature", FM_OPTION_REAL, FIELD(temperature), .value = "0", .min = 0, .max = 1000,
@@ -82,6 +84,7 @@ static fm_status run_generate(const fm_invocation *invocation, const void *given
         .logits = o->logits,
         .max_tokens = o->max_tokens,
         .threads = (int)o->threads,
+        .dtype = fm_app_generation_dtype(o->dtype),
         .sampling = {o->temperature, o->top_p, (int)o->top_k, (uint64_t)o->seed},
     };
     (void)out_exit;

@@ -20,6 +20,13 @@ void fm_app_generation_release(struct fm_generation *g)
     *g = (struct fm_generation){0};
 }
 
+fm_dtype fm_app_generation_dtype(const char *name)
+{
+    return strcmp(name, "fp8") == 0    ? FM_DTYPE_F8_E4M3
+           : strcmp(name, "bf16") == 0 ? FM_DTYPE_BF16
+                                       : FM_DTYPE_F32;
+}
+
 static fm_status take_ids(const char *text, struct fm_generation *g)
 {
     size_t count = 1;
@@ -150,7 +157,7 @@ static fm_status append(const struct fm_generation_request *request, struct fm_g
 
 fm_status fm_app_generation_run(const struct fm_generation_request *request, struct fm_generation *generation)
 {
-    fm_model_options options = {.size = sizeof options, .threads = request->threads};
+    fm_model_options options = {.size = sizeof options, .threads = request->threads, .dtype = request->dtype};
     FM_TRY(take_prompt(request, generation));
     FM_TRY(fm_model_open(request->model, &options, &generation->model));
     FM_TRY(make_room(request, generation));

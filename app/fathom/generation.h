@@ -13,6 +13,7 @@ struct fm_generation_request {
     const char *logits; // where to write the prompt's; NULL: nowhere
     int64_t max_tokens;
     int threads;
+    fm_dtype dtype; // of products with weights; 0: f32
     fm_model_sampling sampling;
 };
 
@@ -32,6 +33,8 @@ struct fm_generation {
  * with what there is, when the process is interrupted. */
 FM_MUST_USE fm_status fm_app_generation_run(const struct fm_generation_request *request,
                                             struct fm_generation *generation);
+/** "f32", "bf16" or "fp8". */
+fm_dtype fm_app_generation_dtype(const char *name);
 void fm_app_generation_release(struct fm_generation *generation);
 
 #endif

@@ -14,11 +14,12 @@
 #include "fathom/npy.h"
 #include "fathom/progress.h"
 #include "fathom/rng.h"
+#include "generation.h"
 #include "stage.h"
 #include "train_chart.h"
 
 struct train_options {
-    const char *data;
+    const char *data, *dtype;
     int64_t steps, batch, length, seed, save_every;
     int64_t hidden, layers, heads, experts, topk, expert_intermediate, predict;
     double rate;
@@ -27,6 +28,8 @@ struct train_options {
 #define FIELD(name) offsetof(struct train_options, name)
 static const fm_option train_schema[] = {
     {"data", FM_OPTION_STRING, FIELD(data), .value = "data", .help = "name of the data stage"},
+    {"dtype", FM_OPTION_CHOICE, FIELD(dtype), .value = "f32", .choices = "f32|bf16|fp8",
+     .help = "what products with weights are computed in"},
     {"steps", FM_OPTION_INT, FIELD(steps), .value = "400", .min = 1, .max = 1e9,
      .help = "steps of the schedule"},
     {"batch", FM_OPTION_INT, FIELD(batch), .value = "8", .min = 1, .max = 65536,
@@ -141,6 +144,7 @@ static fm_status open_trainer(struct job *job)
     training.rate = o->rate;
     training.rate_end = o->rate / 10;
     training.seed = (uint64_t)o->seed;
+    training.dtype = fm_app_generation_dtype(o->dtype);
     FM_TRY(fm_model_trainer_open(&config, &training, &job->trainer));
     path_in(job, "state.safetensors", path);
     path_in(job, "losses.f32", losses);
@@ -298,6 +302,10 @@ static fm_status finish(struct job *job, double rate)
         fm_app_stage_number(job->run, "training", rate, "tokens/s");
     fm_app_stage_number(job->run, "loss, last 50 steps", mean, "nats/token");
     fm_app_stage_number(job->run, "loss, held out", held_out, "nats/token");
+    fm_dtype dtype = fm_app_generation_dtype(o->dtype);
+    if (dtype != FM_DTYPE_F32)
+        fm_app_stage_number(job->run, dtype == FM_DTYPE_BF16 ? "products in BF16" : "products in FP8",
+                            (double)fm_model_trainer_products(job->trainer, dtype), NULL);
     fm_app_stage_text(job->run, "model", "%s", path);
     return FM_OK;
 }

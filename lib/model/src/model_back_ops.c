@@ -1,3 +1,4 @@
+#include "model_low.h"
 #include "model_trainer.h"
 
 // Elements that a thread takes at a time: some 20 us of work.
@@ -11,6 +12,10 @@ static int64_t row_grain(int64_t width)
 void fm_model_linear_back(const struct fm_model_compute *compute, int64_t rows, const float *x,
                           const struct fm_model_weight *weight, const float *dy, float *dx, int accumulate)
 {
+    if (fm_model_low_dtype(compute->low, weight) != FM_DTYPE_F32) {
+        fm_model_low_back(compute->low, rows, x, weight, dy, dx, accumulate);
+        return;
+    }
     int64_t n = weight->rows, k = weight->columns;
     struct fm_model_matrix dy_rows = fm_model_rows(dy, n), values = fm_model_flip(weight->matrix);
     fm_model_matmul(compute, rows, k, n, &dy_rows, &values, dx, k, accumulate);

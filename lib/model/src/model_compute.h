@@ -63,13 +63,18 @@ struct fm_model_mark fm_model_scratch_mark(const struct fm_model_scratch *scratc
 void fm_model_scratch_release(struct fm_model_scratch *scratch, struct fm_model_mark mark);
 void fm_model_scratch_free(struct fm_model_scratch *scratch);
 
+struct fm_model_low;
+
 struct fm_model_compute {
     const struct fm_model_kernels *kernels;
+    struct fm_model_low *low; // products of weights in BF16 or FP8; NULL: f32
     int threads;
     float **packs; // one packing buffer a thread
 };
 
-FM_MUST_USE fm_status fm_model_compute_open(int threads, struct fm_model_compute *out_compute);
+/** `dtype`: F32, BF16 or F8_E4M3, of products with weights. */
+FM_MUST_USE fm_status fm_model_compute_open(int threads, fm_dtype dtype,
+                                            struct fm_model_compute *out_compute);
 void fm_model_compute_close(struct fm_model_compute *compute);
 
 /** Part [begin, end) of a piece of work, by thread `thread` of the team. */

@@ -3,7 +3,7 @@
  * k, A into panels of a tile's rows, and tiles run over the packed panels. What a team shares are rows or columns of the
  * result, so that no element's sum is ever split.
  */
-#include "model_compute.h"
+#include "model_low.h"
 
 #include "fathom/numfmt.h"
 
@@ -146,21 +146,24 @@ void fm_model_matmul_alone(const struct fm_model_compute *compute, int thread, i
     region(compute->kernels, compute->packs[thread], 0, m, 0, n, k, a, b, c, c_stride, accumulate);
 }
 
-fm_status fm_model_compute_open(int threads, struct fm_model_compute *out_compute)
+fm_status fm_model_compute_open(int threads, fm_dtype dtype, struct fm_model_compute *out_compute)
 {
     struct fm_model_compute compute = {.kernels = fm_model_kernels_get(), .threads = threads};
     compute.packs = fm_base_mem_zalloc((size_t)threads, sizeof *compute.packs);
-    for (int i = 0; compute.packs && i < threads; i++) {
+    fm_status status = compute.packs ? FM_OK : FM_ERR_NOMEM;
+    for (int i = 0; status == FM_OK && i < threads; i++) {
         compute.packs[i] = fm_base_mem_aligned(PACK_FLOATS * sizeof(float), FM_CACHE_LINE);
-        if (!compute.packs[i]) {
-            fm_model_compute_close(&compute);
-            break;
-        }
+        status = compute.packs[i] ? FM_OK : FM_ERR_NOMEM;
     }
-    if (!compute.packs)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %d threads' workspaces", threads);
-    *out_compute = compute;
-    return FM_OK;
+    if (status < 0)
+        fm_base_error_set(status, "no memory for %d threads' workspaces", threads);
+    else if (dtype != FM_DTYPE_F32)
+        status = fm_model_low_open(dtype, threads, &compute.low);
+    if (status < 0)
+        fm_model_compute_close(&compute);
+    else
+        *out_compute = compute;
+    return status;
 }
 
 void fm_model_compute_close(struct fm_model_compute *compute)
@@ -168,5 +171,6 @@ void fm_model_compute_close(struct fm_model_compute *compute)
     for (int i = 0; compute->packs && i < compute->threads; i++)
         fm_base_mem_free(compute->packs[i]);
     fm_base_mem_free(compute->packs);
+    fm_model_low_close(compute->low);
     *compute = (struct fm_model_compute){0};
 }

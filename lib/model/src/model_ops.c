@@ -1,3 +1,4 @@
+#include "model_low.h"
 #include "model_private.h"
 
 #include "fathom/numfmt.h"
@@ -13,6 +14,10 @@ static int64_t row_grain(int64_t width)
 void fm_model_linear(const struct fm_model_compute *compute, int64_t rows, const float *x,
                      const struct fm_model_weight *weight, float *out)
 {
+    if (fm_model_low_dtype(compute->low, weight) != FM_DTYPE_F32) {
+        fm_model_low_forward(compute->low, rows, x, weight, out);
+        return;
+    }
     struct fm_model_matrix a = fm_model_rows(x, weight->columns);
     fm_model_matmul(compute, rows, weight->rows, weight->columns, &a, &weight->matrix, out, weight->rows, 0);
 }

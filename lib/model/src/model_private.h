@@ -2,6 +2,7 @@
 #ifndef FM_MODEL_PRIVATE_H
 #define FM_MODEL_PRIVATE_H
 
+#include "fathom/mla.h"
 #include "fathom/safetensors.h"
 #include "model_weights.h"
 
@@ -41,6 +42,7 @@ struct fm_model {
     struct fm_model_files files;
     struct fm_model_weights weights;
     struct fm_model_rotary rotary;
+    fm_mla_context *mla; // NULL: attention is f32
 };
 
 /** out[rows, weight's rows] = x[rows, weight's columns] weight^T. */

@@ -3,8 +3,13 @@
  * query is carried into the latent space by its key projection, scores are products with the cached latents themselves,
  * and the weighted latents leave it by the value projection. So a position costs kv_lora + rope floats a layer, and no
  * keys or values of heads are ever stored.
+ *
+ * In f32 the products are this library's own; for BF16 and FP8 they are mla's decode over its paged BF16 cache.
  */
+#include "model_low.h"
 #include "model_private.h"
+
+#include "fathom/numfmt.h"
 
 #include <math.h>
 
@@ -13,7 +18,49 @@ struct fm_model_session {
     int positions_max, length;
     int block_count; // that have memory
     float **blocks;  // [block] -> [layer][FM_MODEL_BLOCK][kv_lora + rope]
+    // With mla: pages that are one after the other, a layer's after the last one's; touched as positions fill them.
+    void *pages;
+    size_t page_bytes;
+    int page_count;
+    int32_t *table; // [page_count]: 0, 1, ...
 };
+
+// The cache of a layer as mla sees it.
+static fm_mla_cache cache_of(const fm_model_session *session, int layer)
+{
+    const fm_model_config *c = &session->model->config;
+    return (fm_mla_cache){.form = FM_MLA_FORM_BF16,
+                          .page = FM_MODEL_BLOCK,
+                          .h_kv = 1,
+                          .d_qk = c->kv_lora + c->rope,
+                          .d_v = c->kv_lora,
+                          .blocks = session->page_count,
+                          .data = (char *)session->pages +
+                                  session->page_bytes * (size_t)session->page_count * (size_t)layer};
+}
+
+static fm_status open_pages(fm_model_session *session)
+{
+    const fm_model_config *c = &session->model->config;
+    size_t bytes = 0;
+    fm_mla_cache cache = cache_of(session, 0);
+    if (c->kv_lora % 16 || c->rope % 16)
+        return fm_base_error_set(
+            FM_ERR_UNSUPPORTED,
+            "kv_lora_rank is %d and qk_rope_head_dim %d; products in BF16 and FP8 need multiples of 16",
+            c->kv_lora, c->rope);
+    FM_TRY(fm_mla_cache_page_bytes(&cache, &session->page_bytes));
+    session->page_count = (session->positions_max + FM_MODEL_BLOCK - 1) / FM_MODEL_BLOCK;
+    FM_TRY(fm_mul_size(session->page_bytes * (size_t)session->page_count, (size_t)c->layers, &bytes));
+    session->pages = fm_base_mem_aligned(bytes, FM_CACHE_LINE);
+    session->table = fm_base_mem_zalloc((size_t)session->page_count, sizeof *session->table);
+    if (!session->pages || !session->table)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a cache of %d positions",
+                                 session->positions_max);
+    for (int i = 0; i < session->page_count; i++)
+        session->table[i] = i;
+    return FM_OK;
+}
 
 fm_status fm_model_session_open(fm_model *model, int positions_max, fm_model_session **out_session)
 {
@@ -33,8 +80,12 @@ fm_status fm_model_session_open(fm_model *model, int positions_max, fm_model_ses
     }
     session->model = model;
     session->positions_max = positions_max;
-    *out_session = session;
-    return FM_OK;
+    fm_status status = model->mla ? open_pages(session) : FM_OK;
+    if (status < 0)
+        fm_model_session_close(session);
+    else
+        *out_session = session;
+    return status;
 }
 
 void fm_model_session_close(fm_model_session *session)
@@ -44,6 +95,8 @@ void fm_model_session_close(fm_model_session *session)
     for (int i = 0; i < session->block_count; i++)
         fm_base_mem_free(session->blocks[i]);
     fm_base_mem_free(session->blocks);
+    fm_base_mem_free(session->pages);
+    fm_base_mem_free(session->table);
     fm_base_mem_free(session);
 }
 
@@ -70,7 +123,7 @@ static fm_status grow(fm_model_session *session, int positions)
 {
     const fm_model_config *config = &session->model->config;
     size_t floats = (size_t)config->layers * FM_MODEL_BLOCK * (size_t)latent_width(config);
-    while (session->block_count * FM_MODEL_BLOCK < positions) {
+    while (!session->pages && session->block_count * FM_MODEL_BLOCK < positions) {
         float *block = fm_base_mem_aligned(floats * sizeof *block, FM_CACHE_LINE);
         if (!block)
             return fm_base_error_set(FM_ERR_NOMEM, "no memory for the cache of position %d",
@@ -114,6 +167,43 @@ static size_t space_floats(const fm_model_config *config, int count, int positio
            fm_round_up(rows * (size_t)positions, 16);
 }
 
+// The rows of kv_b that make a head's keys (`of_values` 0) or values.
+static struct fm_model_matrix head_rows(const struct attention_work *work, int head, int of_values)
+{
+    const fm_model_config *c = &work->batch->model->config;
+    struct fm_model_matrix rows = work->layer->kv_b.matrix;
+    rows.row = (int64_t)head * (c->nope + c->value) + (of_values ? c->nope : 0);
+    rows.data = (const char *)rows.data + rows.row * rows.stride * (fm_base_dtype_bits(rows.dtype) / 8);
+    return rows;
+}
+
+// A head's queries of the rows from `first` on in the latent space, and their rotary part behind it: rows of `stride`.
+static void absorb(const struct attention_work *work, int64_t first, int count, int head, int thread,
+                   float *query, int64_t stride)
+{
+    const fm_model_config *c = &work->batch->model->config;
+    int64_t query_width = c->nope + c->rope, from_stride = c->heads * query_width;
+    const float *from = work->queries + first * from_stride + head * query_width;
+    struct fm_model_matrix nope = fm_model_rows(from, from_stride),
+                           keys = fm_model_flip(head_rows(work, head, 0));
+    fm_model_matmul_alone(&work->batch->model->compute, thread, count, c->kv_lora, c->nope, &nope, &keys,
+                          query, stride, 0);
+    for (int i = 0; i < count; i++)
+        memcpy(query + i * stride + c->kv_lora, from + i * from_stride + c->nope,
+               (size_t)c->rope * sizeof *query);
+}
+
+// From a head's weighted latents, rows of `stride`, to its values.
+static void leave(const struct attention_work *work, int64_t first, int count, int head, int thread,
+                  const float *sum, int64_t stride)
+{
+    const fm_model_config *c = &work->batch->model->config;
+    int64_t out_stride = (int64_t)c->heads * c->value;
+    struct fm_model_matrix sums = fm_model_rows(sum, stride), values = head_rows(work, head, 1);
+    fm_model_matmul_alone(&work->batch->model->compute, thread, count, c->value, c->kv_lora, &sums, &values,
+                          work->out + first * out_stride + (int64_t)head * c->value, out_stride, 0);
+}
+
 // `first` is the row of the part's first token.
 static void attend(const struct attention_work *work, const fm_model_part *part, int64_t first, int head,
                    int thread)
@@ -122,26 +212,10 @@ static void attend(const struct attention_work *work, const fm_model_part *part,
     const fm_model_config *c = &session->model->config;
     const struct fm_model_compute *compute = &session->model->compute;
     int count = part->count, positions = session->length + count;
-    int64_t width = latent_width(c), query_width = c->nope + c->rope,
-            row = (int64_t)head * (c->nope + c->value);
-    float *space = work->spaces + (size_t)thread * work->space_floats;
-    float *query = space, *sum = query + count * width, *scores = sum + count * width;
-    // The head's rows of kv_b: first its keys' part, then its values'.
-    struct fm_model_matrix keys = work->layer->kv_b.matrix;
-    int size = fm_base_dtype_bits(keys.dtype) / 8;
-    keys.data = (const char *)keys.data + row * keys.stride * size;
-    keys.row = row;
-    struct fm_model_matrix values = keys;
-    values.data = (const char *)values.data + c->nope * values.stride * size;
-    values.row = row + c->nope;
-
-    int64_t from_stride = c->heads * query_width, out_stride = (int64_t)c->heads * c->value;
-    const float *from = work->queries + first * from_stride + head * query_width;
-    struct fm_model_matrix nope = fm_model_rows(from, from_stride), keys_flipped = fm_model_flip(keys);
-    fm_model_matmul_alone(compute, thread, count, c->kv_lora, c->nope, &nope, &keys_flipped, query, width, 0);
-    for (int i = 0; i < count; i++)
-        memcpy(query + i * width + c->kv_lora, from + i * from_stride + c->nope,
-               (size_t)c->rope * sizeof *query);
+    int64_t width = latent_width(c);
+    float *query = work->spaces + (size_t)thread * work->space_floats;
+    float *sum = query + count * width, *scores = sum + count * width;
+    absorb(work, first, count, head, thread, query, width);
     struct fm_model_matrix query_rows = fm_model_rows(query, width);
     for (int at = 0; at < positions; at += FM_MODEL_BLOCK) {
         int rows = positions - at < FM_MODEL_BLOCK ? positions - at : FM_MODEL_BLOCK;
@@ -161,9 +235,7 @@ static void attend(const struct attention_work *work, const fm_model_part *part,
         struct fm_model_matrix block = fm_model_transposed(latent(session, work->layer_index, at), width);
         fm_model_matmul_alone(compute, thread, count, c->kv_lora, rows, &weights, &block, sum, width, at > 0);
     }
-    struct fm_model_matrix sums = fm_model_rows(sum, width);
-    fm_model_matmul_alone(compute, thread, count, c->value, c->kv_lora, &sums, &values,
-                          work->out + first * out_stride + (int64_t)head * c->value, out_stride, 0);
+    leave(work, first, count, head, thread, sum, width);
 }
 
 // Shared item i is head i / parts of part i % parts.
@@ -184,8 +256,8 @@ static fm_status no_memory(int count)
     return fm_base_error_set(FM_ERR_NOMEM, "no memory to feed %d tokens", count);
 }
 
-// Normalises and rotates the new latents into the caches, and rotates the queries.
-static void place(const struct batch *batch, int index, const float *latents, float *queries)
+// Normalises and rotates the new latents, and rotates the queries.
+static void turn(const struct batch *batch, int index, float *latents, float *queries)
 {
     fm_model *model = batch->model;
     const fm_model_config *c = &model->config;
@@ -194,14 +266,139 @@ static void place(const struct batch *batch, int index, const float *latents, fl
     for (const fm_model_part *part = batch->parts; part < batch->parts + batch->part_count; part++)
         for (int i = 0; i < part->count; i++, latents += width) {
             int position = part->session->length + i;
-            float *cached = latent(part->session, index, position);
-            memcpy(cached, latents, (size_t)width * sizeof *cached);
-            model->compute.kernels->norm(cached, layer->kv_a_norm.vector, (float)c->epsilon, cached,
+            model->compute.kernels->norm(latents, layer->kv_a_norm.vector, (float)c->epsilon, latents,
                                          c->kv_lora);
-            fm_model_rotary_apply(&model->rotary, position, 1, cached + c->kv_lora);
+            fm_model_rotary_apply(&model->rotary, position, 1, latents + c->kv_lora);
             for (int h = 0; h < c->heads; h++, queries += query_width)
                 fm_model_rotary_apply(&model->rotary, position, 1, queries + c->nope);
         }
+}
+
+/** What mla is given and gives: [rows, heads, ...]. */
+struct mla_work {
+    struct attention_work *work;
+    float *query; // [rows, heads, kv_lora + rope]
+    float *sum;   // [rows, heads, kv_lora]
+};
+
+static void absorb_share(void *context, int64_t begin, int64_t end, int thread)
+{
+    const struct mla_work *mla = context;
+    const struct batch *batch = mla->work->batch;
+    int64_t width = latent_width(&batch->model->config);
+    for (int64_t head = begin; head < end; head++)
+        absorb(mla->work, 0, batch->rows, (int)head, thread, mla->query + head * width,
+               batch->model->config.heads * width);
+}
+
+static void leave_share(void *context, int64_t begin, int64_t end, int thread)
+{
+    const struct mla_work *mla = context;
+    const struct batch *batch = mla->work->batch;
+    int64_t width = batch->model->config.kv_lora;
+    for (int64_t head = begin; head < end; head++)
+        leave(mla->work, 0, batch->rows, (int)head, thread, mla->sum + head * width,
+              batch->model->config.heads * width);
+}
+
+// The latents of a part's new tokens, [count, kv_lora + rope], into its cache.
+static fm_status append_pages(const fm_model_session *session, int layer, int count, float *latents)
+{
+    int64_t *slots = (int64_t *)fm_model_scratch_take(&session->model->scratch, 2 * (size_t)count);
+    fm_mla_cache cache = cache_of(session, layer);
+    int64_t shape[3] = {count, 1, latent_width(&session->model->config)};
+    fm_tensor rows;
+    if (!slots)
+        return no_memory(count);
+    for (int i = 0; i < count; i++)
+        slots[i] = session->length + i; // the table is the identity, so a position is its slot
+    FM_TRY(fm_base_tensor_init(&rows, FM_DTYPE_F32, 3, shape, latents));
+    return fm_mla_cache_append(session->model->mla, &cache, slots, &rows);
+}
+
+// One part's attention by mla: `codes` are its queries, `sums` gets its weighted latents.
+static fm_status decode(const fm_model_part *part, int layer, fm_bf16 *codes, float *sums)
+{
+    const fm_model_session *session = part->session;
+    const fm_model *model = session->model;
+    const fm_model_config *c = &model->config;
+    int32_t length = session->length + part->count;
+    int64_t query_shape[4] = {1, part->count, c->heads, latent_width(c)};
+    int64_t sum_shape[4] = {1, part->count, c->heads, c->kv_lora};
+    fm_tensor query, sum;
+    fm_mla_plan *plan;
+    FM_TRY(fm_base_tensor_init(&query, FM_DTYPE_BF16, 4, query_shape, codes));
+    FM_TRY(fm_base_tensor_init(&sum, FM_DTYPE_F32, 4, sum_shape, sums));
+    fm_mla_cache cache = cache_of(session, layer);
+    fm_mla_shape shape = {
+        .batch = 1, .s_q = part->count, .h_q = c->heads, .h_kv = 1, .d_v = c->kv_lora, .causal = 1};
+    fm_mla_decode_args args = {.q = &query,
+                               .cache = &cache,
+                               .softmax_scale = model->rotary.softmax_scale,
+                               .block_table = session->table,
+                               .max_blocks = session->page_count,
+                               .out = &sum};
+    FM_TRY(fm_mla_plan_dense(&shape, &length, &(fm_mla_split){.batch_invariant = 1}, &plan));
+    fm_status status = fm_mla_decode(model->mla, plan, &args);
+    fm_mla_plan_free(plan);
+    return status;
+}
+
+static fm_status attend_pages(struct attention_work *work, int64_t grain, float *latents)
+{
+    const struct batch *batch = work->batch;
+    fm_model *model = batch->model;
+    const fm_model_config *c = &model->config;
+    size_t rows = (size_t)batch->rows, heads = (size_t)c->heads, width = (size_t)latent_width(c);
+    struct mla_work mla = {.work = work};
+    mla.query = fm_model_scratch_take(&model->scratch, rows * heads * width);
+    mla.sum = fm_model_scratch_take(&model->scratch, rows * heads * (size_t)c->kv_lora);
+    fm_bf16 *codes = (fm_bf16 *)fm_model_scratch_take(&model->scratch, (rows * heads * width + 1) / 2);
+    if (!mla.query || !mla.sum || !codes)
+        return no_memory(batch->rows);
+    fm_model_share(&model->compute, c->heads, grain, absorb_share, &mla);
+    fm_base_f32_to_bf16(mla.query, rows * heads * width, codes);
+    float *sums = mla.sum;
+    for (const fm_model_part *part = batch->parts; part < batch->parts + batch->part_count; part++) {
+        FM_TRY(append_pages(part->session, work->layer_index, part->count, latents));
+        FM_TRY(decode(part, work->layer_index, codes, sums));
+        latents += (size_t)part->count * width;
+        codes += (size_t)part->count * heads * width;
+        sums += (size_t)part->count * heads * (size_t)c->kv_lora;
+    }
+    fm_model_share(&model->compute, c->heads, grain, leave_share, &mla);
+    return FM_OK;
+}
+
+// Attention of the new tokens over all positions, their own latents being `latents`.
+static fm_status attend_all(struct attention_work *work, float *latents)
+{
+    const struct batch *batch = work->batch;
+    fm_model *model = batch->model;
+    const fm_model_config *c = &model->config;
+    int64_t width = latent_width(c), items = (int64_t)c->heads * batch->part_count;
+    int64_t products = 0; // of queries and positions
+    for (int i = 0; i < batch->part_count; i++) {
+        const fm_model_part *part = &batch->parts[i];
+        int positions = part->session->length + part->count;
+        size_t floats = space_floats(c, part->count, positions);
+        products += (int64_t)part->count * positions;
+        work->space_floats = floats > work->space_floats ? floats : work->space_floats;
+    }
+    // Heads are shared once they are some 50 us of work.
+    int shared = products * width * c->heads >= 1 << 20;
+    if (model->mla)
+        return attend_pages(work, shared ? 1 : c->heads, latents);
+    for (const fm_model_part *part = batch->parts; part < batch->parts + batch->part_count; part++)
+        for (int i = 0; i < part->count; i++, latents += width)
+            memcpy(latent(part->session, work->layer_index, part->session->length + i), latents,
+                   (size_t)width * sizeof *latents);
+    work->spaces =
+        fm_model_scratch_take(&model->scratch, work->space_floats * (size_t)model->compute.threads);
+    if (!work->spaces)
+        return no_memory(batch->rows);
+    fm_model_share(&model->compute, items, shared ? 1 : items, attend_share, work);
+    return FM_OK;
 }
 
 // x [rows, hidden] += attention of the normalised rows `normed`.
@@ -219,17 +416,7 @@ static fm_status attention(const struct batch *batch, int index, const float *no
     float *latents = fm_model_scratch_take(scratch, rows * (size_t)width);
     float *heads = fm_model_scratch_take(scratch, rows * (size_t)c->heads * (size_t)c->value);
     float *out = fm_model_scratch_take(scratch, rows * (size_t)c->hidden);
-    size_t space = 0;
-    int64_t products = 0; // of queries and positions
-    for (int i = 0; i < batch->part_count; i++) {
-        const fm_model_part *part = &batch->parts[i];
-        int positions = part->session->length + part->count;
-        size_t floats = space_floats(c, part->count, positions);
-        products += (int64_t)part->count * positions;
-        space = floats > space ? floats : space;
-    }
-    float *spaces = fm_model_scratch_take(scratch, space * (size_t)model->compute.threads);
-    if (!low || !queries || !latents || !heads || !out || !spaces)
+    if (!low || !queries || !latents || !heads || !out)
         return no_memory(count);
     if (c->q_lora) {
         fm_model_linear(&model->compute, count, normed, &layer->q_a, low);
@@ -238,12 +425,10 @@ static fm_status attention(const struct batch *batch, int index, const float *no
     }
     fm_model_linear(&model->compute, count, c->q_lora ? low : normed, &layer->q_b, queries);
     fm_model_linear(&model->compute, count, normed, &layer->kv_a, latents);
-    place(batch, index, latents, queries);
-    struct attention_work work = {batch, layer, index, queries, heads, spaces, space};
-    // Heads are shared once they are some 50 us of work.
-    int64_t items = (int64_t)c->heads * batch->part_count;
-    fm_model_share(&model->compute, items, products * width * c->heads < 1 << 20 ? items : 1, attend_share,
-                   &work);
+    turn(batch, index, latents, queries);
+    struct attention_work work = {
+        .batch = batch, .layer = layer, .layer_index = index, .queries = queries, .out = heads};
+    FM_TRY(attend_all(&work, latents));
     fm_model_linear(&model->compute, count, heads, &layer->o, out);
     model->compute.kernels->axpy(1, out, x, (int64_t)count * c->hidden);
     return FM_OK;
@@ -395,6 +580,8 @@ fm_status fm_model_feed_batch(const fm_model_part *parts, int count)
     }
     struct fm_model_mark mark = fm_model_scratch_mark(&batch.model->scratch);
     fm_status status = feed(&batch);
+    fm_status low = fm_model_low_check(batch.model->compute.low);
+    status = status < 0 ? status : low;
     fm_model_scratch_release(&batch.model->scratch, mark);
     for (int i = 0; i < count && status == FM_OK; i++)
         parts[i].session->length += parts[i].count;

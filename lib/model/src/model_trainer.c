@@ -1,3 +1,4 @@
+#include "model_low.h"
 #include "model_trainer.h"
 
 #include <math.h>
@@ -33,6 +34,9 @@ static fm_status check_training(const fm_model_training *t)
     if (!(t->beta1 >= 0 && t->beta1 < 1) || !(t->beta2 >= 0 && t->beta2 < 1))
         return fm_base_error_set(FM_ERR_ARG, "beta1 is %g and beta2 %g; expected 0 to below 1", t->beta1,
                                  t->beta2);
+    if (t->dtype != FM_DTYPE_F32 && t->dtype != FM_DTYPE_BF16 && t->dtype != FM_DTYPE_F8_E4M3)
+        return fm_base_error_set(FM_ERR_UNSUPPORTED, "products in %s; known: F32, BF16, F8_E4M3",
+                                 fm_base_dtype_name(t->dtype));
     if (t->micro_batch < 0)
         return fm_base_error_set(FM_ERR_ARG, "micro_batch is %d; expected 0 or more", t->micro_batch);
     return FM_OK;
@@ -102,7 +106,7 @@ static fm_status make_views(struct fm_trainer *trainer, int threads)
     FM_TRY(fm_model_weights_each(&model->config, &model->weights, 1, place_one, &place));
     if (model->config.tied_head)
         model->weights.head = model->weights.embed;
-    return fm_model_compute_open(threads, &model->compute);
+    return fm_model_compute_open(threads, trainer->training.dtype, &model->compute);
 }
 
 static fm_status make_lanes(struct fm_trainer *trainer, int count)
@@ -248,6 +252,8 @@ static void lane_part(void *context, int64_t begin, int64_t end, int thread)
         if (!lane->evaluate)
             memset(lane->gradients, 0, (size_t)lane->count * sizeof *lane->gradients);
         lane->status = fm_model_pass(lane, &batch, wave->ids + first * width);
+        fm_status low = fm_model_low_check(lane->model.compute.low);
+        lane->status = lane->status < 0 ? lane->status : low;
         if (lane->status < 0)
             snprintf(lane->message, sizeof lane->message, "%s", fm_base_error_message());
     }
@@ -414,6 +420,15 @@ fm_status fm_model_trainer_step(fm_trainer *trainer, const int32_t *ids, int seq
         .gradient_norm = norm,
         .rate = rate};
     return FM_OK;
+}
+
+int64_t fm_model_trainer_products(const fm_trainer *trainer, fm_dtype dtype)
+{
+    int64_t count = 0;
+    for (int i = 0; i < trainer->lane_count; i++)
+        if (trainer->lanes[i].model.compute.low && dtype > FM_DTYPE_NONE && dtype < FM_DTYPE_COUNT)
+            count += trainer->lanes[i].model.compute.low->products[dtype];
+    return count;
 }
 
 fm_status fm_model_trainer_evaluate(fm_trainer *trainer, const int32_t *ids, int sequences, int length,

@@ -36,6 +36,7 @@ static fm_status shape_layer(const fm_model_config *c, int is_moe, struct fm_mod
     if (c->shared_experts)
         shape_mlp(&layer->mlp, c->hidden, (int64_t)c->shared_experts * c->expert_intermediate);
     shape(&layer->router, c->experts, c->hidden);
+    layer->router.floor = FM_DTYPE_F32;
     if (c->correction_bias)
         shape(&layer->router_bias, 0, c->experts);
     layer->experts = fm_base_mem_zalloc((size_t)c->experts, sizeof *layer->experts);
@@ -54,6 +55,7 @@ fm_status fm_model_weights_create(const fm_model_config *config, struct fm_model
     shape(&weights.embed, config->vocab, hidden);
     shape(&weights.norm, 0, hidden);
     shape(&weights.head, config->vocab, hidden);
+    weights.embed.floor = weights.head.floor = FM_DTYPE_BF16;
     weights.layers = fm_base_mem_zalloc((size_t)config->layers, sizeof *weights.layers);
     weights.predictors = fm_base_mem_zalloc((size_t)config->predict_layers, sizeof *weights.predictors);
     if (!weights.layers || !weights.predictors)
@@ -79,6 +81,7 @@ static fm_status forget(void *context, const char *name, struct fm_model_weight 
 {
     (void)context;
     (void)name;
+    fm_base_mem_free(weight->low_memory);
     if (weight->vector && weight->vector != weight->matrix.data && !weight->values)
         fm_base_mem_free(weight->vector);
     return FM_OK;

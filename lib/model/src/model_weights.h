@@ -8,7 +8,10 @@
 /** A parameter: [rows, columns], or a vector of `columns` where rows is 0. */
 struct fm_model_weight {
     int64_t rows, columns;
+    fm_dtype floor;                // the narrowest type it may be multiplied in; 0: any
     struct fm_model_matrix matrix; // as stored
+    struct fm_model_matrix low;    // a rounded copy for products in BF16 or FP8; no data: there is none
+    void *low_memory;              // of the copy
     float *vector;                 // of a vector: as f32; owned where the file has another type
     float *values;                 // in training: the f32 master, which `matrix` and `vector` view
     float *gradient;               // in training

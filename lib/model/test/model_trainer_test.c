@@ -184,7 +184,7 @@ static double train_to(fm_trainer *trainer, int64_t steps)
     return result.loss;
 }
 
-static fm_trainer *counting_trainer(int threads)
+static fm_trainer *narrow_trainer(int threads, fm_dtype dtype)
 {
     fm_model_config config = tiny(FM_MODEL_V3);
     fm_model_training training = FM_MODEL_TRAINING_INIT;
@@ -194,8 +194,14 @@ static fm_trainer *counting_trainer(int threads)
     training.rate = 1e-2;
     training.deviation = 0.1;
     training.threads = threads;
+    training.dtype = dtype;
     assert_ok(fm_model_trainer_open(&config, &training, &trainer));
     return trainer;
+}
+
+static fm_trainer *counting_trainer(int threads)
+{
+    return narrow_trainer(threads, FM_DTYPE_F32);
 }
 
 static void it_learns_to_count_and_resumes_exactly(void **state)
@@ -216,6 +222,24 @@ static void it_learns_to_count_and_resumes_exactly(void **state)
     fm_model_trainer_close(whole);
     fm_model_trainer_close(first);
     fm_model_trainer_close(second);
+}
+
+static void narrow_products_learn_alike(void **state)
+{
+    static const fm_dtype dtypes[] = {FM_DTYPE_F32, FM_DTYPE_BF16, FM_DTYPE_F8_E4M3};
+    double losses[3];
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        fm_trainer *one = narrow_trainer(1, dtypes[i]), *two = narrow_trainer(2, dtypes[i]);
+        losses[i] = train_to(one, STEPS);
+        assert_true(train_to(two, STEPS) == losses[i]); // whatever the threads
+        if (i > 0)
+            assert_true(fm_model_trainer_products(one, dtypes[i]) > 1000);
+        fm_model_trainer_close(one);
+        fm_model_trainer_close(two);
+    }
+    assert_true(fabs(losses[1] - losses[0]) < 0.05);
+    assert_true(fabs(losses[2] - losses[0]) < 0.2);
 }
 
 static void an_exported_checkpoint_is_the_trained_model(void **state)
@@ -279,6 +303,7 @@ int main(void)
         cmocka_unit_test(gradients_of_v2_are_those_of_the_loss),
         cmocka_unit_test(gradients_of_v3_are_those_of_the_loss),
         cmocka_unit_test(it_learns_to_count_and_resumes_exactly),
+        cmocka_unit_test(narrow_products_learn_alike),
         cmocka_unit_test(an_exported_checkpoint_is_the_trained_model),
         cmocka_unit_test(bad_input_is_named_and_changes_nothing),
     };

@@ -17,8 +17,9 @@
  * a SwiGLU network, dense in the first layers and a mixture of experts after them (softmax or sigmoid gate, correction
  * bias, groups, shared experts); RMSNorm and the output head. A multi-token prediction head is used in training alone.
  *
- * Arithmetic is f32 throughout, whatever the weights are stored as. Results do not depend on the instruction set, the
- * number of threads, or how a text is cut into calls of fm_model_feed().
+ * Arithmetic is f32, whatever the weights are stored as, unless BF16 or FP8 is asked for. In f32 results do not depend on the
+ * instruction set, the number of threads, or how a text is cut into calls of fm_model_feed(); in BF16 and FP8 not on the
+ * first two.
  *
  * Threads. A model serves one call at a time, on the calling thread and an OpenMP team: its sessions take turns.
  */
@@ -104,6 +105,10 @@ FM_API int64_t fm_model_config_parameters(const fm_model_config *config, int64_t
 typedef struct fm_model_options {
     size_t size;
     int threads; /**< 0: fm_base_cpu_threads() */
+    /** What products with weights are computed in: FM_DTYPE_F32, which 0 means; FM_DTYPE_BF16; or FM_DTYPE_F8_E4M3 with a
+     *  scale for 128 channels of activations and 128 x 128 of weights, but BF16 for the head. Weights that are stored
+     *  otherwise are rounded once, into memory. The router is f32 always; attention and its cache are BF16 in both. */
+    fm_dtype dtype;
 } fm_model_options;
 
 typedef struct fm_model fm_model;

@@ -42,12 +42,14 @@ typedef struct fm_model_training {
     double deviation;      /**< of the initial weights */
     uint64_t seed;
     int micro_batch; /**< sequences that are processed together; 0: all. Memory grows with it */
+    fm_dtype
+        dtype; /**< of products with weights, as in fm_model_options; F32, BF16 or F8_E4M3. Masters and moments are f32 */
 } fm_model_training;
 
 #define FM_MODEL_TRAINING_INIT                                                                          \
     {                                                                                                   \
         sizeof(fm_model_training), 0, 1000, 50, 2e-3, 2e-4, 0.9, 0.95, 1e-8, 0.1, 1.0, 1e-4, 1e-3, 0.3, \
-            0.02, 1, 0                                                                                  \
+            0.02, 1, 0, FM_DTYPE_F32                                                                    \
     }
 
 typedef struct fm_trainer fm_trainer;
@@ -81,6 +83,8 @@ FM_API FM_MUST_USE fm_status fm_model_trainer_step(fm_trainer *trainer, const in
 /** The mean loss of sequences, without learning from them. Fails as a step does. */
 FM_API FM_MUST_USE fm_status fm_model_trainer_evaluate(fm_trainer *trainer, const int32_t *ids, int sequences,
                                                        int length, double *out_loss);
+/** Products that steps and evaluations have computed through gemm in BF16 or F8_E4M3 so far. */
+FM_API int64_t fm_model_trainer_products(const fm_trainer *trainer, fm_dtype dtype);
 /** Tokens that each expert of a layer got in the last step; [experts]. NULL for a dense layer. */
 FM_API const int64_t *fm_model_trainer_loads(const fm_trainer *trainer, int layer);
 

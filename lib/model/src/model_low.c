@@ -1,0 +1,263 @@
+#include "model_low.h"
+
+#include <stdio.h>
+
+#include "fathom/numfmt.h"
+
+enum { BLOCK = FM_MODEL_SCALE_BLOCK };
+
+static int64_t blocks(int64_t count)
+{
+    return (count + BLOCK - 1) / BLOCK;
+}
+
+fm_status fm_model_low_open(fm_dtype dtype, int threads, struct fm_model_low **out_low)
+{
+    fm_gemm_options options = {.size = sizeof options, .threads = threads};
+    struct fm_model_low *low = fm_base_mem_zalloc(1, sizeof *low);
+    if (!low)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for products");
+    low->dtype = dtype;
+    fm_status status = fm_gemm_context_open(&options, &low->gemm);
+    if (status < 0) {
+        fm_base_mem_free(low);
+        return status;
+    }
+    *out_low = low;
+    return FM_OK;
+}
+
+void fm_model_low_close(struct fm_model_low *low)
+{
+    if (!low)
+        return;
+    fm_gemm_context_close(low->gemm);
+    fm_model_scratch_free(&low->scratch);
+    fm_base_mem_free(low);
+}
+
+fm_status fm_model_low_check(struct fm_model_low *low)
+{
+    if (!low || low->status == FM_OK)
+        return FM_OK;
+    fm_status status = fm_base_error_set(low->status, "%s", low->message);
+    low->status = FM_OK;
+    return status;
+}
+
+static void fail(struct fm_model_low *low, fm_status status)
+{
+    low->status = status;
+    snprintf(low->message, sizeof low->message, "%s", fm_base_error_message());
+}
+
+fm_dtype fm_model_low_dtype(const struct fm_model_low *low, const struct fm_model_weight *weight)
+{
+    if (!low || weight->floor == FM_DTYPE_F32)
+        return FM_DTYPE_F32;
+    return weight->floor == FM_DTYPE_BF16 ? FM_DTYPE_BF16 : low->dtype;
+}
+
+static void *take(struct fm_model_low *low, size_t bytes)
+{
+    return fm_model_scratch_take(&low->scratch, (bytes + sizeof(float) - 1) / sizeof(float));
+}
+
+static fm_status no_memory(int64_t rows, int64_t columns)
+{
+    return fm_base_error_set(FM_ERR_NOMEM, "no memory to round %lld x %lld numbers", (long long)rows,
+                             (long long)columns);
+}
+
+// Rows of f32 as BF16, or as E4M3 with a scale for `scale_rows` x 128.
+static fm_status round_rows(struct fm_model_low *low, fm_dtype dtype, int64_t rows, int64_t columns,
+                            const float *x, int scale_rows, fm_gemm_operand *out)
+{
+    fm_gemm_operand from = {.dtype = FM_DTYPE_F32, .data = x, .stride = columns};
+    size_t count = (size_t)(rows * columns);
+    if (dtype == FM_DTYPE_BF16) {
+        fm_bf16 *codes = take(low, count * sizeof *codes);
+        if (!codes)
+            return no_memory(rows, columns);
+        fm_base_f32_to_bf16(x, count, codes);
+        *out = (fm_gemm_operand){.dtype = FM_DTYPE_BF16, .data = codes, .stride = columns};
+        return FM_OK;
+    }
+    int64_t scale_count = (rows + scale_rows - 1) / scale_rows * blocks(columns);
+    fm_gemm_quantised to = {.dtype = FM_DTYPE_F8_E4M3,
+                            .data = take(low, count),
+                            .stride = columns,
+                            .scales = take(low, (size_t)scale_count * sizeof(float)),
+                            .scale_stride = blocks(columns),
+                            .scale_rows = scale_rows};
+    if (!to.data || !to.scales)
+        return no_memory(rows, columns);
+    FM_TRY(fm_gemm_quantise(low->gemm, rows, columns, &from, &to));
+    *out = fm_gemm_quantised_operand(&to);
+    return FM_OK;
+}
+
+// Rows of f32, transposed: BF16 as a view, E4M3 requantised with a scale for each 128 rows of a channel.
+static fm_status round_columns(struct fm_model_low *low, fm_dtype dtype, int64_t rows, int64_t columns,
+                               const float *x, fm_gemm_operand *out)
+{
+    if (dtype == FM_DTYPE_BF16) {
+        FM_TRY(round_rows(low, dtype, rows, columns, x, 1, out));
+        out->transposed = 1;
+        return FM_OK;
+    }
+    fm_gemm_operand from = {.dtype = FM_DTYPE_F32, .data = x, .stride = columns};
+    int64_t offsets[2] = {0, rows};
+    fm_gemm_quantised to = {.dtype = FM_DTYPE_F8_E4M3,
+                            .data = take(low, (size_t)(rows * columns)),
+                            .stride = rows,
+                            .scales = take(low, (size_t)(columns * blocks(rows)) * sizeof(float)),
+                            .scale_stride = blocks(rows),
+                            .scale_rows = 1};
+    if (!to.data || !to.scales)
+        return no_memory(rows, columns);
+    FM_TRY(fm_gemm_quantise_transposed(low->gemm, 1, offsets, columns, &from, &to));
+    *out = fm_gemm_quantised_operand(&to);
+    return FM_OK;
+}
+
+// The weight as it is multiplied: as stored, its prepared copy, or rounded now.
+static fm_status weight_of(struct fm_model_low *low, fm_dtype dtype, const struct fm_model_weight *weight,
+                           fm_gemm_operand *out)
+{
+    const struct fm_model_matrix *stored = weight->low.data ? &weight->low : &weight->matrix;
+    if (stored->dtype != dtype)
+        return round_rows(low, dtype, weight->rows, weight->columns, weight->values, BLOCK, out);
+    *out = (fm_gemm_operand){.dtype = dtype, .data = stored->data, .stride = stored->stride};
+    if (dtype == FM_DTYPE_F8_E4M3) {
+        out->scales = stored->scales;
+        out->scale_stride = stored->scale_stride;
+        out->scale_rows = BLOCK;
+    }
+    return FM_OK;
+}
+
+// The same matrix by columns; scales of 128 x 128 blocks change places with it.
+static fm_status transpose(struct fm_model_low *low, int64_t rows, int64_t columns, fm_gemm_operand *operand)
+{
+    operand->transposed = 1;
+    if (operand->dtype == FM_DTYPE_BF16)
+        return FM_OK;
+    const float *from = operand->scales;
+    float *scales = take(low, (size_t)(blocks(rows) * blocks(columns)) * sizeof *scales);
+    if (!scales)
+        return no_memory(rows, columns);
+    for (int64_t i = 0; i < blocks(rows); i++)
+        for (int64_t j = 0; j < blocks(columns); j++)
+            scales[j * blocks(rows) + i] = from[i * operand->scale_stride + j];
+    operand->scales = scales;
+    operand->scale_stride = blocks(rows);
+    return FM_OK;
+}
+
+static fm_status multiply(struct fm_model_low *low, int64_t m, int64_t n, int64_t k, const fm_gemm_operand *a,
+                          const fm_gemm_operand *b, float *out, int accumulate)
+{
+    fm_gemm_weights weights;
+    fm_gemm_result result = {
+        .dtype = FM_DTYPE_F32, .data = out, .stride = n, .c = accumulate ? out : NULL, .c_stride = n};
+    FM_TRY(fm_gemm_weights_plain(n, k, b, &weights));
+    FM_TRY(fm_gemm_dense(low->gemm, m, a, &weights, &result));
+    low->products[a->dtype]++;
+    return FM_OK;
+}
+
+static fm_status forward(struct fm_model_low *low, int64_t rows, const float *x,
+                         const struct fm_model_weight *weight, float *out)
+{
+    fm_dtype dtype = fm_model_low_dtype(low, weight);
+    fm_gemm_operand a, b;
+    FM_TRY(round_rows(low, dtype, rows, weight->columns, x, 1, &a));
+    FM_TRY(weight_of(low, dtype, weight, &b));
+    return multiply(low, rows, weight->rows, weight->columns, &a, &b, out, 0);
+}
+
+void fm_model_low_forward(struct fm_model_low *low, int64_t rows, const float *x,
+                          const struct fm_model_weight *weight, float *out)
+{
+    struct fm_model_mark mark = fm_model_scratch_mark(&low->scratch);
+    fm_status status = low->status == FM_OK ? forward(low, rows, x, weight, out) : FM_OK;
+    if (status < 0)
+        fail(low, status);
+    fm_model_scratch_release(&low->scratch, mark);
+}
+
+static fm_status back(struct fm_model_low *low, int64_t rows, const float *x,
+                      const struct fm_model_weight *weight, const float *dy, float *dx, int accumulate)
+{
+    fm_dtype dtype = fm_model_low_dtype(low, weight);
+    int64_t n = weight->rows, k = weight->columns;
+    fm_gemm_operand a, b;
+    FM_TRY(round_rows(low, dtype, rows, n, dy, 1, &a));
+    FM_TRY(weight_of(low, dtype, weight, &b));
+    FM_TRY(transpose(low, n, k, &b));
+    FM_TRY(multiply(low, rows, k, n, &a, &b, dx, accumulate));
+    FM_TRY(round_columns(low, dtype, rows, n, dy, &a));
+    FM_TRY(round_columns(low, dtype, rows, k, x, &b));
+    return multiply(low, n, k, rows, &a, &b, weight->gradient, 1);
+}
+
+void fm_model_low_back(struct fm_model_low *low, int64_t rows, const float *x,
+                       const struct fm_model_weight *weight, const float *dy, float *dx, int accumulate)
+{
+    struct fm_model_mark mark = fm_model_scratch_mark(&low->scratch);
+    fm_status status = low->status == FM_OK ? back(low, rows, x, weight, dy, dx, accumulate) : FM_OK;
+    if (status < 0)
+        fail(low, status);
+    fm_model_scratch_release(&low->scratch, mark);
+}
+
+// All of a weight as f32.
+static fm_status widen(const struct fm_model_weight *weight, float *out)
+{
+    const struct fm_model_matrix *m = &weight->matrix;
+    for (int64_t i = 0; i < weight->rows; i++, out += weight->columns) {
+        if (m->dtype == FM_DTYPE_F32) {
+            memcpy(out, (const float *)m->data + i * m->stride, (size_t)weight->columns * sizeof *out);
+        } else if (m->dtype == FM_DTYPE_BF16) {
+            fm_base_bf16_to_f32((const fm_bf16 *)m->data + i * m->stride, (size_t)weight->columns, out);
+        } else {
+            fm_base_e4m3_to_f32((const fm_e4m3 *)m->data + i * m->stride, (size_t)weight->columns, out);
+            for (int64_t j = 0; j < weight->columns; j++)
+                out[j] *= m->scales[i / BLOCK * m->scale_stride + j / BLOCK];
+        }
+    }
+    return FM_OK;
+}
+
+fm_status fm_model_low_prepare(struct fm_model_low *low, struct fm_model_weight *weight)
+{
+    fm_dtype dtype = fm_model_low_dtype(low, weight);
+    size_t count = (size_t)(weight->rows * weight->columns);
+    size_t codes = fm_round_up(count * (dtype == FM_DTYPE_BF16 ? 2 : 1), sizeof(float));
+    size_t scales = (size_t)(blocks(weight->rows) * blocks(weight->columns)) * sizeof(float);
+    fm_gemm_operand rounded;
+    if (!weight->rows || dtype == FM_DTYPE_F32 || weight->matrix.dtype == dtype)
+        return FM_OK;
+    struct fm_model_mark mark = fm_model_scratch_mark(&low->scratch);
+    float *wide = take(low, count * sizeof *wide);
+    char *kept = fm_base_mem_aligned(codes + scales, FM_CACHE_LINE);
+    fm_status status = wide && kept ? widen(weight, wide) : no_memory(weight->rows, weight->columns);
+    if (status == FM_OK)
+        status = round_rows(low, dtype, weight->rows, weight->columns, wide, BLOCK, &rounded);
+    if (status == FM_OK) {
+        memcpy(kept, rounded.data, codes);
+        if (dtype == FM_DTYPE_F8_E4M3)
+            memcpy(kept + codes, rounded.scales, scales);
+        weight->low = (struct fm_model_matrix){.dtype = dtype,
+                                               .data = kept,
+                                               .stride = weight->columns,
+                                               .scales = (const float *)(const void *)(kept + codes),
+                                               .scale_stride = blocks(weight->columns)};
+        weight->low_memory = kept;
+    } else {
+        fm_base_mem_free(kept);
+    }
+    fm_model_scratch_release(&low->scratch, mark);
+    return status;
+}
