@@ -142,8 +142,17 @@ static void swiglu_back(const float *gate, const float *up, const float *dy, flo
 
 static float softmax(float scale, float *x, int64_t n)
 {
+    lanes most = broadcast(-INFINITY);
+    int64_t whole_lanes = n / FM_MODEL_LANES * FM_MODEL_LANES;
+    FOR_LANES(i, whole_lanes)
+    {
+        lanes y = take(x + i, FM_MODEL_LANES);
+        most = choose(y > most, y, most);
+    }
     float largest = -INFINITY;
-    for (int64_t i = 0; i < n; i++)
+    for (int i = 0; i < FM_MODEL_LANES; i++)
+        largest = most[i] > largest ? most[i] : largest;
+    for (int64_t i = whole_lanes; i < n; i++)
         largest = x[i] > largest ? x[i] : largest;
     lanes total = broadcast(0);
     FOR_LANES(i, n)

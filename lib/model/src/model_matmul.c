@@ -7,8 +7,9 @@
 
 #include "fathom/numfmt.h"
 
-// A packed block of A (MC x KC, 96 KiB) stays in the second-level cache while B's panels pass.
-enum { KC = 256, MC = 96, NC = 512, TILE_MAX = 32, ROW_MAX = KC > NC ? KC : NC };
+// Packed blocks of A (MC x KC, up to 960 KiB) and B (512 KiB) stay in the second-level cache; with so many rows nearly every
+// product packs each of its sides once.
+enum { KC = 256, MC = 960, NC = 512, TILE_MAX = 32, PACK_COLUMNS = 16, ROW_MAX = MC };
 // Below so many products, some 50 us of work, a second thread costs more than it brings.
 enum { SHARE_PRODUCTS = 1 << 21 };
 enum { PACK_FLOATS = (MC + TILE_MAX) * KC + (NC + TILE_MAX) * KC };
@@ -50,11 +51,15 @@ static void pack(const struct fm_model_matrix *x, int64_t row, int64_t rows, int
         }
         return;
     }
-    for (int64_t i = 0; i < rows; i++) {
-        const float *from = stored(x, row + i, p, length, space);
-        float *to = out + i / width * width * length + i % width;
-        for (int64_t q = 0; q < length; q++)
-            to[q * width] = from[q];
+    // A few columns of all rows at a time, so that what is written stays in the first-level cache.
+    for (int64_t q = 0; q < length; q += PACK_COLUMNS) {
+        int64_t columns = length - q < PACK_COLUMNS ? length - q : PACK_COLUMNS;
+        for (int64_t i = 0; i < rows; i++) {
+            const float *from = stored(x, row + i, p + q, columns, space);
+            float *to = out + i / width * width * length + q * width + i % width;
+            for (int64_t j = 0; j < columns; j++)
+                to[j * width] = from[j];
+        }
     }
 }
 
@@ -94,13 +99,13 @@ static void region(const struct fm_model_kernels *kernels, float *space, int64_t
     float *a_pack = space, *b_pack = space + (MC + TILE_MAX) * KC;
     for (int64_t i = i0; k == 0 && !accumulate && i < i1; i++)
         memset(c + i * c_stride + j0, 0, (size_t)(j1 - j0) * sizeof *c);
-    for (int64_t j = j0; j < j1; j += NC)
+    for (int64_t i = i0; i < i1; i += MC)
         for (int64_t p = 0; p < k; p += KC) {
-            int64_t columns = smaller(NC, j1 - j), length = smaller(KC, k - p);
-            pack(b, j, columns, p, length, kernels->tile_columns, b_pack);
-            for (int64_t i = i0; i < i1; i += MC) {
-                int64_t rows = smaller(MC, i1 - i);
-                pack(a, i, rows, p, length, kernels->tile_rows, a_pack);
+            int64_t rows = smaller(MC, i1 - i), length = smaller(KC, k - p);
+            pack(a, i, rows, p, length, kernels->tile_rows, a_pack);
+            for (int64_t j = j0; j < j1; j += NC) {
+                int64_t columns = smaller(NC, j1 - j);
+                pack(b, j, columns, p, length, kernels->tile_columns, b_pack);
                 tiles(kernels, rows, columns, length, a_pack, b_pack, c + i * c_stride + j, c_stride,
                       accumulate || p > 0);
             }
