@@ -1,0 +1,298 @@
+// The model: products in f32, a training step, decoding, tokenizing.
+#include <string.h>
+
+#include "fathom/gemm.h"
+#include "fathom/mem.h"
+#include "fathom/model_train.h"
+#include "fathom/numfmt.h"
+#include "fathom/rng.h"
+#include "fathom/tokenizer.h"
+#include "fm_bench.h"
+
+/** What a training case is. `tokens` are one sequence, so that one thread runs the step. */
+struct train_size {
+    fm_dtype dtype;
+    int hidden, layers, tokens;
+};
+
+static const struct train_size small_f32 = {FM_DTYPE_F32, 64, 2, 64};
+static const struct train_size large_f32 = {FM_DTYPE_F32, 512, 3, 512};
+static const struct train_size large_bf16 = {FM_DTYPE_BF16, 512, 3, 512};
+static const struct train_size large_fp8 = {FM_DTYPE_F8_E4M3, 512, 3, 512};
+
+enum { VOCAB = 2048, EXPERTS = 8, TOPK = 2 };
+
+static fm_model_config config_of(const struct train_size *size)
+{
+    return (fm_model_config){.family = FM_MODEL_V3,
+                             .vocab = VOCAB,
+                             .hidden = size->hidden,
+                             .intermediate = 4 * size->hidden,
+                             .layers = size->layers,
+                             .dense_layers = 1,
+                             .heads = size->hidden / 64,
+                             .q_lora = size->hidden / 2,
+                             .kv_lora = size->hidden / 4,
+                             .nope = 32,
+                             .rope = 16,
+                             .value = 32,
+                             .experts = EXPERTS,
+                             .expert_intermediate = size->hidden,
+                             .shared_experts = 1,
+                             .topk = TOPK,
+                             .groups = 1,
+                             .topk_groups = 1,
+                             .gate = FM_MODEL_SIGMOID,
+                             .correction_bias = 1,
+                             .normalise_topk = 1,
+                             .routed_scale = 1,
+                             .epsilon = 1e-6,
+                             .rope_theta = 10000,
+                             .context = 1024,
+                             .bos = -1,
+                             .eos = -1};
+}
+
+/** A product that a step is made of: rows x n x k, so many times. */
+struct product {
+    int64_t rows, n, k, times;
+};
+
+enum { PRODUCTS_MAX = 16 };
+
+struct train_state {
+    const struct train_size *size;
+    fm_trainer *trainer;
+    int32_t *ids;
+    fm_model_step_result result;
+    // The peer: gemm alone on the same shapes.
+    fm_gemm_context *gemm;
+    fm_bf16 *a, *b;
+    float *d;
+    struct product products[PRODUCTS_MAX];
+    int count;
+};
+
+// Forward products of a step with their times; each has two of the same size in backward.
+static int list_products(const struct train_size *size, struct product *out)
+{
+    fm_model_config c = config_of(size);
+    int64_t t = size->tokens, queries = (int64_t)c.heads * (c.nope + c.rope), moe = c.layers - c.dense_layers;
+    int64_t rows = t * c.topk / c.experts, width = c.expert_intermediate;
+    const struct product list[] = {
+        {t, c.q_lora, c.hidden, c.layers},
+        {t, queries, c.q_lora, c.layers},
+        {t, c.kv_lora + c.rope, c.hidden, c.layers},
+        {t, (int64_t)c.heads * (c.nope + c.value), c.kv_lora, c.layers},
+        {t, c.hidden, (int64_t)c.heads * c.value, c.layers},
+        {t, c.intermediate, c.hidden, 2},
+        {t, c.hidden, c.intermediate, 1},
+        {t, width, c.hidden, 2 * moe},
+        {t, c.hidden, width, moe},
+        {rows, width, c.hidden, 2 * moe * c.experts},
+        {rows, c.hidden, width, moe * c.experts},
+        {t, c.vocab, c.hidden, 1},
+    };
+    memcpy(out, list, sizeof list);
+    return (int)(sizeof list / sizeof list[0]);
+}
+
+static void train_teardown(void *given)
+{
+    struct train_state *state = given;
+    fm_model_trainer_close(state->trainer);
+    fm_gemm_context_close(state->gemm);
+    fm_base_mem_free(state->ids);
+    fm_base_mem_free(state->a);
+    fm_base_mem_free(state->b);
+    fm_base_mem_free(state->d);
+    fm_base_mem_free(state);
+}
+
+static fm_status open_peer(struct train_state *state)
+{
+    size_t largest = 0;
+    fm_gemm_options options = {.size = sizeof options, .threads = 1};
+    state->count = list_products(state->size, state->products);
+    for (int i = 0; i < state->count; i++) {
+        const struct product *p = &state->products[i];
+        size_t sides[3] = {(size_t)(p->rows * p->k), (size_t)(p->n * p->k), (size_t)(p->rows * p->n)};
+        for (int j = 0; j < 3; j++)
+            largest = sides[j] > largest ? sides[j] : largest;
+    }
+    state->a = fm_bench_alloc(largest * sizeof *state->a);
+    state->b = fm_bench_alloc(largest * sizeof *state->b);
+    state->d = fm_bench_alloc(largest * sizeof *state->d);
+    if (!state->a || !state->b || !state->d)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for products");
+    fm_bench_fill_floats(7, state->d, largest);
+    fm_base_f32_to_bf16(state->d, largest, state->a);
+    fm_base_f32_to_bf16(state->d, largest, state->b);
+    return fm_gemm_context_open(&options, &state->gemm);
+}
+
+static fm_status train_setup(const fm_bench_setup *setup, void **out_state)
+{
+    struct train_state *state = fm_base_mem_zalloc(1, sizeof *state);
+    fm_model_training training = FM_MODEL_TRAINING_INIT;
+    if (!state)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a benchmark");
+    state->size = setup->argument;
+    training.threads = 1;
+    training.dtype = state->size->dtype;
+    fm_model_config config = config_of(state->size);
+    fm_status status = fm_model_trainer_open(&config, &training, &state->trainer);
+    if (status == FM_OK)
+        status = open_peer(state);
+    int count = state->size->tokens + 1;
+    state->ids = fm_base_mem_zalloc((size_t)count, sizeof *state->ids);
+    if (status == FM_OK && !state->ids)
+        status = fm_base_error_set(FM_ERR_NOMEM, "no memory for a batch");
+    for (int i = 0; status == FM_OK && i < count; i++)
+        state->ids[i] = (int32_t)(fm_base_rng_at(setup->seed, 1, (uint64_t)i) % VOCAB);
+    if (status < 0)
+        train_teardown(state);
+    else
+        *out_state = state;
+    return status;
+}
+
+static fm_status train_run(void *given, int threads)
+{
+    struct train_state *state = given;
+    (void)threads;
+    return fm_model_trainer_step(state->trainer, state->ids, 1, state->size->tokens, &state->result);
+}
+
+static fm_status one_product(const struct train_state *state, int64_t m, int64_t n, int64_t k)
+{
+    fm_gemm_operand a = {.dtype = FM_DTYPE_BF16, .data = state->a, .stride = k};
+    fm_gemm_operand b = {.dtype = FM_DTYPE_BF16, .data = state->b, .stride = k};
+    fm_gemm_result d = {.dtype = FM_DTYPE_F32, .data = state->d, .stride = n};
+    fm_gemm_weights weights;
+    FM_TRY(fm_gemm_weights_plain(n, k, &b, &weights));
+    return fm_gemm_dense(state->gemm, m, &a, &weights, &d);
+}
+
+static fm_status products_run(void *given, int threads)
+{
+    const struct train_state *state = given;
+    (void)threads;
+    for (int i = 0; i < state->count; i++) {
+        const struct product *p = &state->products[i];
+        for (int64_t j = 0; j < p->times; j++) {
+            FM_TRY(one_product(state, p->rows, p->n, p->k));
+            FM_TRY(one_product(state, p->rows, p->k, p->n));
+            FM_TRY(one_product(state, p->n, p->k, p->rows));
+        }
+    }
+    return FM_OK;
+}
+
+static fm_status add_train(fm_bench *bench, const char *name, const struct train_size *size,
+                           fm_bench_mode mode)
+{
+    struct product products[PRODUCTS_MAX];
+    double flops = 0;
+    int count = list_products(size, products);
+    for (int i = 0; i < count; i++)
+        flops += 6.0 * (double)(products[i].rows * products[i].n * products[i].k * products[i].times);
+    fm_bench_case item = {.name = name,
+                          .argument = size,
+                          .limit = fm_bench_limit_of_isa(fm_base_cpu_isa(FM_ISA_AVX512)),
+                          .flops = flops,
+                          .items = size->tokens,
+                          .mode = mode,
+                          .threads = 1,
+                          .setup = train_setup,
+                          .run = train_run,
+                          .teardown = train_teardown,
+                          .peers = {{.name = "gemm alone, BF16", .run = products_run}}};
+    if (size->dtype == FM_DTYPE_BF16)
+        item.goals[0] = (fm_bench_goal){FM_BENCH_RATIO, .peer = "gemm alone, BF16", .must = 0.5};
+    return fm_bench_add(bench, &item);
+}
+
+/** A text of words drawn with falling frequency, and a tokenizer trained on it. */
+struct text_state {
+    char *text;
+    size_t length;
+    fm_tokenizer *tokenizer;
+    uint64_t hash;
+};
+
+enum { TEXT_BYTES = 1 << 20 };
+
+static void text_teardown(void *given)
+{
+    struct text_state *state = given;
+    fm_model_tokenizer_close(state->tokenizer);
+    fm_base_mem_free(state->text);
+    fm_base_mem_free(state);
+}
+
+static fm_status text_setup(const fm_bench_setup *setup, void **out_state)
+{
+    struct text_state *state = fm_base_mem_zalloc(1, sizeof *state);
+    fm_tokenizer_training training = {.size = sizeof training, .vocab = 2048, .threads = 1};
+    fm_rng rng = fm_base_rng_begin(setup->seed, 3);
+    if (!state)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a benchmark");
+    state->text = fm_bench_alloc(TEXT_BYTES + 32);
+    while (state->text && state->length < TEXT_BYTES) {
+        double drawn = fm_rng_double(&rng);
+        uint64_t word = (uint64_t)(20000 * drawn * drawn * drawn); // low numbers often
+        fm_rng letters = fm_base_rng_begin(setup->seed + 1, word);
+        uint64_t size = 1 + fm_base_rng_below(&letters, 10);
+        for (uint64_t i = 0; i < size; i++)
+            state->text[state->length++] = (char)('a' + fm_base_rng_below(&letters, 26));
+        state->text[state->length++] = fm_base_rng_below(&rng, 12) ? ' ' : '\n';
+    }
+    fm_status status =
+        state->text ? fm_model_tokenizer_train(state->text, state->length, &training, &state->tokenizer)
+                    : fm_base_error_set(FM_ERR_NOMEM, "no memory for a text");
+    if (status < 0)
+        text_teardown(state);
+    else
+        *out_state = state;
+    return status;
+}
+
+static fm_status encode_run(void *given, int threads)
+{
+    struct text_state *state = given;
+    int32_t *ids;
+    size_t count;
+    (void)threads;
+    FM_TRY(fm_model_tokenizer_encode(state->tokenizer, state->text, state->length, &ids, &count));
+    state->hash = fm_bench_hash(0, ids, count * sizeof *ids);
+    fm_base_mem_free(ids);
+    return FM_OK;
+}
+
+static uint64_t text_hash(const void *state)
+{
+    return ((const struct text_state *)state)->hash;
+}
+
+static fm_status cases(fm_bench *bench)
+{
+    FM_TRY(fm_bench_add(bench, &(fm_bench_case){.name = "encode.1MiB",
+                                                .bytes = TEXT_BYTES,
+                                                .mode = FM_BENCH_IN_SMOKE,
+                                                .threads = 1,
+                                                .setup = text_setup,
+                                                .run = encode_run,
+                                                .hash = text_hash,
+                                                .teardown = text_teardown}));
+    FM_TRY(add_train(bench, "train.f32.small", &small_f32, FM_BENCH_IN_SMOKE));
+    FM_TRY(add_train(bench, "train.f32.512", &large_f32, FM_BENCH_IN_QUICK));
+    FM_TRY(add_train(bench, "train.bf16.512", &large_bf16, FM_BENCH_IN_QUICK));
+    return add_train(bench, "train.fp8.512", &large_fp8, FM_BENCH_IN_QUICK);
+}
+
+int main(int argc, char **argv)
+{
+    static const fm_bench_program program = {"model", "training steps against gemm alone, tokenizing", cases};
+    return fm_bench_main(&program, argc, argv);
+}
