@@ -29,14 +29,16 @@ struct fm_model_session {
 static fm_mla_cache cache_of(const fm_model_session *session, int layer)
 {
     const fm_model_config *c = &session->model->config;
-    return (fm_mla_cache){.form = FM_MLA_FORM_BF16,
+    fm_mla_cache cache = {.form = FM_MLA_FORM_BF16,
                           .page = FM_MODEL_BLOCK,
                           .h_kv = 1,
                           .d_qk = c->kv_lora + c->rope,
                           .d_v = c->kv_lora,
-                          .blocks = session->page_count,
-                          .data = (char *)session->pages +
-                                  session->page_bytes * (size_t)session->page_count * (size_t)layer};
+                          .blocks = session->page_count};
+    if (session->pages)
+        cache.data =
+            (char *)session->pages + session->page_bytes * (size_t)session->page_count * (size_t)layer;
+    return cache;
 }
 
 static fm_status open_pages(fm_model_session *session)
