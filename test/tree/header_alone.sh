@@ -12,7 +12,9 @@ for header in lib/*/include/fathom/*.h; do
     if [ "${header##*/}" = duckdb_api.h ] && [ ! -f .deps/duckdb/duckdb.h ]; then
         continue
     fi
-    echo "#include \"fathom/${header##*/}\"" | "$cc" -std=c11 "${flags[@]}" -x c - || bad=1
+    # The declaration is for headers of macros alone: ISO C wants one.
+    echo "#include \"fathom/${header##*/}\"
+extern int something;" | "$cc" -std=c11 "${flags[@]}" -x c - || bad=1
     echo "#include \"fathom/${header##*/}\"" | "$cxx" -std=c++17 "${flags[@]}" -x c++ - || bad=1
 done
 exit $bad

@@ -6,12 +6,10 @@
 
 #include <immintrin.h>
 
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "fathom/kernel.h"
+
+#define UNROLL FM_UNROLL
+#define INLINE FM_INLINE
 
 enum { ROWS = FM_GEMM_TILE_ROWS, VECTORS = 2, LANES = 16 };
 

@@ -6,12 +6,7 @@
 
 #include <immintrin.h>
 
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "fathom/kernel.h"
 
 enum { LANES = 16 };
 
@@ -21,12 +16,12 @@ struct quad {
 };
 
 // A lane of 32 bits is a column's pair: the even k in the low half, which a shift makes f32, the odd one in the high.
-INLINE __m512 even_of(__m512i pairs)
+FM_INLINE __m512 even_of(__m512i pairs)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
 }
 
-INLINE __m512 odd_of(__m512i pairs)
+FM_INLINE __m512 odd_of(__m512i pairs)
 {
     return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xFFFF0000)));
 }
@@ -60,7 +55,7 @@ struct tables {
     __m512i low[2], high[2];
 };
 
-INLINE struct tables tables_make(void)
+FM_INLINE struct tables tables_make(void)
 {
     struct tables tables;
     for (int half = 0; half < 2; half++) {
@@ -70,7 +65,7 @@ INLINE struct tables tables_make(void)
     return tables;
 }
 
-INLINE struct quad decode(__m512i codes, const struct tables *tables)
+FM_INLINE struct quad decode(__m512i codes, const struct tables *tables)
 {
     __m512i low = _mm512_permutex2var_epi8(tables->low[0], codes, tables->low[1]);
     __m512i high = _mm512_permutex2var_epi8(tables->high[0], codes, tables->high[1]);
@@ -86,14 +81,14 @@ struct tables {
     char none;
 };
 
-INLINE struct tables tables_make(void)
+FM_INLINE struct tables tables_make(void)
 {
     return (struct tables){0};
 }
 
 // The codes in the upper bytes, as halves: e4m3's exponent and mantissa, moved down by one bit, are those of an fp16 that
 // is 2^-8 of it, subnormals too. All ones, the NaN, would become a number.
-INLINE __m512i halves(__m512i codes)
+FM_INLINE __m512i halves(__m512i codes)
 {
     const __m512i magnitude = _mm512_set1_epi16(0x7F00);
     __m512i bits = _mm512_and_si512(codes, magnitude);
@@ -104,12 +99,12 @@ INLINE __m512i halves(__m512i codes)
 }
 
 // VCVTPH2PS takes fp16 subnormals as they are whatever DAZ says.
-INLINE __m512 wide(__m256i half)
+FM_INLINE __m512 wide(__m256i half)
 {
     return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256));
 }
 
-INLINE struct quad decode(__m512i codes, const struct tables *tables)
+FM_INLINE struct quad decode(__m512i codes, const struct tables *tables)
 {
     (void)tables;
     codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), codes); // pair after pair
@@ -125,7 +120,7 @@ static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
     struct tables tables = tables_make();
     for (int64_t pair = 0; pair < pairs; pair += 2) {
         struct quad quad = decode(_mm512_loadu_si512(panel + pair * 32), &tables);
-        UNROLL for (int i = 0; i < 4; i++)
+        FM_UNROLL for (int i = 0; i < 4; i++)
         {
             _mm512_storeu_ps(out + (2 * pair + i) * FM_GEMM_STRIP, quad.at[i]);
         }
@@ -133,8 +128,8 @@ static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
 }
 
 // 64 bytes of a panel, of 4 k in E4M3 and of 2 in BF16, added to the chains of e and o.
-INLINE void add_products(const uint8_t *codes, int is_bf16, const struct tables *tables, const float *a,
-                         size_t a_stride, int rows, __m512 even[FM_GEMM_FEW], __m512 odd[FM_GEMM_FEW])
+FM_INLINE void add_products(const uint8_t *codes, int is_bf16, const struct tables *tables, const float *a,
+                            size_t a_stride, int rows, __m512 even[FM_GEMM_FEW], __m512 odd[FM_GEMM_FEW])
 {
     __m512i bytes = _mm512_loadu_si512(codes);
     struct quad quad;
@@ -144,7 +139,7 @@ INLINE void add_products(const uint8_t *codes, int is_bf16, const struct tables 
     } else {
         quad = decode(bytes, tables);
     }
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
         const float *row = a + (size_t)r * a_stride;
         even[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[0]), quad.at[0], even[r]);
@@ -152,7 +147,7 @@ INLINE void add_products(const uint8_t *codes, int is_bf16, const struct tables 
     }
     if (is_bf16)
         return;
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
         const float *row = a + (size_t)r * a_stride;
         even[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[2]), quad.at[2], even[r]);
@@ -162,7 +157,7 @@ INLINE void add_products(const uint8_t *codes, int is_bf16, const struct tables 
 
 // A block of one panel. Folded sums are those of codes, times a power of two step by step, which is exact: they are
 // what codes times scales would sum up to.
-INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, int is_bf16)
+FM_INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, int is_bf16)
 {
     const int bytes_ahead = is_bf16 ? 4096 : 2048,
               lines = is_bf16 ? 16 : 8; // a block ahead; cache lines of a step
@@ -172,7 +167,7 @@ INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, int i
     struct tables tables = tables_make();
     __m512 sum[FM_GEMM_FEW], scale[FM_GEMM_FEW];
     int promoted = !is_bf16 && !few->folds;
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
         sum[r] = promoted ? _mm512_setzero_ps() : _mm512_loadu_ps(acc + (size_t)r * few->acc_stride);
         if (!is_bf16)
@@ -181,7 +176,7 @@ INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, int i
     }
     for (int step = 0; step < few->steps; step++) {
         __m512 even[FM_GEMM_FEW], odd[FM_GEMM_FEW];
-        UNROLL for (int r = 0; r < rows; r++)
+        FM_UNROLL for (int r = 0; r < rows; r++)
         {
             even[r] = _mm512_setzero_ps();
             odd[r] = _mm512_setzero_ps();
@@ -192,14 +187,14 @@ INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, int i
             add_products(codes, is_bf16, &tables, a + (size_t)line * (size_t)k_of_line, few->a_stride, rows,
                          even, odd);
         }
-        UNROLL for (int r = 0; r < rows; r++)
+        FM_UNROLL for (int r = 0; r < rows; r++)
         {
             __m512 both = _mm512_add_ps(even[r], odd[r]);
             sum[r] = !is_bf16 && few->folds ? _mm512_fmadd_ps(both, scale[r], sum[r])
                                             : _mm512_add_ps(sum[r], both);
         }
     }
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
         float *to = acc + (size_t)r * few->acc_stride;
         _mm512_storeu_ps(to, promoted ? _mm512_fmadd_ps(sum[r], scale[r], _mm512_loadu_ps(to)) : sum[r]);
@@ -212,7 +207,7 @@ INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, int i
             few_panel(few, number, n, is_bf16);             \
         break
 
-INLINE void few_rows(const struct fm_gemm_few *few, int is_bf16)
+FM_INLINE void few_rows(const struct fm_gemm_few *few, int is_bf16)
 {
     switch (few->rows) {
         FEW_CASE(1);

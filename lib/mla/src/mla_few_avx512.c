@@ -6,14 +6,12 @@
 
 #include <immintrin.h>
 
+#include "fathom/kernel.h"
+
 #include <string.h>
 
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#define UNROLL FM_UNROLL
+#define INLINE FM_INLINE
 
 enum { LANES = 16, PAIRS = FM_MLA_STEP / 2 };
 

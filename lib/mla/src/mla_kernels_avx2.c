@@ -8,9 +8,9 @@
 
 #include <immintrin.h>
 
-// The undefined-behaviour checks of every address in the unrolled tiles would take a compiler minutes; AddressSanitizer's
-// checks of every access stay.
-#define INLINE static inline __attribute__((always_inline, no_sanitize("undefined")))
+#include "fathom/kernel.h"
+
+#define INLINE FM_INLINE
 
 enum { LANES = 8, TILE_ROWS = 6 };
 #define TILE_PARITIES    1

@@ -10,11 +10,7 @@
  *
  * and after it multiply() and transpose().
  */
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
+#define UNROLL FM_UNROLL
 
 // 2^x, as fm_mla_exp2().
 INLINE V exp2_of(V x)
