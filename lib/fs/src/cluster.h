@@ -67,7 +67,10 @@ typedef struct fm_fs_routing {
     fm_fs_chain *chains;    // ascending by id
 } fm_fs_routing;
 
+enum { FM_FS_ROUTING_BYTES_MAX = 16 << 20 }; // encoded: some 10^5 chains
 void fm_fs_routing_clear(fm_fs_routing *routing);
+// Tells the runtime where the nodes are.
+void fm_fs_routing_know(const fm_fs_routing *routing, fm_fs_runtime *runtime);
 fm_fs_buffer *fm_fs_routing_encode(const fm_fs_routing *routing); // NULL: no memory
 fm_status fm_fs_routing_decode(const uint8_t *bytes, size_t size, fm_fs_routing *out_routing);
 const fm_fs_chain *fm_fs_routing_chain(const fm_fs_routing *routing, uint32_t id); // NULL: none

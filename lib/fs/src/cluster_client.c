@@ -94,6 +94,7 @@ static void fetched(fm_fs_call *call)
     }
     fm_fs_routing_clear(&client->routing);
     client->routing = routing;
+    fm_fs_routing_know(&client->routing, client->runtime);
 }
 
 void fm_fs_client_refresh(fm_fs_client *client)
@@ -108,7 +109,7 @@ void fm_fs_client_refresh(fm_fs_client *client)
                                  .timeout_ns = client->options.call_timeout_ns,
                                  .args = args,
                                  .args_bytes = sizeof args,
-                                 .reply_bytes = 64 << 20,
+                                 .reply_bytes = FM_FS_ROUTING_BYTES_MAX,
                                  .done = fetched,
                                  .context = client};
     fm_fs_call_start(client->runtime, &client->fetch);

@@ -295,6 +295,12 @@ fm_status fm_fs_routing_decode(const uint8_t *bytes, size_t size, fm_fs_routing 
     return FM_OK;
 }
 
+void fm_fs_routing_know(const fm_fs_routing *routing, fm_fs_runtime *runtime)
+{
+    for (uint32_t i = 0; runtime->ops->know && i < routing->node_count; i++)
+        runtime->ops->know(runtime, routing->nodes[i].id, routing->nodes[i].address);
+}
+
 const fm_fs_chain *fm_fs_routing_chain(const fm_fs_routing *routing, uint32_t id)
 {
     uint32_t low = 0;

@@ -114,6 +114,8 @@ struct fm_fs_runtime_ops {
     void (*reply)(fm_fs_runtime *runtime, fm_fs_request *request, fm_status status, const void *args,
                   size_t args_bytes, fm_fs_buffer *payload);
     void (*kv_run)(fm_fs_runtime *runtime, fm_fs_kv_job *job); // only where there is a store
+    // Where another node can be reached from now on. NULL where that is known anyway.
+    void (*know)(fm_fs_runtime *runtime, uint32_t node, const char *address);
 };
 
 struct fm_fs_runtime {

@@ -66,6 +66,7 @@ struct fm_fs_manager {
     int64_t trusted_until_ns;
     int64_t renewed_ns; // when the last try began
     int loaded;
+    int64_t loaded_ns; // when it became so
     fm_fs_routing routing;
     struct identity *targets;
     uint32_t target_count;
@@ -180,6 +181,16 @@ static fm_status put_chain(fm_fs_kv_tx *kv, const struct transaction *tx, uint32
                                  tx->old_versions[i]);
     size_t size = fm_fs_chain_encode(value, &tx->chains[i]);
     return fm_fs_kv_put(kv, item.key, (fm_fs_kv_bytes){value, size});
+}
+
+fm_status fm_fs_manager_put_chain(fm_fs_kv_tx *tx, const fm_fs_chain *chain)
+{
+    uint8_t key[KEY_BYTES];
+    uint8_t value[FM_FS_CHAIN_BYTES_MAX];
+    uint8_t version[8] = {1}; // little-endian; 0 is what those know who know nothing
+    size_t size = fm_fs_chain_encode(value, chain);
+    FM_TRY(fm_fs_kv_put(tx, version_key, (fm_fs_kv_bytes){version, sizeof version}));
+    return fm_fs_kv_put(tx, key_of('c', chain->id, key), (fm_fs_kv_bytes){value, size});
 }
 
 static fm_status write_closure(fm_fs_kv_tx *kv, void *context)
@@ -426,6 +437,8 @@ static void load_done(fm_fs_manager *manager, fm_status status)
     manager->tx.routing = (fm_fs_routing){0};
     manager->tx.targets = NULL;
     manager->loaded = 1;
+    if (first)
+        manager->loaded_ns = now(manager);
     for (uint32_t i = 0; first && i < manager->node_count; i++) {
         manager->nodes[i].heard_ns = now(manager);
         manager->nodes[i].heard = 0;
@@ -478,6 +491,16 @@ static void note_identity(fm_fs_manager *manager, const fm_fs_member *member, co
     memcpy(tx->identities[tx->identity_count++].bytes, report->identity, 16);
 }
 
+// After a take-over nobody is taken out of a chain before all its serving members were heard of, or had the time to
+// be: when all have stopped at once, all are complete, and must not be seen to leave one after the other.
+static int is_gathering(const fm_fs_manager *manager, const fm_fs_chain *chain, const uint8_t *local)
+{
+    int unknown = 0;
+    for (uint32_t m = 0; m < chain->count; m++)
+        unknown |= chain->members[m].state == FM_FS_SERVING && local[m] == FM_FS_UNKNOWN;
+    return unknown && now(manager) - manager->loaded_ns < manager->options.node_timeout_ns;
+}
+
 // The changes that the chains need by what was heard. 0: none.
 static int find_changes(fm_fs_manager *manager)
 {
@@ -488,6 +511,8 @@ static int find_changes(fm_fs_manager *manager)
         uint8_t local[FM_FS_REPLICAS_MAX];
         for (uint32_t m = 0; m < chain->count; m++)
             local[m] = local_of(manager, chain, &chain->members[m]);
+        if (is_gathering(manager, chain, local))
+            continue;
         fm_fs_chain *next = &tx->chains[tx->chain_count];
         if (fm_fs_chain_next(chain, local, next))
             tx->old_versions[tx->chain_count++] = chain->version;

@@ -18,6 +18,9 @@
 
 #include "cluster.h"
 
+// Puts a chain's record into the store of a cluster that no manager runs yet.
+fm_status fm_fs_manager_put_chain(fm_fs_kv_tx *tx, const fm_fs_chain *chain);
+
 typedef struct fm_fs_manager fm_fs_manager;
 
 typedef struct fm_fs_manager_options {

@@ -308,6 +308,7 @@ static void fetched(fm_fs_call *call)
     }
     fm_fs_routing_clear(&storage->routing);
     storage->routing = routing;
+    fm_fs_routing_know(&storage->routing, storage->runtime);
     placed(storage);
     // Renews the lease, and tells what the targets say now.
     if (!storage->beating)
@@ -326,7 +327,7 @@ void fm_fs_storage_refresh(fm_fs_storage *storage)
                                   .timeout_ns = storage->options.lease_ns / 2,
                                   .args = args,
                                   .args_bytes = sizeof args,
-                                  .reply_bytes = 64 << 20,
+                                  .reply_bytes = FM_FS_ROUTING_BYTES_MAX,
                                   .done = fetched,
                                   .context = storage};
     fm_fs_call_start(storage->runtime, &storage->fetch);

@@ -296,7 +296,7 @@ static void kv_start(fm_fs_runtime *runtime, fm_fs_kv_job *job)
 }
 
 const struct fm_fs_runtime_ops sim_runtime_ops = {local_now,  timer_start, timer_stop, draw,
-                                                  call_start, reply,       kv_start};
+                                                  call_start, reply,       kv_start,   NULL};
 
 void sim_take_request(struct world *world, struct node *node, const struct message *message)
 {
