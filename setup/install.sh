@@ -103,6 +103,7 @@ install_tarballs() {
         fi
         mkdir -p ".deps/$(dirname "$target")"
         tar -xzf "$tarball" -C "$scratch" "$member"
+        rm -rf ".deps/$target"
         mv "$scratch/$member" ".deps/$target"
         echo "$name@$version" >"$stamp"
         rm -rf "$scratch"
