@@ -189,12 +189,12 @@ timeout 90 node client.mjs "$port" "$expected" $prompt || fail "the client found
 cat >stop.mjs <<'JS'
 const [base, pid] = [`http://127.0.0.1:${process.argv[2]}`, Number(process.argv[3])];
 const headers = { Authorization: 'Bearer secret-one' };
-const body = JSON.stringify({ prompt: 'abc', max_tokens: 100, n: 16, ignore_eos: true });
+const body = JSON.stringify({ prompt: 'abc', max_tokens: 100, n: 8, ignore_eos: true });
 const reply = fetch(base + '/v1/completions', { method: 'POST', headers, body });
 while (!/^fathom_requests_running [1-9]/m.test(await (await fetch(base + '/metrics')).text()));
 process.kill(pid, 'SIGTERM');
 const answer = await (await reply).json();
-if (answer.choices.length !== 16) throw new Error(JSON.stringify(answer));
+if (answer.choices.length !== 8) throw new Error(JSON.stringify(answer));
 JS
 timeout 20 node stop.mjs "$port" "$server" || fail "the answers that ran when the server stopped were lost"
 wait "$server" || fail "the server failed at its end"
