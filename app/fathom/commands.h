@@ -9,6 +9,7 @@
     X(run)                 \
     X(generate)            \
     X(serve)               \
+    X(bench)               \
     X(tokenizer)           \
     X(ep)                  \
     X(eplb)                \

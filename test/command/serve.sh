@@ -13,6 +13,16 @@ trap '[ -z "$server" ] || kill -9 "$server" 2>/dev/null || true; rm -rf "$scratc
 cd "$scratch"
 fail() { echo "serve: $*" >&2; [ ! -f err.txt ] || tail -5 err.txt >&2; exit 1; }
 
+# The same engine under a load of its own.
+"$fathom" bench serve --model "$golden" --requests 12 --rate 200 --prompt 20 --shared 30 --answer 8 --running 2 --threads 1 \
+    --json >bench.json
+node -e 'const b = JSON.parse(require("fs").readFileSync("bench.json"));
+    process.exit(b.requests === 12 && b.cache_hits > 0.2 && b.first_token_ms_median > 0 ? 0 : 1)' ||
+    fail "bench serve: $(cat bench.json)"
+echo '[[0, 5, 6], [0.01, 500, 2]]' >arrivals.json
+"$fathom" bench serve --model "$golden" --arrivals arrivals.json 2>bad.txt && fail "a prompt beyond the context was taken"
+grep -q 'prompt tokens is 500' bad.txt || fail "the bad arrival was not named: $(cat bad.txt)"
+
 mkdir model
 ln -s "$golden/config.json" "$golden/model.safetensors" model/
 # One special token, and the 256 bytes behind it: byte b has the id b + 1.

@@ -22,7 +22,8 @@ static void check(const struct serve_face *face, int chat, const uint8_t *data, 
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char template[] = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}{{ thinking }}";
+    static const char template[] =
+        "{% for m in messages %}{{ m.role + m.content }}{% endfor %}{{ thinking }}";
     static fm_chat *chat; // both of the whole process: training takes longer than reading a body
     static fm_tokenizer *tokenizer;
     static const fm_model_config config = {.vocab = 300, .context = 64, .bos = 0, .eos = 1};
