@@ -14,4 +14,7 @@ fm_status bench_pond_folder(char *out_folder, size_t size);
 /* Runs statements in a DuckDB of their own. FM_ERR_UNAVAILABLE where there is none. */
 fm_status bench_pond_duckdb(const char *const *statements, int count);
 
+/* Cases of the group-by. */
+fm_status bench_pond_group_cases(fm_bench *bench);
+
 #endif

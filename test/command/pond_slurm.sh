@@ -37,8 +37,8 @@ J
 }
 
 # A command that starts two processes here, which join over TCP with the run's key.
-# shellcheck disable=SC2016 # the command's shell expands them
 job 6 launched >launched.yaml
+# shellcheck disable=SC2016 # the command's shell expands them
 expect 0 "$fathom" pond run --json --executors 2 --listen 127.0.0.1:0 --launch \
     'for i in $(seq {count}); do {fathom} pond executor --join {address} --key {key} >/dev/null 2>&1 & done; echo 1' launched.yaml
 says out.txt '"moved_rows":180000'

@@ -43,6 +43,8 @@ static fm_status check_source(const fm_pond_op *op)
     if (op->format == FM_POND_RANGE)
         return needs(op, "low and high, low not above high", op->low <= op->high);
     FM_TRY(needs(op, "a format of files", op->format >= FM_POND_PARQUET && op->format <= FM_POND_FILES));
+    if (op->on_error == FM_POND_SKIP && op->format != FM_POND_CSV)
+        return fm_base_error_set(FM_ERR_ARG, "source: on_error is skip; only lines of CSV can be skipped");
     return needs(op, "paths", op->path_count > 0);
 }
 

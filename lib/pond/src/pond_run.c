@@ -312,6 +312,12 @@ static fm_status look_up(const fm_pond_run *run, fm_pond_made *made)
         status = fm_pond_made_read(text, length, made);
     made->done = status == FM_OK && text;
     fm_base_mem_free(text);
+    // What a crash of the machine has left half written is done again.
+    if (status == FM_ERR_FORMAT) {
+        path.length -= strlen("/" FM_POND_RESULT_NAME);
+        path.text[path.length] = '\0';
+        status = fm_base_dir_remove(path.text);
+    }
     fm_pond_text_clear(&path);
     return status;
 }

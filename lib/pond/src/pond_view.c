@@ -139,15 +139,14 @@ static void add_reader(const fm_pond_op *op, const char *schema, const char *lis
         fm_pond_text_add(sql, "SELECT * FROM read_json([%s], format = 'newline_delimited'", list);
         if (schema)
             fm_pond_text_add(sql, ", columns = %s", schema);
-        if (op->on_error == FM_POND_SKIP)
-            fm_pond_text_add(sql, ", ignore_errors = true");
         fm_pond_text_add(sql, ")");
         break;
     case FM_POND_TEXT:
         // A line is one value: nothing separates, nothing quotes. 64 MiB is the longest line.
         fm_pond_text_add(
             sql,
-            "SELECT line FROM read_csv([%s], columns = {'line': 'VARCHAR'}, header = false, auto_detect = "
+            "SELECT coalesce(line, '') AS line FROM read_csv([%s], columns = {'line': 'VARCHAR'}, header = "
+            "false, auto_detect = "
             "false, delim = '\x01', quote = '', escape = '', strict_mode = false, null_padding = true, "
             "max_line_size = 67108864)",
             list);

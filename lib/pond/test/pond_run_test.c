@@ -135,6 +135,22 @@ static void it_writes_hive_folders_and_appends(void **state)
                         "0,30,1305\n1,30,1335\n2,30,1365\n");
 }
 
+static void it_does_again_what_a_crash_left_half_written(void **state)
+{
+    (void)state;
+    fm_pond_run_report report;
+    pond_jobs_need_duckdb();
+    static const char *const job = "steps:\n"
+                                   "  - {source: range, low: 0, high: 77}\n"
+                                   "  - {sink: parquet, path: '@/crashed', mode: overwrite}\n";
+    assert_ok(pond_jobs_run(job, 1, &report));
+    char *command = pond_jobs_expand("cd @/work && for f in tasks/*/result.json; do : >$f; done");
+    assert_int_equal(system(command), 0);
+    fm_base_mem_free(command);
+    assert_ok(pond_jobs_run(job, 1, &report));
+    assert_int_equal(report.tasks_run, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -144,6 +160,7 @@ int main(void)
         cmocka_unit_test(it_survives_the_death_of_an_executor),
         cmocka_unit_test(it_names_a_column_that_is_missing),
         cmocka_unit_test(it_writes_hive_folders_and_appends),
+        cmocka_unit_test(it_does_again_what_a_crash_left_half_written),
     };
     return fm_test_run("pond_run", tests);
 }

@@ -105,7 +105,7 @@ typedef struct fm_pond_op {
     fm_pond_format format;
     fm_pond_scheme scheme;
     fm_pond_mode mode;
-    fm_pond_on_error on_error; /**< CSV and JSON sources */
+    fm_pond_on_error on_error; /**< CSV sources */
     const char *const *paths;  /**< source: files, folders or patterns (* ? [..]); sink: a folder */
     size_t path_count;
     const char *text, *by, *join;
