@@ -22,6 +22,12 @@ static void install(fm_isa isa, struct fm_gemm_kernels *kernels)
             fm_gemm_install_few_vbmi(kernels);
         fm_gemm_install_lanes_avx512(kernels);
     }
+    if (isa >= FM_ISA_AMX) {
+        struct fm_gemm_kernels tiles = *kernels;
+        fm_gemm_install_amx(&tiles);
+        if (fm_gemm_tiles_agree(&tiles, kernels))
+            *kernels = tiles;
+    }
 #else
     (void)isa;
 #endif
@@ -77,7 +83,7 @@ fm_status fm_gemm_context_open(const fm_gemm_options *options, fm_gemm_context *
         fm_gemm_context_close(context);
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for the workspace of %d threads", threads);
     }
-    fm_isa limit = options->capped && options->isa_max < FM_ISA_AVX512 ? options->isa_max : FM_ISA_AVX512;
+    fm_isa limit = options->capped ? options->isa_max : FM_ISA_AMX;
     install(fm_base_cpu_isa(limit), &context->kernels);
     *out_context = context;
     return FM_OK;

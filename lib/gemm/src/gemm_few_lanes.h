@@ -65,14 +65,33 @@ FM_INLINE struct tables tables_make(void)
     return tables;
 }
 
-FM_INLINE struct quad decode(__m512i codes, const struct tables *tables)
+// As BF16, pairs of k side by side: what a row of a tile is.
+FM_INLINE void decode_pairs(__m512i codes, const struct tables *tables, __m512i *pair_0, __m512i *pair_1)
 {
     __m512i low = _mm512_permutex2var_epi8(tables->low[0], codes, tables->low[1]);
     __m512i high = _mm512_permutex2var_epi8(tables->high[0], codes, tables->high[1]);
     // high | (codes & 0x80)
     high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8((char)0x80), 0xF8);
-    __m512i pair_0 = _mm512_unpacklo_epi8(low, high), pair_1 = _mm512_unpackhi_epi8(low, high);
+    *pair_0 = _mm512_unpacklo_epi8(low, high);
+    *pair_1 = _mm512_unpackhi_epi8(low, high);
+}
+
+FM_INLINE struct quad decode(__m512i codes, const struct tables *tables)
+{
+    __m512i pair_0, pair_1;
+    decode_pairs(codes, tables, &pair_0, &pair_1);
     return (struct quad){{even_of(pair_0), odd_of(pair_0), even_of(pair_1), odd_of(pair_1)}};
+}
+
+static void unpack_pairs(const uint8_t *panel, int64_t pairs, uint16_t *out)
+{
+    struct tables tables = tables_make();
+    for (int64_t pair = 0; pair < pairs; pair += 2) {
+        __m512i pair_0, pair_1;
+        decode_pairs(_mm512_loadu_si512(panel + pair * 32), &tables, &pair_0, &pair_1);
+        _mm512_storeu_si512(out + pair * 32, pair_0);
+        _mm512_storeu_si512(out + pair * 32 + 32, pair_1);
+    }
 }
 
 #else

@@ -109,6 +109,32 @@ static void take_b(const struct fm_gemm_piece *piece, int64_t column, int64_t k_
     scale_b(piece, column, k_from, length);
 }
 
+// B's block as tiles: those that a blob of BF16 consists of, or made of the strip.
+static void take_tiles(const struct fm_gemm_piece *piece, int64_t column, int64_t k_from, int64_t length,
+                       struct fm_gemm_tiles *tiles)
+{
+    uint16_t *made[2] = {piece->space->tiles[0], piece->space->tiles[1]};
+    const fm_gemm_operand *b = &piece->b->operand;
+    int64_t pairs = fm_gemm_ceil_div(length, FM_GEMM_STEP) * (FM_GEMM_STEP / 2);
+    int by_panel = piece->b->panels && column + FM_GEMM_PANEL < piece->b->n;
+    int codes_only =
+        b->dtype == FM_DTYPE_F8_E4M3 && fm_gemm_scale_k(b) == FM_GEMM_SCALE_BLOCK && !piece->folds;
+    tiles->b[0] = made[0];
+    tiles->b[1] = made[1];
+    if (by_panel && b->dtype == FM_DTYPE_BF16) {
+        for (int64_t half = 0; half < 2; half++)
+            tiles->b[half] =
+                (const uint16_t *)(const void *)panel_at(piece->b, column + half * FM_GEMM_PANEL, k_from);
+    } else if (by_panel && codes_only && piece->kernels->unpack_pairs) {
+        for (int64_t half = 0; half < 2; half++)
+            piece->kernels->unpack_pairs(panel_at(piece->b, column + half * FM_GEMM_PANEL, k_from), pairs,
+                                         made[half]);
+    } else {
+        take_b(piece, column, k_from, length);
+        piece->kernels->narrow_strip(piece->space->b, pairs, made);
+    }
+}
+
 // Asks for a part of the rows of A that the next chunk will want, while this one is multiplied: rows are far apart, so
 // that the hardware does not see the next piece of each coming.
 static void prefetch_a(const struct fm_gemm_piece *piece, int64_t k_from, int64_t length, int64_t part,
@@ -138,7 +164,12 @@ static void multiply_chunk(const struct fm_gemm_piece *piece, int64_t k_from, in
             prefetch_a(piece, k_from + length, next, column / FM_GEMM_STRIP, strips);
         for (int64_t at = 0; at < length; at += FM_GEMM_BLOCK) {
             int64_t part = fm_gemm_min(length - at, FM_GEMM_BLOCK);
-            take_b(piece, piece->column + column, k_from + at, part);
+            struct fm_gemm_tiles tiles = {.a = (const uint16_t *)(const void *)space->a + at,
+                                          .a_stride = a_stride};
+            if (piece->kernels->multiply_tiles)
+                take_tiles(piece, piece->column + column, k_from + at, part, &tiles);
+            else
+                take_b(piece, piece->column + column, k_from + at, part);
             if (promoted)
                 take_b_scales(piece, piece->column + column, FM_GEMM_STRIP, (k_from + at) / FM_GEMM_BLOCK,
                               space->b_scales);
@@ -156,7 +187,12 @@ static void multiply_chunk(const struct fm_gemm_piece *piece, int64_t k_from, in
             int last = at + FM_GEMM_BLOCK >= length;
             name_next(piece, piece->column + column + (last ? FM_GEMM_STRIP : 0),
                       k_from + (last ? 0 : at + FM_GEMM_BLOCK), &block);
-            piece->kernels->multiply(&block);
+            if (!piece->kernels->multiply_tiles) {
+                piece->kernels->multiply(&block);
+                continue;
+            }
+            tiles.block = block;
+            piece->kernels->multiply_tiles(&tiles);
         }
     }
 }
@@ -231,17 +267,23 @@ void fm_gemm_piece_run(const struct fm_gemm_piece *piece)
 {
     struct fm_gemm_space *space = piece->space;
     int64_t k = piece->b->k;
-    int few = is_few(piece);
-    for (int i = 0; i < piece->count; i++)
+    int few = is_few(piece), by_tiles = !few && piece->kernels->multiply_tiles != NULL;
+    int rows = by_tiles ? (piece->count + 15) / 16 * 16 : piece->count; // tiles add to whole ones
+    for (int i = 0; i < rows; i++)
         memset(space->acc + (size_t)i * FM_GEMM_ACC_STRIDE, 0,
                (size_t)fm_gemm_ceil_div(piece->columns, FM_GEMM_STRIP) * FM_GEMM_STRIP * sizeof *space->acc);
-    int64_t per_row = FM_GEMM_A_FLOATS / piece->count - FM_GEMM_A_PAD;
+    int64_t per_row =
+        by_tiles ? fm_gemm_piece_tiles_chunk(piece->count) : FM_GEMM_A_FLOATS / piece->count - FM_GEMM_A_PAD;
     int64_t chunk = fm_gemm_min(per_row, fm_gemm_ceil_div(k, FM_GEMM_BLOCK) * FM_GEMM_BLOCK) / FM_GEMM_BLOCK *
                     FM_GEMM_BLOCK;
-    size_t a_stride = (size_t)chunk + FM_GEMM_A_PAD;
+    size_t a_stride =
+        (size_t)chunk + (size_t)(by_tiles ? FM_GEMM_STEP : FM_GEMM_A_PAD); // a cache line either way
     for (int64_t k_from = 0; k_from < k; k_from += chunk) {
         int64_t length = fm_gemm_min(k - k_from, chunk);
-        fm_gemm_source_a(piece, !few, k_from, length, space->a, a_stride);
+        if (by_tiles)
+            fm_gemm_piece_tiles_a(piece, k_from, length, a_stride);
+        else
+            fm_gemm_source_a(piece, !few, k_from, length, space->a, a_stride);
         if (is_promoted(piece) || (few && piece->folds))
             take_a_scales(piece, k_from / FM_GEMM_BLOCK, fm_gemm_ceil_div(length, FM_GEMM_BLOCK));
         (few ? multiply_few : multiply_chunk)(piece, k_from, length, a_stride);

@@ -30,10 +30,11 @@ enum {
     FM_GEMM_A_PAD = 16, // floats between rows of A, so that rows do not share cache sets
     FM_GEMM_ACC_STRIDE = FM_GEMM_COLUMNS + 16, // of accumulators, for the same reason
     FM_GEMM_A_FLOATS = FM_GEMM_ROWS * (FM_GEMM_BLOCK + FM_GEMM_A_PAD),
-    FM_GEMM_A_BLOCKS = FM_GEMM_A_FLOATS / FM_GEMM_BLOCK, // rows x blocks that a chunk has at most
-    FM_GEMM_SQUARE = 16,                                 // rows and columns that transpose() takes
-    FM_GEMM_LINE = FM_GEMM_COLUMNS + 16,                 // floats between lines that wait to be transposed
-    FM_GEMM_FEW = 8,                                     // rows that are few: registers hold e and o of each
+    FM_GEMM_A_BLOCKS =
+        2 * FM_GEMM_A_FLOATS / FM_GEMM_BLOCK, // rows x blocks that a chunk has at most, in BF16
+    FM_GEMM_SQUARE = 16,                      // rows and columns that transpose() takes
+    FM_GEMM_LINE = FM_GEMM_COLUMNS + 16,      // floats between lines that wait to be transposed
+    FM_GEMM_FEW = 8,                          // rows that are few: registers hold e and o of each
     FM_GEMM_STREAMS = 8, // panels that few rows read side by side: memory gives most to 4 to 8 streams
     FM_GEMM_SUMS = 16    // that a sum along a row is kept in: the widest vector's lanes
 };
@@ -86,6 +87,15 @@ struct fm_gemm_few {
     const float *b_scales; // count x FM_GEMM_PANEL; E4M3
 };
 
+/** A block for tiles: its rows and columns as BF16, A's in rows and padded with zeros to 16 of them, B's as two rows of
+ *  tiles, pairs of k by 16 columns. The block's `a` and `b` are not used; `acc` has room for the padding rows. */
+struct fm_gemm_tiles {
+    struct fm_gemm_block block;
+    const uint16_t *a;
+    size_t a_stride;
+    const uint16_t *b[2];
+};
+
 /** Part of a row of SwiGLU, a multiple of FM_GEMM_SUMS long. The gradient overwrites gate and up with theirs. */
 struct fm_gemm_swiglu_line {
     int64_t count;
@@ -109,6 +119,15 @@ struct fm_gemm_kernels {
     /** For up to FM_GEMM_FEW rows; NULL: multiply() serves them, too. */
     void (*few_bf16)(const struct fm_gemm_few *few);
     void (*few_e4m3)(const struct fm_gemm_few *few);
+    /** Tiles; NULL: none. enter() and leave() bracket what a thread does with them. */
+    void (*enter)(void);
+    void (*leave)(void);
+    void (*multiply_tiles)(const struct fm_gemm_tiles *tiles);
+    /** To BF16, of numbers that it holds exactly: a multiple of 16; pairs of a strip, as two rows of tiles. */
+    void (*narrow_line)(const float *from, int64_t count, uint16_t *out);
+    void (*narrow_strip)(const float *strip, int64_t pairs, uint16_t *tiles[2]);
+    /** A panel of E4M3 as a row of tiles; NULL: by way of f32. */
+    void (*unpack_pairs)(const uint8_t *panel, int64_t pairs, uint16_t *out);
     /** As fm_base_bf16_to_f32() and its like, for the short lines that operands are taken in. */
     void (*widen_bf16)(const fm_bf16 *from, size_t count, float *out);
     void (*widen_e4m3)(const fm_e4m3 *from, size_t count, float *out);
@@ -134,6 +153,9 @@ void fm_gemm_install_avx2(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_avx512(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_few_avx512(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_few_vbmi(struct fm_gemm_kernels *kernels);
+void fm_gemm_install_amx(struct fm_gemm_kernels *kernels);
+/** True when the tiles give the bits that `other` gives, on a block that has what is easy to get wrong. */
+int fm_gemm_tiles_agree(const struct fm_gemm_kernels *tiles, const struct fm_gemm_kernels *other);
 void fm_gemm_install_lanes_ref(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_lanes_avx2(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_lanes_avx512(struct fm_gemm_kernels *kernels);
@@ -143,7 +165,8 @@ struct fm_gemm_space {
     _Alignas(64) float acc[FM_GEMM_ROWS * FM_GEMM_ACC_STRIDE];
     _Alignas(64) float a[FM_GEMM_A_FLOATS];
     _Alignas(64) float b[FM_GEMM_BLOCK * FM_GEMM_STRIP];
-    _Alignas(64) float lines[FM_GEMM_SQUARE * FM_GEMM_LINE]; // to be transposed; or a row of C
+    _Alignas(64) uint16_t tiles[2][FM_GEMM_BLOCK * FM_GEMM_PANEL]; // a strip of B as tiles
+    _Alignas(64) float lines[FM_GEMM_SQUARE * FM_GEMM_LINE];       // to be transposed; or a row of C
     float a_scales[FM_GEMM_A_BLOCKS];
     float b_scales[FM_GEMM_STRIP];
     int64_t rows[2][FM_GEMM_ROWS]; // of a task, those that fold first: of D, of A
@@ -213,6 +236,11 @@ static inline int64_t fm_gemm_piece_a_row(const struct fm_gemm_piece *piece, int
 }
 
 void fm_gemm_piece_run(const struct fm_gemm_piece *piece);
+/** How much of k a workspace holds of so many rows in BF16. */
+int64_t fm_gemm_piece_tiles_chunk(int count);
+/** The piece's rows of A as BF16, into the workspace. */
+void fm_gemm_piece_tiles_a(const struct fm_gemm_piece *piece, int64_t k_from, int64_t length,
+                           size_t a_stride);
 
 /** The scale of row `row` and block `block` (of scale_k). */
 static inline float fm_gemm_scale_at(const fm_gemm_operand *operand, int64_t row, int64_t block)

@@ -41,11 +41,15 @@ static void work(void *argument, int index)
     const struct deal *deal = argument;
     fm_gemm_context *context = deal->context;
     uint32_t mode = enter(&context->kernels);
+    if (context->kernels.enter)
+        context->kernels.enter();
     for (int i = 0; i < deal->team; i++) {
         int owner = (index + i) % deal->team;
         for (int64_t task; (task = take(deal, owner)) >= 0;)
             deal->body(deal->argument, task, &context->spaces[index]);
     }
+    if (context->kernels.leave)
+        context->kernels.leave();
     fm_base_fp_leave(mode);
 }
 
