@@ -21,6 +21,7 @@ static void install(fm_isa isa, struct fm_gemm_kernels *kernels)
         if (fm_base_cpu_allows(FM_CPU_AVX512VBMI))
             fm_gemm_install_few_vbmi(kernels);
         fm_gemm_install_lanes_avx512(kernels);
+        fm_gemm_install_quant_avx512(kernels);
     }
     if (isa >= FM_ISA_AMX) {
         struct fm_gemm_kernels tiles = *kernels;

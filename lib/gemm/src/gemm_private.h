@@ -138,6 +138,9 @@ struct fm_gemm_kernels {
     void (*transpose)(const float *from, size_t from_stride, float *to, size_t to_stride);
     /** The largest of `least` and the magnitudes of a line, NaN aside. */
     float (*amax)(const float *line, int64_t count, float least);
+    /** The same of BF16, and E4M3 of BF16 times a factor; NULL: by way of f32. */
+    float (*amax_bf16)(const fm_bf16 *from, int64_t count, float least);
+    void (*codes_of_bf16)(const fm_bf16 *from, int64_t count, float factor, fm_e4m3 *out);
     /** sum[i] = fma(from[i], factor, sum[i]). */
     void (*add_scaled)(const float *from, float factor, int64_t count, float *sum);
     /** sum[i] = fma(from[i] < 0 ? 0 : from[i], factor, sum[i]). */
@@ -153,6 +156,7 @@ void fm_gemm_install_avx2(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_avx512(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_few_avx512(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_few_vbmi(struct fm_gemm_kernels *kernels);
+void fm_gemm_install_quant_avx512(struct fm_gemm_kernels *kernels);
 void fm_gemm_install_amx(struct fm_gemm_kernels *kernels);
 /** True when the tiles give the bits that `other` gives, on a block that has what is easy to get wrong. */
 int fm_gemm_tiles_agree(const struct fm_gemm_kernels *tiles, const struct fm_gemm_kernels *other);

@@ -1,9 +1,9 @@
 #include "gemm_quant_put.h"
 
 enum {
-    LINE_COLUMNS = 4096, // of a row at a time: 16 KiB of f32, in the first-level cache
-    LINE_ROWS = 8,       // of a task that takes row after row
-    TILE_COLUMNS = 512   // of 128 rows at a time, where scales or the source want so many
+
+    LINE_ROWS = 8,     // of a task that takes row after row
+    TILE_COLUMNS = 512 // of 128 rows at a time, where scales or the source want so many
 };
 
 struct quantising {
@@ -17,15 +17,29 @@ struct quantising {
     int task_rows; // LINE_ROWS, or 128
 };
 
+// BF16 to E4M3, row-major, has kernels that need no f32 between.
+static int is_direct(const struct quantising *job)
+{
+    return job->to && job->to->dtype == FM_DTYPE_F8_E4M3 && job->from->dtype == FM_DTYPE_BF16 &&
+           !job->from->transposed && job->kernels->codes_of_bf16;
+}
+
 // One tile: `rows` rows, at most FM_GEMM_SQUARE_TILE, and `count` columns.
 static void quantise_tile(const struct quantising *job, int64_t row, int rows, int64_t column, int64_t count,
                           struct fm_gemm_space *space)
 {
     float *tile = space->acc;
     size_t stride = (size_t)count + FM_GEMM_A_PAD + FM_GEMM_STEP;
+    struct fm_gemm_quant_place place = {job->to, row, column, 0};
+    if (job->to)
+        place.scale_column = column / fm_gemm_quant_scale_k(job->to);
+    if (is_direct(job)) {
+        const fm_bf16 *from = (const fm_bf16 *)job->from->data + row * job->from->stride + column;
+        fm_gemm_quant_put_bf16(job->kernels, &place, rows, count, from, job->from->stride);
+        return;
+    }
     fm_gemm_source_load(job->kernels, job->from, row, rows, column, count, space, tile, stride);
     if (job->to) {
-        struct fm_gemm_quant_place place = {job->to, row, column, column / fm_gemm_quant_scale_k(job->to)};
         fm_gemm_quant_put(job->kernels, &place, rows, count, tile, stride);
         return;
     }
@@ -39,7 +53,7 @@ static void quantise_rows(void *argument, int64_t task, struct fm_gemm_space *sp
     const struct quantising *job = argument;
     int64_t first = task * job->task_rows, end = fm_gemm_min(first + job->task_rows, job->rows);
     int by_line = job->task_rows == LINE_ROWS;
-    int64_t columns = by_line ? LINE_COLUMNS : TILE_COLUMNS;
+    int64_t columns = by_line || is_direct(job) ? FM_GEMM_QUANT_COLUMNS : TILE_COLUMNS;
     int64_t at_once = by_line ? 1 : end - first;
     for (int64_t row = first; row < end; row += at_once)
         for (int64_t column = 0; column < job->k; column += columns)

@@ -54,6 +54,32 @@ void fm_gemm_quant_put(const struct fm_gemm_kernels *kernels, const struct fm_ge
     }
 }
 
+void fm_gemm_quant_put_bf16(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                            int64_t rows, int64_t count, const fm_bf16 *from, int64_t stride)
+{
+    const fm_gemm_quantised *to = place->to;
+    int64_t scale_k = fm_gemm_quant_scale_k(to), blocks = fm_gemm_ceil_div(count, scale_k);
+    float factors[FM_GEMM_QUANT_COLUMNS / FM_GEMM_SCALE_BLOCK_MX]; // amax first
+    for (int64_t row = 0; row < rows; row += to->scale_rows) {
+        int64_t height = fm_gemm_min(rows - row, to->scale_rows);
+        for (int64_t i = 0; i < blocks; i++)
+            factors[i] = AMAX_MIN;
+        for (int64_t r = row; r < row + height; r++)
+            for (int64_t i = 0; i < blocks; i++)
+                factors[i] = kernels->amax_bf16(from + r * stride + i * scale_k,
+                                                fm_gemm_min(count - i * scale_k, scale_k), factors[i]);
+        for (int64_t i = 0; i < blocks; i++)
+            factors[i] = put_scale(to, place->row + row, place->scale_column + i, factors[i]);
+        for (int64_t r = row; r < row + height; r++) {
+            fm_e4m3 *codes = (fm_e4m3 *)to->data + (place->row + r) * to->stride + place->column;
+            for (int64_t i = 0; i < blocks; i++)
+                kernels->codes_of_bf16(from + r * stride + i * scale_k,
+                                       fm_gemm_min(count - i * scale_k, scale_k), factors[i],
+                                       codes + i * scale_k);
+        }
+    }
+}
+
 void fm_gemm_quant_put_turned(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
                               int64_t rows, int64_t count, float *tile, float *turned)
 {

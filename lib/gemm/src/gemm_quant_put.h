@@ -10,7 +10,8 @@
 #include "fathom/gemm_quant.h"
 
 enum {
-    FM_GEMM_SQUARE_TILE = 128, // rows and columns of a tile that is turned
+    FM_GEMM_QUANT_COLUMNS = 4096, // of a row at a time: 16 KiB of f32, in the first-level cache
+    FM_GEMM_SQUARE_TILE = 128,    // rows and columns of a tile that is turned
     FM_GEMM_SQUARE_STRIDE =
         FM_GEMM_SQUARE_TILE + FM_GEMM_A_PAD // of it, so that its rows do not share cache sets
 };
@@ -24,6 +25,9 @@ struct fm_gemm_quant_place {
 /** Quantises rows x count numbers, which it overwrites. Both begin with a block of scales. */
 void fm_gemm_quant_put(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
                        int64_t rows, int64_t count, float *tile, size_t stride);
+/** The same of BF16 as it lies, at most FM_GEMM_QUANT_COLUMNS columns, made E4M3; where kernels->codes_of_bf16. */
+void fm_gemm_quant_put_bf16(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                            int64_t rows, int64_t count, const fm_bf16 *from, int64_t stride);
 /** The transpose of rows x count numbers, at most FM_GEMM_SQUARE_TILE each, and zeros up to whole squares of 16 (which
  *  it writes); `turned` has room for a tile. */
 void fm_gemm_quant_put_turned(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
