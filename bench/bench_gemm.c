@@ -1,3 +1,5 @@
+#include "bench_gemm.h"
+#include "bench_gemm_quant.h"
 #include "fm_bench.h"
 
 #include "fathom/gemm.h"
@@ -16,6 +18,7 @@ struct shape {
 struct argument {
     struct shape shape;
     fm_dtype dtype;
+    int powers; // scales are powers of two
     fm_isa isa;
 };
 
@@ -25,8 +28,9 @@ struct product {
     fm_gemm_operand a;
     fm_gemm_weights weights;
     fm_gemm_result d;
-    void *a_codes, *blob, *out;
-    float *a_scales;
+    void *a_codes, *b_codes, *blob, *out;
+    float *a_scales, *b_scales;
+    struct bench_gemm_peers *peers;
     size_t blob_bytes;
 };
 
@@ -59,6 +63,8 @@ static fm_status make_operand(const struct argument *argument, uint64_t seed, in
     }
     fm_base_mem_free(values);
     fm_bench_fill_floats(seed + 1, *out_scales, scale_count);
+    for (size_t i = 0; i < scale_count && argument->powers; i++)
+        (*out_scales)[i] = fm_ue8m0_to_f32(fm_f32_to_ue8m0_ceil((*out_scales)[i]));
     *out_operand = (fm_gemm_operand){.dtype = argument->dtype,
                                      .data = *out_codes,
                                      .stride = k,
@@ -83,32 +89,35 @@ static void teardown(void *state)
     fm_gemm_context_close(product->all);
     fm_base_mem_free(product->a_codes);
     fm_base_mem_free(product->a_scales);
+    fm_base_mem_free(product->b_codes);
+    fm_base_mem_free(product->b_scales);
+    bench_gemm_peers_close(product->peers);
     fm_base_mem_free(product->blob);
     fm_base_mem_free(product->out);
     fm_base_mem_free(product);
 }
 
-static fm_status pack(struct product *product, uint64_t seed)
+static int has_peers(const struct argument *argument)
 {
-    const struct shape *shape = &product->argument.shape;
-    void *codes = NULL;
-    float *scales = NULL;
+    return argument->isa >= FM_ISA_AVX512 && !argument->powers;
+}
+
+static fm_status pack(struct product *product, const fm_bench_setup *given)
+{
+    const struct argument *argument = &product->argument;
+    const struct shape *shape = &argument->shape;
     fm_gemm_operand b;
-    fm_status status =
-        make_operand(&product->argument, seed, shape->n, FM_GEMM_SCALE_BLOCK, &b, &codes, &scales);
-    if (status == FM_OK)
-        status = fm_gemm_weights_pack_size(shape->n, shape->k, &b, &product->blob_bytes);
-    if (status == FM_OK) {
-        product->blob = fm_bench_alloc(product->blob_bytes);
-        status = product->blob ? fm_gemm_weights_pack(product->all, shape->n, shape->k, &b, product->blob,
-                                                      product->blob_bytes)
-                               : fm_base_error_set(FM_ERR_NOMEM, "no memory for the packed weights");
-    }
-    if (status == FM_OK)
-        status = fm_gemm_weights_open(product->blob, product->blob_bytes, &product->weights);
-    fm_base_mem_free(codes);
-    fm_base_mem_free(scales);
-    return status;
+    FM_TRY(make_operand(argument, given->seed + 2, shape->n, FM_GEMM_SCALE_BLOCK, &b, &product->b_codes,
+                        &product->b_scales));
+    FM_TRY(fm_gemm_weights_pack_size(shape->n, shape->k, &b, &product->blob_bytes));
+    product->blob = fm_bench_alloc(product->blob_bytes);
+    if (!product->blob)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the packed weights");
+    FM_TRY(fm_gemm_weights_pack(product->all, shape->n, shape->k, &b, product->blob, product->blob_bytes));
+    if (has_peers(argument))
+        FM_TRY(bench_gemm_peers_open(shape->m, shape->n, &product->a, &b, shape->k, given->threads_max,
+                                     &product->peers));
+    return fm_gemm_weights_open(product->blob, product->blob_bytes, &product->weights);
 }
 
 static fm_status fill(const fm_bench_setup *given, struct product *product)
@@ -122,7 +131,7 @@ static fm_status fill(const fm_bench_setup *given, struct product *product)
                                  fm_base_cpu_isa_reason(product->argument.isa));
     FM_TRY(make_operand(&product->argument, given->seed, shape->m, 1, &product->a, &product->a_codes,
                         &product->a_scales));
-    FM_TRY(pack(product, given->seed + 2));
+    FM_TRY(pack(product, given));
     size_t bytes = (size_t)(shape->m * shape->n) * sizeof(fm_bf16);
     product->out = fm_bench_alloc(bytes);
     if (!product->out)
@@ -169,28 +178,80 @@ static uint64_t hash(const void *state)
     return fm_bench_hash(0, product->out, (size_t)(shape->m * shape->n) * sizeof(fm_bf16));
 }
 
+static fm_status run_dnnl(void *state, int threads)
+{
+    return bench_gemm_dnnl(((struct product *)state)->peers, threads);
+}
+
+static fm_status run_dequantise_dnnl(void *state, int threads)
+{
+    return bench_gemm_dequantise_dnnl(((struct product *)state)->peers, threads);
+}
+
+static fm_status run_openblas(void *state, int threads)
+{
+    return bench_gemm_openblas(((struct product *)state)->peers, threads);
+}
+
+// What a core must and may be hoped to reach. At AVX-512 and AVX2 groups have goals, and the few rows that read weights.
+static fm_bench_goal fraction_of(const struct argument *argument)
+{
+    int64_t m = argument->shape.m;
+    int fp8 = argument->dtype == FM_DTYPE_F8_E4M3;
+    fm_bench_goal goal = {.metric = FM_BENCH_FRACTION};
+    if (m == 1 && fp8 && argument->isa == FM_ISA_AVX512)
+        goal.must = 0.85, goal.hope = 0.93;
+    if (argument->isa != FM_ISA_AMX)
+        return goal;
+    if (m == 16 && fp8)
+        goal.must = 0.70, goal.hope = 0.85;
+    if (m == 128 && !fp8)
+        goal.must = 0.35, goal.hope = 0.50;
+    if (m == 4096)
+        goal.must = fp8 && !argument->powers ? 0.40 : 0.50, goal.hope = fp8 ? 0.55 : 0.70;
+    if (m == 4096 && argument->powers)
+        goal.hope = 0.65;
+    return goal;
+}
+
 static fm_status add(fm_bench *bench, const struct argument *argument)
 {
     const struct shape *shape = &argument->shape;
     double macs = (double)shape->m * (double)shape->n * (double)shape->k;
     int few = shape->m <= 16; // bound by reading the weights
     char name[64];
-    snprintf(name, sizeof name, "%s.%s.%lldx%lldx%lld", argument->dtype == FM_DTYPE_BF16 ? "bf16" : "fp8",
-             fm_base_isa_name(argument->isa), (long long)shape->m, (long long)shape->n, (long long)shape->k);
-    return fm_bench_add(bench,
-                        &(fm_bench_case){
-                            .name = name,
-                            .argument = argument,
-                            .limit = few ? FM_BENCH_READ : fm_bench_limit_of_isa(argument->isa),
-                            .flops = few ? 0 : 2 * macs,
-                            .bytes = few ? (double)(shape->n * shape->k) * (double)code_bytes(argument) : 0,
-                            .mode = shape->mode,
-                            .setup = setup,
-                            .before = few ? make_cold : NULL,
-                            .run = run,
-                            .hash = hash,
-                            .teardown = teardown,
-                        });
+    const char *dtype = argument->dtype == FM_DTYPE_BF16 ? "bf16" : argument->powers ? "fp8p2" : "fp8";
+    snprintf(name, sizeof name, "%s.%s.%lldx%lldx%lld", dtype, fm_base_isa_name(argument->isa),
+             (long long)shape->m, (long long)shape->n, (long long)shape->k);
+    fm_bench_case item = {
+        .name = name,
+        .argument = argument,
+        .limit = few ? FM_BENCH_READ : fm_bench_limit_of_isa(argument->isa),
+        .flops = few ? 0 : 2 * macs,
+        .bytes = few ? (double)(shape->n * shape->k) * (double)code_bytes(argument) : 0,
+        .mode = shape->mode,
+        .setup = setup,
+        .before = few ? make_cold : NULL,
+        .run = run,
+        .hash = hash,
+        .teardown = teardown,
+    };
+    int goals = 0;
+    fm_bench_goal fraction = fraction_of(argument);
+    if (fraction.must > 0)
+        item.goals[goals++] = fraction;
+    if (has_peers(argument)) {
+        item.peers[0] = (fm_bench_peer){.name = "onednn", .run = run_dnnl};
+        item.peers[1] = (fm_bench_peer){.name = "openblas", .run = run_openblas};
+        if (argument->dtype == FM_DTYPE_F8_E4M3)
+            item.peers[2] = (fm_bench_peer){.name = "dequantise+onednn", .run = run_dequantise_dnnl};
+    }
+    if (has_peers(argument) && shape->m >= 16 && shape->mode != FM_BENCH_IN_SMOKE) {
+        item.goals[goals++] = (fm_bench_goal){.metric = FM_BENCH_RATIO, .must = 1.5};
+        item.goals[goals++] =
+            (fm_bench_goal){.metric = FM_BENCH_SCALING, .must = 0.92, .threads = FM_BENCH_ALL_THREADS};
+    }
+    return fm_bench_add(bench, &item);
 }
 
 // DeepSeek-V3's shapes; quick runs take those that one core computes in a tenth of a second.
@@ -199,20 +260,25 @@ static const struct shape shapes[] = {
     {16, 2112, 7168, FM_BENCH_IN_QUICK},  {128, 576, 7168, FM_BENCH_IN_QUICK},
     {128, 2112, 7168, FM_BENCH_IN_QUICK}, {128, 7168, 2048, FM_BENCH_IN_FULL},
     {128, 4096, 7168, FM_BENCH_IN_FULL},  {4096, 576, 7168, FM_BENCH_IN_FULL},
-    {4096, 2112, 7168, FM_BENCH_IN_FULL},
+    {4096, 2112, 7168, FM_BENCH_IN_FULL}, {4096, 4096, 7168, FM_BENCH_IN_FULL},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static fm_status cases(fm_bench *bench)
 {
-    static struct argument arguments[2][2][SHAPES];
-    static const fm_isa levels[] = {FM_ISA_AVX512, FM_ISA_AVX2};
-    static const fm_dtype dtypes[] = {FM_DTYPE_BF16, FM_DTYPE_F8_E4M3};
-    for (int d = 0; d < 2; d++)
-        for (int level = 0; level < 2; level++)
+    static const fm_isa levels[] = {FM_ISA_AMX, FM_ISA_AVX512, FM_ISA_AVX2};
+    static const struct {
+        fm_dtype dtype;
+        int powers;
+    } kinds[] = {{FM_DTYPE_BF16, 0}, {FM_DTYPE_F8_E4M3, 0}, {FM_DTYPE_F8_E4M3, 1}};
+    static struct argument arguments[3][3][SHAPES];
+    for (int kind = 0; kind < 3; kind++)
+        for (int level = 0; level < 3; level++)
             for (int i = 0; i < SHAPES; i++) {
-                arguments[d][level][i] = (struct argument){shapes[i], dtypes[d], levels[level]};
-                FM_TRY(add(bench, &arguments[d][level][i]));
+                arguments[kind][level][i] =
+                    (struct argument){shapes[i], kinds[kind].dtype, kinds[kind].powers, levels[level]};
+                if (!kinds[kind].powers || shapes[i].mode == FM_BENCH_IN_SMOKE || shapes[i].n == 4096)
+                    FM_TRY(add(bench, &arguments[kind][level][i]));
             }
     static const struct {
         const char *name, *cases;
@@ -224,11 +290,12 @@ static fm_status cases(fm_bench *bench)
         FM_TRY(fm_bench_add_group(bench, &(fm_bench_group){.name = groups[i].name,
                                                            .cases = groups[i].cases,
                                                            .goal = {FM_BENCH_FRACTION, .must = 0.75}}));
-    return FM_OK;
+    return bench_gemm_quant_add(bench);
 }
 
 int main(int argc, char **argv)
 {
-    static const fm_bench_program program = {"gemm", "Measures lib/gemm: products in BF16 and FP8", cases};
+    static const fm_bench_program program = {
+        "gemm", "Measures lib/gemm: products in BF16 and FP8, quantisers", cases};
     return fm_bench_main(&program, argc, argv);
 }
