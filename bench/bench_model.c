@@ -9,16 +9,16 @@
 #include "fathom/tokenizer.h"
 #include "fm_bench.h"
 
-/** What a training case is. `tokens` are one sequence, so that one thread runs the step. */
+/** What a training case is: `sequences` of `tokens` each, processed one by one by one thread. */
 struct train_size {
     fm_dtype dtype;
-    int hidden, layers, tokens;
+    int hidden, layers, tokens, sequences;
 };
 
-static const struct train_size small_f32 = {FM_DTYPE_F32, 64, 2, 64};
-static const struct train_size large_f32 = {FM_DTYPE_F32, 512, 3, 512};
-static const struct train_size large_bf16 = {FM_DTYPE_BF16, 512, 3, 512};
-static const struct train_size large_fp8 = {FM_DTYPE_F8_E4M3, 512, 3, 512};
+static const struct train_size small_f32 = {FM_DTYPE_F32, 64, 2, 64, 1};
+static const struct train_size large_f32 = {FM_DTYPE_F32, 512, 3, 512, 4};
+static const struct train_size large_bf16 = {FM_DTYPE_BF16, 512, 3, 512, 4};
+static const struct train_size large_fp8 = {FM_DTYPE_F8_E4M3, 512, 3, 512, 4};
 
 enum { VOCAB = 2048, EXPERTS = 8, TOPK = 2 };
 
@@ -140,11 +140,12 @@ static fm_status train_setup(const fm_bench_setup *setup, void **out_state)
     state->size = setup->argument;
     training.threads = 1;
     training.dtype = state->size->dtype;
+    training.micro_batch = 1;
     fm_model_config config = config_of(state->size);
     fm_status status = fm_model_trainer_open(&config, &training, &state->trainer);
     if (status == FM_OK)
         status = open_peer(state);
-    int count = state->size->tokens + 1;
+    int count = state->size->sequences * (state->size->tokens + 1);
     state->ids = fm_base_mem_zalloc((size_t)count, sizeof *state->ids);
     if (status == FM_OK && !state->ids)
         status = fm_base_error_set(FM_ERR_NOMEM, "no memory for a batch");
@@ -161,7 +162,8 @@ static fm_status train_run(void *given, int threads)
 {
     struct train_state *state = given;
     (void)threads;
-    return fm_model_trainer_step(state->trainer, state->ids, 1, state->size->tokens, &state->result);
+    return fm_model_trainer_step(state->trainer, state->ids, state->size->sequences, state->size->tokens,
+                                 &state->result);
 }
 
 static fm_status one_product(const struct train_state *state, int64_t m, int64_t n, int64_t k)
@@ -180,7 +182,7 @@ static fm_status products_run(void *given, int threads)
     (void)threads;
     for (int i = 0; i < state->count; i++) {
         const struct product *p = &state->products[i];
-        for (int64_t j = 0; j < p->times; j++) {
+        for (int64_t j = 0; j < p->times * state->size->sequences; j++) {
             FM_TRY(one_product(state, p->rows, p->n, p->k));
             FM_TRY(one_product(state, p->rows, p->k, p->n));
             FM_TRY(one_product(state, p->n, p->k, p->rows));
@@ -197,11 +199,12 @@ static fm_status add_train(fm_bench *bench, const char *name, const struct train
     int count = list_products(size, products);
     for (int i = 0; i < count; i++)
         flops += 6.0 * (double)(products[i].rows * products[i].n * products[i].k * products[i].times);
+    flops *= size->sequences;
     fm_bench_case item = {.name = name,
                           .argument = size,
                           .limit = fm_bench_limit_of_isa(fm_base_cpu_isa(FM_ISA_AVX512)),
                           .flops = flops,
-                          .items = size->tokens,
+                          .items = (double)size->tokens * size->sequences,
                           .mode = mode,
                           .threads = 1,
                           .setup = train_setup,
@@ -286,9 +289,9 @@ static fm_status cases(fm_bench *bench)
                                                 .hash = text_hash,
                                                 .teardown = text_teardown}));
     FM_TRY(add_train(bench, "train.f32.small", &small_f32, FM_BENCH_IN_SMOKE));
-    FM_TRY(add_train(bench, "train.f32.512", &large_f32, FM_BENCH_IN_QUICK));
-    FM_TRY(add_train(bench, "train.bf16.512", &large_bf16, FM_BENCH_IN_QUICK));
-    return add_train(bench, "train.fp8.512", &large_fp8, FM_BENCH_IN_QUICK);
+    FM_TRY(add_train(bench, "train.f32.4x512", &large_f32, FM_BENCH_IN_QUICK));
+    FM_TRY(add_train(bench, "train.bf16.4x512", &large_bf16, FM_BENCH_IN_QUICK));
+    return add_train(bench, "train.fp8.4x512", &large_fp8, FM_BENCH_IN_QUICK);
 }
 
 int main(int argc, char **argv)

@@ -6,7 +6,7 @@
 #include "stage.h"
 
 struct generate_options {
-    const char *train, *prompt;
+    const char *train, *model, *prompt, *dtype;
     int64_t max_tokens, top_k, seed;
     double temperature, top_p;
 };
@@ -14,6 +14,10 @@ struct generate_options {
 #define FIELD(name) offsetof(struct generate_options, name)
 static const fm_option generate_schema[] = {
     {"train", FM_OPTION_STRING, FIELD(train), .value = "train", .help = "name of the training stage"},
+    {"model", FM_OPTION_STRING, FIELD(model), .value = "", .metavar = "DIR",
+     .help = "a checkpoint of your own; empty: that of the training stage"},
+    {"dtype", FM_OPTION_CHOICE, FIELD(dtype), .value = "f32", .choices = "f32|bf16|fp8",
+     .help = "what products with weights are computed in"},
     {"prompt", FM_OPTION_STRING, FIELD(prompt), .value = "Water, n.", .help = "what to continue"},
     {"max-tokens", FM_OPTION_INT, FIELD(max_tokens), .value = "120", .min = 1, .max = 1 << 20,
      .help = "tokens to append at most"},
@@ -32,11 +36,15 @@ static fm_status run_generate(struct fm_stage_run *run, const void *given)
     const struct generate_options *o = given;
     struct fm_generation generation = {0};
     char model[4096];
-    snprintf(model, sizeof model, "%s/%s/model", run->run_folder, o->train);
+    if (o->model[0])
+        snprintf(model, sizeof model, "%s", o->model);
+    else
+        snprintf(model, sizeof model, "%s/%s/model", run->run_folder, o->train);
     struct fm_generation_request request = {
         .model = model,
         .prompt = o->prompt,
         .max_tokens = o->max_tokens,
+        .dtype = fm_app_generation_dtype(o->dtype),
         .sampling = {o->temperature, o->top_p, (int)o->top_k, (uint64_t)o->seed},
     };
     fm_status status = fm_app_generation_run(&request, &generation);
