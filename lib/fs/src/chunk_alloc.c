@@ -74,7 +74,8 @@ void fm_fs_store_block_release(fm_fs_store *store)
         n++;
     }
     store->freed_count -= n;
-    memmove(store->freed, store->freed + n, store->freed_count * sizeof *store->freed);
+    if (n)
+        memmove(store->freed, store->freed + n, store->freed_count * sizeof *store->freed);
 }
 
 void fm_fs_store_block_free(fm_fs_store *store, unsigned size_class, uint32_t block)

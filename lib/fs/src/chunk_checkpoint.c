@@ -65,7 +65,8 @@ static fm_status take_piece(fm_fs_store *store, size_t size)
     store->checkpoint_crc = fm_base_crc32c(store->checkpoint_crc, out->data, size);
     store->checkpoint_bytes += size;
     out->size -= size;
-    memmove(out->data, out->data + size, out->size);
+    if (size)
+        memmove(out->data, out->data + size, out->size);
     return FM_OK;
 }
 

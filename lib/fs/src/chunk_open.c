@@ -145,10 +145,11 @@ static void take_header(fm_fs_store *store, int which)
 static fm_status replay(fm_fs_store *store, struct fm_fs_store_bytes *carry)
 {
     size_t at = 0;
-    for (size_t used = 1; used; at += used)
+    for (size_t used = 1; used && carry->size; at += used)
         FM_TRY(fm_fs_record_replay(store, carry->data + at, carry->size - at, &used));
     carry->size -= at;
-    memmove(carry->data, carry->data + at, carry->size);
+    if (at)
+        memmove(carry->data, carry->data + at, carry->size);
     return FM_OK;
 }
 
@@ -239,7 +240,8 @@ static fm_status take_batches(fm_fs_store *store, int final)
         }
     }
     carry->size -= at;
-    memmove(carry->data, carry->data + at, carry->size);
+    if (at)
+        memmove(carry->data, carry->data + at, carry->size);
     return FM_OK;
 }
 

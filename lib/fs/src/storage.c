@@ -379,13 +379,14 @@ void fm_fs_storage_free(fm_fs_storage *storage)
 {
     if (!storage)
         return;
-    while (storage->ops.after != &storage->ops)
-        fm_fs_op_free(storage->ops.after);
     fm_fs_timer_stop(storage->runtime, &storage->heartbeat);
     for (uint32_t i = 0; i < storage->count; i++) {
         fm_fs_timer_stop(storage->runtime, &storage->targets[i].scrub);
         fm_fs_store_free(storage->targets[i].store);
     }
+    // Only now: the stores knew what the operations had begun.
+    while (storage->ops.after != &storage->ops)
+        fm_fs_op_free(storage->ops.after);
     fm_fs_routing_clear(&storage->routing);
     fm_base_mem_free(storage->targets);
     fm_base_mem_free(storage);
