@@ -43,7 +43,7 @@ static fm_model *open_model(const char *name)
 {
     char path[64];
     fm_model *model;
-    fm_model_options options = {.size = sizeof options, .threads = 2};
+    fm_model_options options = {.size = sizeof options, .threads = 1};
     snprintf(path, sizeof path, "golden/model/%s", name);
     assert_ok(fm_model_open(fm_test_shared(path), &options, &model));
     return model;
