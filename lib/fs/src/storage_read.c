@@ -57,6 +57,13 @@ static void read_copy(fm_fs_op *op, fm_fs_chunk_copy *copy)
     fm_fs_store_read(op->target->store, &op->read);
 }
 
+// Whether the tail's pending version may be committed elsewhere. An earlier tail may have committed it; and so may a
+// successor that is being filled, which is the tail already if its chain has changed and this target has not heard.
+static int is_undecided(const fm_fs_target *target, const fm_fs_chunk *chunk)
+{
+    return chunk->pending->chain_version < target->chain.version || fm_fs_target_successor(target) != NULL;
+}
+
 static fm_status unresolved(void)
 {
     return fm_base_error_set(FM_ERR_BUSY, "a change of the chunk is being decided");
@@ -104,8 +111,7 @@ void fm_fs_read_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_
     } else if (tail->target != target->id) {
         target->storage->counts.dirty_reads++;
         fm_fs_op_call(op, tail, FM_FS_ASK, message, NULL, 0, asked);
-    } else if (chunk->pending->chain_version < target->chain.version) {
-        // An earlier tail may have committed it. This one does so soon.
+    } else if (is_undecided(target, chunk)) {
         fm_fs_op_end(op, unresolved(), 0, NULL);
     } else {
         read_copy(op, chunk->committed);
@@ -122,7 +128,7 @@ void fm_fs_ask_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_m
     const fm_fs_member *tail = fm_fs_target_tail(target);
     if (!may_read(op) || tail->target != target->id)
         fm_fs_op_end(op, cannot_read(op), 0, NULL);
-    else if (chunk && chunk->pending && chunk->pending->chain_version < target->chain.version)
+    else if (chunk && chunk->pending && is_undecided(target, chunk))
         fm_fs_op_end(op, unresolved(), 0, NULL);
     else
         fm_fs_op_end(op, FM_OK, chunk && chunk->committed ? chunk->committed->version : 0, NULL);
