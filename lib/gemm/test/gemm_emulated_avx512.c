@@ -4,6 +4,6 @@
 #include "gemm_tiles.h"
 #include "gemm_tiles_emulated.h"
 
-#include "gemm_block_amx.c"
+#include "gemm_block_amx.c" // NOLINT(bugprone-suspicious-include): the source itself is what is tested
 
 _Thread_local struct fm_gemm_tile_file fm_gemm_test_tiles;

@@ -95,7 +95,7 @@ static void sort_through_disk(int skew, int same)
     assert_non_null(records);
     fm_pond_records_make(FM_POND_LAYOUT_15, skew, 77, COUNT, records);
     for (size_t i = 0; same && i < COUNT; i++)
-        memcpy(records + i * given_record, "samesame01", 10);
+        memset(records + i * given_record, 's', FM_POND_KEY_BYTES);
     const char *inputs[] = {
         fm_test_file("disk-a", records, 50001 * given_record),
         fm_test_file("disk-b", records + 50001 * given_record, (COUNT - 50001) * given_record)};
