@@ -282,7 +282,8 @@ static void list_stages(void)
         printf("  # %s\n  - stage: %s\n    with:\n", stage->summary, stage->name);
         for (const fm_option *option = stage->schema; option->name; option++) {
             char line[128];
-            snprintf(line, sizeof line, "%s: %s", option->name, option->value ? option->value : "");
+            const char *value = option->value ? option->value : "";
+            snprintf(line, sizeof line, "%s: %s", option->name, *value || !option->value ? value : "\"\"");
             printf("      %-28s # %s%s%s%s\n", line, option->help, option->unit ? " (" : "",
                    option->unit ? option->unit : "", option->unit ? ")" : "");
         }
