@@ -66,7 +66,7 @@ struct fm_fs_manager {
     int64_t trusted_until_ns;
     int64_t renewed_ns; // when the last try began
     int loaded;
-    int64_t loaded_ns; // when it became so
+    int64_t loaded_ns; // when it became so: heartbeats are heard since
     fm_fs_routing routing;
     struct identity *targets;
     uint32_t target_count;
@@ -416,6 +416,10 @@ static void lease_done(fm_fs_manager *manager, fm_status status)
     if (manager->tx.changed_hands) {
         step_down(manager);
         manager->epoch = record.epoch;
+    } else if (!fm_fs_manager_is_primary(manager)) {
+        // The lease had lapsed, so heartbeats were turned away. That silence is no node's: all begins as after a
+        // take-over.
+        manager->loaded = 0;
     }
     manager->trusted_until_ns = manager->renewed_ns + manager->options.lease_ns;
 }
@@ -491,8 +495,9 @@ static void note_identity(fm_fs_manager *manager, const fm_fs_member *member, co
     memcpy(tx->identities[tx->identity_count++].bytes, report->identity, 16);
 }
 
-// After a take-over nobody is taken out of a chain before all its serving members were heard of, or had the time to
-// be: when all have stopped at once, all are complete, and must not be seen to leave one after the other.
+// After a take-over or a lapse of the lease nobody is taken out of a chain before all its serving members were heard
+// of, or had the time to be: when all have stopped at once, all are complete, and must not be seen to leave one after
+// the other.
 static int is_gathering(const fm_fs_manager *manager, const fm_fs_chain *chain, const uint8_t *local)
 {
     int unknown = 0;

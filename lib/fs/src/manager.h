@@ -10,8 +10,9 @@
  * writes in a transaction that finds its own epoch in the record, so a deposed one cannot write.
  *
  * **Targets.** Who was not heard of for `node_timeout_ns` is down. That is more than twice a storage service's lease,
- * so it has stopped reading by then. After a take-over every node counts as heard of. A target whose disk is not the
- * one that was complete (another identity) is never trusted to be complete.
+ * so it has stopped reading by then. After a take-over, or when its own lease had lapsed and it turned heartbeats
+ * away, every node counts as heard of. A target whose disk is not the one that was complete (another identity) is never
+ * trusted to be complete.
  */
 #ifndef FATHOM_MANAGER_H
 #define FATHOM_MANAGER_H
