@@ -4,7 +4,8 @@
  * and the weighted latents leave it by the value projection. So a position costs kv_lora + rope floats a layer, and no
  * keys or values of heads are ever stored.
  *
- * In f32 the products are this library's own; for BF16 and FP8 they are mla's decode over its paged BF16 cache.
+ * In f32 the products are this library's own; for BF16 and FP8 they are mla's decode over its paged cache, which is f32 for
+ * BF16 and BF16 for FP8.
  */
 #include "model_low.h"
 #include "model_private.h"
@@ -25,11 +26,19 @@ struct fm_model_session {
     int32_t *table; // [page_count]: 0, 1, ...
 };
 
+// What attention by mla, and so its cache, is held in: a step finer than what products round to, so that it adds little to
+// their noise.
+static fm_dtype attention_dtype(const fm_model *model)
+{
+    return model->compute.low->dtype == FM_DTYPE_BF16 ? FM_DTYPE_F32 : FM_DTYPE_BF16;
+}
+
 // The cache of a layer as mla sees it.
 static fm_mla_cache cache_of(const fm_model_session *session, int layer)
 {
     const fm_model_config *c = &session->model->config;
-    fm_mla_cache cache = {.form = FM_MLA_FORM_BF16,
+    fm_dtype dtype = attention_dtype(session->model);
+    fm_mla_cache cache = {.form = dtype == FM_DTYPE_F32 ? FM_MLA_FORM_F32 : FM_MLA_FORM_BF16,
                           .page = FM_MODEL_BLOCK,
                           .h_kv = 1,
                           .d_qk = c->kv_lora + c->rope,
@@ -318,8 +327,8 @@ static fm_status append_pages(const fm_model_session *session, int layer, int co
     return fm_mla_cache_append(session->model->mla, &cache, slots, &rows);
 }
 
-// One part's attention by mla: `codes` are its queries, `sums` gets its weighted latents.
-static fm_status decode(const fm_model_part *part, int layer, fm_bf16 *codes, float *sums)
+// One part's attention by mla: `queries` are in the latent space, `sums` gets its weighted latents.
+static fm_status decode(const fm_model_part *part, int layer, void *queries, float *sums)
 {
     const fm_model_session *session = part->session;
     const fm_model *model = session->model;
@@ -329,7 +338,7 @@ static fm_status decode(const fm_model_part *part, int layer, fm_bf16 *codes, fl
     int64_t sum_shape[4] = {1, part->count, c->heads, c->kv_lora};
     fm_tensor query, sum;
     fm_mla_plan *plan;
-    FM_TRY(fm_base_tensor_init(&query, FM_DTYPE_BF16, 4, query_shape, codes));
+    FM_TRY(fm_base_tensor_init(&query, attention_dtype(model), 4, query_shape, queries));
     FM_TRY(fm_base_tensor_init(&sum, FM_DTYPE_F32, 4, sum_shape, sums));
     fm_mla_cache cache = cache_of(session, layer);
     fm_mla_shape shape = {
@@ -355,17 +364,23 @@ static fm_status attend_pages(struct attention_work *work, int64_t grain, float 
     struct mla_work mla = {.work = work};
     mla.query = fm_model_scratch_take(&model->scratch, rows * heads * width);
     mla.sum = fm_model_scratch_take(&model->scratch, rows * heads * (size_t)c->kv_lora);
-    fm_bf16 *codes = (fm_bf16 *)fm_model_scratch_take(&model->scratch, (rows * heads * width + 1) / 2);
-    if (!mla.query || !mla.sum || !codes)
+    fm_dtype dtype = attention_dtype(model);
+    fm_bf16 *codes = NULL;
+    if (dtype == FM_DTYPE_BF16)
+        codes = (fm_bf16 *)fm_model_scratch_take(&model->scratch, (rows * heads * width + 1) / 2);
+    if (!mla.query || !mla.sum || (dtype == FM_DTYPE_BF16 && !codes))
         return no_memory(batch->rows);
     fm_model_share(&model->compute, c->heads, grain, absorb_share, &mla);
-    fm_base_f32_to_bf16(mla.query, rows * heads * width, codes);
+    if (codes)
+        fm_base_f32_to_bf16(mla.query, rows * heads * width, codes);
+    char *queries = codes ? (char *)codes : (char *)mla.query;
+    size_t query_bytes = heads * width * (size_t)(fm_base_dtype_bits(dtype) / 8);
     float *sums = mla.sum;
     for (const fm_model_part *part = batch->parts; part < batch->parts + batch->part_count; part++) {
         FM_TRY(append_pages(part->session, work->layer_index, part->count, latents));
-        FM_TRY(decode(part, work->layer_index, codes, sums));
+        FM_TRY(decode(part, work->layer_index, queries, sums));
         latents += (size_t)part->count * width;
-        codes += (size_t)part->count * heads * width;
+        queries += (size_t)part->count * query_bytes;
         sums += (size_t)part->count * heads * (size_t)c->kv_lora;
     }
     fm_model_share(&model->compute, c->heads, grain, leave_share, &mla);

@@ -105,8 +105,8 @@ static double cosine(const float *a, const float *b)
     return dot / sqrt(a2 * b2);
 }
 
-/** What a narrow format may cost. These models are tiny and random, so that experts often score nearly alike: where
- * rounding makes a token choose another one, its row, and rows that look back at it, are off by far more than rounding. */
+/** What a narrow format may cost. These models are tiny and random: experts often score nearly alike, and where rounding
+ * makes a token choose another one, its row, and rows that look back at it, are off by far more than rounding. */
 struct allowance {
     fm_dtype dtype;
     double cosine; // of a row with its golden one
@@ -147,21 +147,27 @@ static void check_narrow(const char *name, const struct allowance *allowed)
 
 static void bf16_keeps_to_it(void **state)
 {
-    static const struct allowance allowed = {FM_DTYPE_BF16, 0.999, 23, 0.15f, 1};
+    static const struct allowance allowed = {FM_DTYPE_BF16, 0.999, TOKENS, 0.15f, 0};
+    // Token 30 chooses an expert by a lead in score of 0.002, which is less than the products' rounding moves it: a forward
+    // pass in double precision with nothing but that rounding slips there, too.
+    static const struct allowance v3 = {FM_DTYPE_BF16, 0.999, TOKENS, 0.15f, 1};
     (void)state;
     check_narrow("v2", &allowed);
-    check_narrow("v3", &allowed);
+    check_narrow("v3", &v3);
     check_narrow("v3-yarn", &allowed);
 }
 
-static void fp8_keeps_near_it(void **state)
+// A cosine of 0.99 in every row is out of reach (the README has what was tried), so the bar is ideal arithmetic: rows are
+// the median over 400 double-precision forward passes with nothing but FP8's and the BF16 cache's rounding, scales drawn.
+static void fp8_is_as_near_as_its_rounding_allows(void **state)
 {
-    static const struct allowance v2 = {FM_DTYPE_F8_E4M3, 0.95, 21, 0.5f, 2};
-    static const struct allowance v3 = {FM_DTYPE_F8_E4M3, 0.95, 10, 0.5f, 4}; // its gate is the touchier one
+    static const struct allowance v2 = {FM_DTYPE_F8_E4M3, 0.95, 22, 0.5f, 2};
+    static const struct allowance v3 = {FM_DTYPE_F8_E4M3, 0.95, 11, 0.5f, 2};
+    static const struct allowance yarn = {FM_DTYPE_F8_E4M3, 0.95, 10, 0.5f, 2};
     (void)state;
     check_narrow("v2", &v2);
     check_narrow("v3", &v3);
-    check_narrow("v3-yarn", &v3);
+    check_narrow("v3-yarn", &yarn);
 }
 
 // Texts of different lengths, at different places, fed together: each as if it were alone.
@@ -225,9 +231,11 @@ static void v3_with_yarn_is_reproduced(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(v2_is_reproduced),           cmocka_unit_test(v3_is_reproduced),
-        cmocka_unit_test(v3_with_yarn_is_reproduced), cmocka_unit_test(batches_change_nothing),
-        cmocka_unit_test(bf16_keeps_to_it),           cmocka_unit_test(fp8_keeps_near_it)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(v2_is_reproduced),
+                                       cmocka_unit_test(v3_is_reproduced),
+                                       cmocka_unit_test(v3_with_yarn_is_reproduced),
+                                       cmocka_unit_test(batches_change_nothing),
+                                       cmocka_unit_test(bf16_keeps_to_it),
+                                       cmocka_unit_test(fp8_is_as_near_as_its_rounding_allows)};
     return fm_test_run("model_golden", tests);
 }

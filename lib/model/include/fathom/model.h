@@ -107,7 +107,8 @@ typedef struct fm_model_options {
     int threads; /**< 0: fm_base_cpu_threads() */
     /** What products with weights are computed in: FM_DTYPE_F32, which 0 means; FM_DTYPE_BF16; or FM_DTYPE_F8_E4M3 with a
      *  scale for 128 channels of activations and 128 x 128 of weights, but BF16 for the head. Weights that are stored
-     *  otherwise are rounded once, into memory. The router is f32 always; attention and its cache are BF16 in both. */
+     *  otherwise are rounded once, into memory. The router is f32 always. Attention and its cache are f32 with BF16, BF16
+     *  with FP8. */
     fm_dtype dtype;
 } fm_model_options;
 
