@@ -55,28 +55,11 @@ static struct gemm_output compute(const struct run *run, fm_isa isa, int threads
     return output;
 }
 
-// A sum of k products, each off by at most an f32 rounding in any order, then rounded to D.
 static void check_against_double(const struct run *run, const struct gemm_output *output)
 {
-    const struct product *product = &run->product;
-    for (int64_t row = 0; row < product->m; row++)
-        for (int64_t column = 0; column < product->n; column++) {
-            double sum = (double)gemm_output_c(output, row, column), size = fabs(sum);
-            for (int64_t i = 0; i < product->k; i++) {
-                double term = gemm_matrix_at(&run->a, row, i) * gemm_matrix_at(&run->b, column, i);
-                sum += term;
-                size += fabs(term);
-            }
-            // A chain is 16 long and the sums of steps are at most k / 32 + 4 long; scales add two roundings.
-            int64_t roundings = 24 + product->k / 32;
-            double bound = size * 0x1p-24 * (double)roundings + 1e-30;
-            bound += product->d_dtype == FM_DTYPE_BF16 ? (fabs(sum) + bound) * 0x1p-8 : 0;
-            double got = (double)gemm_output_at(output, row, column);
-            if (!(fabs(got - sum) <= bound))
-                fail_msg("%lld x %lld x %lld: (%lld, %lld) is %g; expected %g within %g",
-                         (long long)product->m, (long long)product->n, (long long)product->k, (long long)row,
-                         (long long)column, got, sum, bound);
-        }
+    for (int64_t row = 0; row < run->product.m; row++)
+        for (int64_t column = 0; column < run->product.n; column++)
+            gemm_output_near(output, row, column, &run->a, row, &run->b, column);
 }
 
 static void check_all_ways(fm_gen *gen, const struct product *product, int oracle)
@@ -97,24 +80,6 @@ static void check_all_ways(fm_gen *gen, const struct product *product, int oracl
     discard(&run);
 }
 
-// BF16, or any of the scaled ones.
-static struct gemm_format any_format(fm_gen *gen, int wide)
-{
-    struct gemm_format format = {.dtype = FM_DTYPE_BF16, .transposed = fm_gen_chance(gen, 0.3)};
-    if (wide)
-        return format;
-    format.dtype = fm_gen_chance(gen, 0.7) ? FM_DTYPE_F8_E4M3 : FM_DTYPE_F4_E2M1;
-    format.scale_rows = fm_gen_chance(gen, 0.5) ? 128 : 1;
-    if (fm_gen_chance(gen, 0.3))
-        format.scale_dtype = FM_DTYPE_F8_UE8M0;
-    if (format.scale_dtype == FM_DTYPE_F8_UE8M0 && fm_gen_chance(gen, 0.5)) {
-        format.scale_k = 32;
-        format.scale_rows = 1;
-    }
-    format.powers = (enum gemm_powers)fm_gen_int(gen, GEMM_NO_POWERS, GEMM_POWERS);
-    return format;
-}
-
 static struct product any_product(fm_gen *gen, int64_t extent_max)
 {
     int wide = fm_gen_chance(gen, 0.3);
@@ -122,8 +87,8 @@ static struct product any_product(fm_gen *gen, int64_t extent_max)
         .m = fm_gen_size(gen, 0, extent_max),
         .n = fm_gen_size(gen, 0, extent_max),
         .k = fm_gen_size(gen, 0, 3 * extent_max),
-        .a = any_format(gen, wide),
-        .b = any_format(gen, wide),
+        .a = gemm_format_any(gen, wide),
+        .b = gemm_format_any(gen, wide),
         .d_dtype = fm_gen_chance(gen, 0.5) ? FM_DTYPE_BF16 : FM_DTYPE_F32,
         .with_c = fm_gen_chance(gen, 0.5),
     };

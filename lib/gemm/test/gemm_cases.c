@@ -63,6 +63,23 @@ static void fill_scales(fm_gen *gen, struct gemm_matrix *matrix, const struct ge
     }
 }
 
+struct gemm_format gemm_format_any(fm_gen *gen, int wide)
+{
+    struct gemm_format format = {.dtype = FM_DTYPE_BF16, .transposed = fm_gen_chance(gen, 0.3)};
+    if (wide)
+        return format;
+    format.dtype = fm_gen_chance(gen, 0.7) ? FM_DTYPE_F8_E4M3 : FM_DTYPE_F4_E2M1;
+    format.scale_rows = fm_gen_chance(gen, 0.5) ? 128 : 1;
+    if (fm_gen_chance(gen, 0.3))
+        format.scale_dtype = FM_DTYPE_F8_UE8M0;
+    if (format.scale_dtype == FM_DTYPE_F8_UE8M0 && fm_gen_chance(gen, 0.5)) {
+        format.scale_k = 32;
+        format.scale_rows = 1;
+    }
+    format.powers = (enum gemm_powers)fm_gen_int(gen, GEMM_NO_POWERS, GEMM_POWERS);
+    return format;
+}
+
 struct gemm_matrix gemm_matrix_make(fm_gen *gen, int64_t rows, int64_t k, const struct gemm_format *format,
                                     enum gemm_values values)
 {
@@ -187,6 +204,26 @@ void gemm_output_equal(const struct gemm_output *a, const struct gemm_output *b,
                 fail_msg("%s: element (%lld, %lld) is %a; expected %a", what, (long long)row,
                          (long long)column, (double)y, (double)x);
         }
+}
+
+// A sum of k products, each off by at most an f32 rounding in any order, then rounded to D.
+void gemm_output_near(const struct gemm_output *output, int64_t row, int64_t column,
+                      const struct gemm_matrix *a, int64_t a_row, const struct gemm_matrix *b, int64_t b_row)
+{
+    double sum = (double)gemm_output_c(output, row, column), size = fabs(sum);
+    for (int64_t i = 0; i < a->k; i++) {
+        double term = gemm_matrix_at(a, a_row, i) * gemm_matrix_at(b, b_row, i);
+        sum += term;
+        size += fabs(term);
+    }
+    // A chain is 16 long and the sums of steps are at most k / 32 + 4 long; scales add two roundings.
+    int64_t roundings = 24 + a->k / 32;
+    double bound = size * 0x1p-24 * (double)roundings + 1e-30;
+    bound += output->result.dtype == FM_DTYPE_BF16 ? (fabs(sum) + bound) * 0x1p-8 : 0;
+    double got = (double)gemm_output_at(output, row, column);
+    if (!(fabs(got - sum) <= bound))
+        fail_msg("%lld x %lld, k %lld: (%lld, %lld) is %g; expected %g within %g", (long long)output->rows,
+                 (long long)output->n, (long long)a->k, (long long)row, (long long)column, got, sum, bound);
 }
 
 fm_gemm_context *gemm_open(fm_isa isa, int threads)

@@ -27,6 +27,9 @@ struct gemm_format {
     enum gemm_powers powers;
 };
 
+/** BF16 if `wide`, else any of the formats with scales. */
+struct gemm_format gemm_format_any(fm_gen *gen, int wide);
+
 /** What `values` of a matrix are drawn from. */
 enum gemm_values {
     GEMM_NORMAL, /**< what a model's tensors look like */
@@ -55,6 +58,10 @@ float gemm_output_c(const struct gemm_output *output, int64_t row, int64_t colum
 void gemm_output_untouched(const struct gemm_output *output, int64_t row);
 /** Fails unless the elements are equal bit for bit, or both NaN. */
 void gemm_output_equal(const struct gemm_output *a, const struct gemm_output *b, const char *what);
+
+/** Fails unless the element is within rounding of C plus the product of two rows, summed in double precision. */
+void gemm_output_near(const struct gemm_output *output, int64_t row, int64_t column,
+                      const struct gemm_matrix *a, int64_t a_row, const struct gemm_matrix *b, int64_t b_row);
 
 fm_gemm_context *gemm_open(fm_isa isa, int threads);
 /** `b` packed; free with fm_base_mem_free(). */
