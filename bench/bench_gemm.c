@@ -1,4 +1,6 @@
 #include "bench_gemm.h"
+#include "bench_gemm_indexer.h"
+#include "bench_gemm_moe.h"
 #include "bench_gemm_quant.h"
 #include "fm_bench.h"
 
@@ -295,12 +297,14 @@ static fm_status cases(fm_bench *bench)
         FM_TRY(fm_bench_add_group(bench, &(fm_bench_group){.name = groups[i].name,
                                                            .cases = groups[i].cases,
                                                            .goal = {FM_BENCH_FRACTION, .must = 0.75}}));
+    FM_TRY(bench_gemm_moe_add(bench));
+    FM_TRY(bench_gemm_indexer_add(bench));
     return bench_gemm_quant_add(bench);
 }
 
 int main(int argc, char **argv)
 {
     static const fm_bench_program program = {
-        "gemm", "Measures lib/gemm: products in BF16 and FP8, quantisers", cases};
+        "gemm", "Measures lib/gemm: products in BF16 and FP8, experts, the indexer, quantisers", cases};
     return fm_bench_main(&program, argc, argv);
 }
