@@ -237,6 +237,27 @@ static void topk_task(void *argument, int64_t task, struct fm_gemm_space *space)
     }
 }
 
+// The queries of a request, from number `from` on, are multiplied together: with every block from the first that one of
+// them sees to the last, between two of them, too.
+static fm_status check_request(const fm_gemm_index_queries *queries, const fm_gemm_index_keys *keys,
+                               int64_t from)
+{
+    int64_t request = from / keys->queries_per_request, first = INT64_MAX, end = 0;
+    for (int64_t i = from; i < fm_gemm_min(from + keys->queries_per_request, queries->count); i++) {
+        int64_t own = queries->first ? queries->first[i] : 0;
+        if (own >= queries->end[i])
+            continue;
+        first = fm_gemm_min(first, own);
+        end = queries->end[i] > end ? queries->end[i] : end;
+    }
+    const int32_t *table = keys->block_table + request * keys->table_stride;
+    for (int64_t b = first / keys->block_size; b * keys->block_size < end; b++)
+        if (table[b] < 0 || table[b] >= keys->blocks)
+            return fm_base_error_set(FM_ERR_ARG, "block %lld of request %lld is %d; expected 0 to %lld",
+                                     (long long)b, (long long)request, table[b], (long long)keys->blocks - 1);
+    return FM_OK;
+}
+
 static fm_status check_paged(const fm_gemm_index_queries *queries, const fm_gemm_index_keys *keys)
 {
     if (queries->dtype != FM_DTYPE_F8_E4M3)
@@ -257,16 +278,8 @@ static fm_status check_paged(const fm_gemm_index_queries *queries, const fm_gemm
                                  (long long)keys->blocks);
     if (!keys->data || (uintptr_t)keys->data % 4)
         return fm_base_error_set(FM_ERR_ARG, "keys are at %p; expected blocks, aligned to 4", keys->data);
-    for (int64_t i = 0; i < queries->count; i++) {
-        int64_t request = i / keys->queries_per_request, first = queries->first ? queries->first[i] : 0;
-        int64_t row = request * keys->table_stride;
-        for (int64_t b = first / keys->block_size;
-             b * keys->block_size < queries->end[i] && first < queries->end[i]; b++)
-            if (keys->block_table[row + b] < 0 || keys->block_table[row + b] >= keys->blocks)
-                return fm_base_error_set(FM_ERR_ARG, "block %lld of request %lld is %d; expected 0 to %lld",
-                                         (long long)b, (long long)request, keys->block_table[row + b],
-                                         (long long)keys->blocks - 1);
-    }
+    for (int64_t i = 0; i < queries->count; i += keys->queries_per_request)
+        FM_TRY(check_request(queries, keys, i));
     return FM_OK;
 }
 

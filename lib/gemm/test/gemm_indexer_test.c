@@ -230,6 +230,44 @@ static void candidates_keep_their_order(void **state)
     }
 }
 
+// Two queries of one request see its first and its last block; both are multiplied with the one between, too.
+static void blocks_between_what_queries_see_are_checked(void **state)
+{
+    (void)state;
+    enum { BLOCK = 32, D = 4, BYTES = BLOCK * (D + 4) };
+    static const uint8_t codes[2 * D];
+    static const float weights[2] = {1, 1};
+    static _Alignas(4) uint8_t blocks[2 * BYTES];
+    static const int32_t first[2] = {0, 2 * BLOCK}, end[2] = {BLOCK, 3 * BLOCK};
+    int32_t table[3] = {0, -1, 1}, idx[2];
+    fm_gemm_index_queries queries = {.dtype = FM_DTYPE_F8_E4M3,
+                                     .count = 2,
+                                     .heads = 1,
+                                     .d = D,
+                                     .data = codes,
+                                     .stride = D,
+                                     .weights = weights,
+                                     .weight_stride = 1,
+                                     .first = first,
+                                     .end = end};
+    fm_gemm_index_keys keys = {.count = 3 * BLOCK,
+                               .data = blocks,
+                               .block_table = table,
+                               .table_stride = 3,
+                               .block_size = BLOCK,
+                               .blocks = 2,
+                               .block_bytes = BYTES,
+                               .queries_per_request = 2};
+    fm_gemm_context *context = gemm_open(FM_ISA_REF, 1);
+    assert_fails(fm_gemm_index_topk(context, &queries, &keys, 1, idx, NULL), FM_ERR_ARG,
+                 "block 1 of request 0 is -1");
+    table[1] = 1;
+    assert_ok(fm_gemm_index_topk(context, &queries, &keys, 1, idx, NULL));
+    assert_int_equal(idx[0], 0);
+    assert_int_equal(idx[1], 2 * BLOCK);
+    fm_gemm_context_close(context);
+}
+
 static void bad_arguments_are_refused(void **state)
 {
     (void)state;
@@ -285,6 +323,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(scores_and_the_best_of_them),
         cmocka_unit_test(candidates_keep_their_order),
+        cmocka_unit_test(blocks_between_what_queries_see_are_checked),
         cmocka_unit_test(bad_arguments_are_refused),
     };
     return fm_test_run("gemm_indexer", tests);

@@ -47,7 +47,8 @@ typedef struct fm_gemm_index_keys {
     /** Paged, if not NULL: query i belongs to request r = i / queries_per_request, and its key j is number j %
      *  block_size in block block_table[r * table_stride + j / block_size]. A block is block_size * d codes of E4M3, then
      *  block_size f32 scales; block b begins b * block_bytes behind data, aligned to 4. `stride` and `scales` above do not
-     *  count. Entries beyond what a query's `end` reaches are not looked at. */
+     *  count. Entries of a request outside of what its queries see, from the least `first` to the greatest `end`, are not
+     *  looked at. */
     const int32_t *block_table;
     int64_t table_stride;
     int block_size;      /**< a multiple of 32 */
