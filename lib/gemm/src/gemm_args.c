@@ -1,5 +1,7 @@
 #include "gemm_private.h"
 
+#include <stdio.h>
+
 fm_status fm_gemm_args_extent(const char *name, int64_t value)
 {
     if (value < 0)
@@ -61,10 +63,8 @@ static fm_status check_scales(const char *name, int64_t rows, int64_t k, const f
         return fm_base_error_set(
             FM_ERR_UNSUPPORTED, "scales of %s are %s, for %d rows and %d of k; expected F8_E8M0 for 1 row",
             name, fm_base_dtype_name(dtype ? dtype : FM_DTYPE_F32), operand->scale_rows, scale_k);
-    char text[32] = "scales of ";
-    int at = 10;
-    for (const char *from = name; *from && at < (int)sizeof text - 1; from++)
-        text[at++] = *from;
+    char text[32];
+    (void)snprintf(text, sizeof text, "scales of %s", name);
     return check_lines(text, operand->scales, fm_gemm_ceil_div(rows, operand->scale_rows),
                        fm_gemm_ceil_div(k, scale_k), operand->scale_stride,
                        dtype == FM_DTYPE_F8_UE8M0 ? 1 : sizeof(float));

@@ -11,8 +11,8 @@
 struct layout {
     int64_t d, h, rows_max;
     int is_bf16;
-    size_t offsets, tokens,
-        positions; // int64_t: experts + 1; of each row its token; of each (token, j) its row
+    // Of int64_t: experts + 1; of each row its token; of each (token, j) its row.
+    size_t offsets, tokens, positions;
     size_t x, x_scales, g, h_codes, h_scales, y;
     size_t bytes;
 };

@@ -1,7 +1,6 @@
 #include "gemm_quant_put.h"
 
 enum {
-
     LINE_ROWS = 8,     // of a task that takes row after row
     TILE_COLUMNS = 512 // of 128 rows at a time, where scales or the source want so many
 };

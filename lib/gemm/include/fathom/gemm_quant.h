@@ -107,11 +107,10 @@ typedef struct fm_gemm_swiglu_gradient {
     fm_dtype dtype; /**< of `data`: FM_DTYPE_F32 or FM_DTYPE_BF16 */
     void *data;     /**< [rows, 2 k] */
     int64_t stride;
-    const fm_gemm_quantised
-        *rows; /**< [rows, 2 k], scale_rows 1, k a multiple of scale_k: for the gradient of the
-                                           layer's input */
-    const fm_gemm_quantised
-        *columns; /**< [2 k, rows] by channel, as fm_gemm_quantise_transposed(): of the weights */
+    /** [rows, 2 k], scale_rows 1, k a multiple of scale_k: for the gradient of the layer's input. */
+    const fm_gemm_quantised *rows;
+    /** [2 k, rows] by channel, as fm_gemm_quantise_transposed(): for the gradient of the weights. */
+    const fm_gemm_quantised *columns;
     const fm_gemm_quantised *h; /**< [k, rows] by channel: h itself, for the gradient of the next weights */
     float *weights;             /**< [rows]: sum of dh * silu(gate) * up */
 } fm_gemm_swiglu_gradient;
