@@ -71,7 +71,8 @@ static struct gemm_matrix columns_of(const struct gemm_matrix *whole, int64_t fr
     int64_t bits = fm_base_dtype_bits(whole->operand.dtype);
     part.k = k;
     part.operand.data = (const uint8_t *)whole->data + at * bits / 8;
-    part.operand.scales = (const float *)whole->scales + block;
+    if (whole->scales)
+        part.operand.scales = (const float *)whole->scales + block;
     return part;
 }
 

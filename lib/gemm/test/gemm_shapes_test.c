@@ -132,8 +132,9 @@ static struct gemm_matrix columns_of(const struct gemm_matrix *whole, int64_t fr
     int64_t at = whole->operand.transposed ? from * whole->operand.stride : from;
     part.k = k;
     part.data = (uint8_t *)whole->data + at * fm_base_dtype_bits(whole->operand.dtype) / 8;
-    part.scales =
-        (uint8_t *)whole->scales + block * (whole->operand.scale_dtype == FM_DTYPE_F8_UE8M0 ? 1 : 4);
+    if (whole->scales)
+        part.scales =
+            (uint8_t *)whole->scales + block * (whole->operand.scale_dtype == FM_DTYPE_F8_UE8M0 ? 1 : 4);
     return part;
 }
 
