@@ -1,6 +1,8 @@
 /* Operands and results between pages that nobody may touch: nothing is read or written outside of a matrix. */
 #include "gemm_cases.h"
 
+#include "gemm_private.h"
+
 #include "fm_test.h"
 
 #include "fathom/gemm_quant.h"
@@ -151,10 +153,25 @@ struct call {
     struct expected expected[EXPECTED_MAX];
 };
 
+#if defined(__x86_64__)
+void fm_gemm_test_install_emulated(struct fm_gemm_kernels *kernels);
+#endif
+
+// The kernel for AMX runs over emulated tiles where there are no others.
+static fm_gemm_context *open_level(fm_isa isa)
+{
+    fm_gemm_context *context = gemm_open(isa, 2);
+#if defined(__x86_64__)
+    if (isa == FM_ISA_AMX && fm_gemm_context_isa(context) == FM_ISA_AVX512)
+        fm_gemm_test_install_emulated(&context->kernels);
+#endif
+    return context;
+}
+
 static void everywhere(struct call *call)
 {
-    for (int isa = FM_ISA_REF; isa <= FM_ISA_AVX512; isa++) {
-        fm_gemm_context *context = gemm_open((fm_isa)isa, 2);
+    for (int isa = FM_ISA_REF; isa <= FM_ISA_AMX; isa++) {
+        fm_gemm_context *context = open_level((fm_isa)isa);
         for (int i = 0; i < (call->packs ? 4 : 2); i++) {
             struct fences fences = {.at_end = i % 2};
             call->packed = i / 2;

@@ -25,26 +25,10 @@ static int is_there(void)
     return fm_base_cpu_isa(FM_ISA_AVX512) >= FM_ISA_AVX512;
 }
 
-static struct gemm_format any_format(fm_gen *gen, int wide)
-{
-    struct gemm_format format = {.dtype = FM_DTYPE_BF16, .transposed = fm_gen_chance(gen, 0.3)};
-    if (wide)
-        return format;
-    format.dtype = fm_gen_chance(gen, 0.7) ? FM_DTYPE_F8_E4M3 : FM_DTYPE_F4_E2M1;
-    format.scale_rows = fm_gen_chance(gen, 0.5) ? 128 : 1;
-    format.powers = (enum gemm_powers)fm_gen_int(gen, GEMM_NO_POWERS, GEMM_POWERS);
-    if (fm_gen_chance(gen, 0.2)) {
-        format.scale_dtype = FM_DTYPE_F8_UE8M0;
-        format.scale_k = 32;
-        format.scale_rows = 1;
-    }
-    return format;
-}
-
 static void check(fm_gen *gen, int64_t m, int64_t n, int64_t k, enum gemm_values values)
 {
     int wide = fm_gen_chance(gen, 0.4), with_c = fm_gen_chance(gen, 0.5);
-    struct gemm_format formats[2] = {any_format(gen, wide), any_format(gen, wide)};
+    struct gemm_format formats[2] = {gemm_format_any(gen, wide), gemm_format_any(gen, wide)};
     struct gemm_matrix a = gemm_matrix_make(gen, m, k, &formats[0], values);
     struct gemm_matrix b = gemm_matrix_make(gen, n, k, &formats[1], values);
     fm_dtype dtype = fm_gen_chance(gen, 0.5) ? FM_DTYPE_F32 : FM_DTYPE_BF16;
