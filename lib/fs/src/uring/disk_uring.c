@@ -82,8 +82,8 @@ int fm_fs_ring_submit(fm_fs_ring *ring, int fd, fm_fs_disk_io *io, size_t done_b
     struct io_uring_sqe *sqe = ring->in_flight < DEPTH ? io_uring_get_sqe(&ring->ring) : NULL;
     if (!sqe)
         return 0;
-    uint8_t *data = (uint8_t *)io->data + done_bytes;
-    unsigned size = (unsigned)(io->size - done_bytes); // at most a chunk
+    uint8_t *data = io->data ? (uint8_t *)io->data + done_bytes : NULL; // none for a flush
+    unsigned size = (unsigned)(io->size - done_bytes);                  // at most a chunk
     if (io->kind == FM_FS_DISK_READ)
         io_uring_prep_read(sqe, fd, data, size, io->offset + done_bytes);
     else if (io->kind == FM_FS_DISK_WRITE)
