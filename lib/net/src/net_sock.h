@@ -161,6 +161,9 @@ struct fm_net_ep {
 // worker
 int64_t fm_net_sock_now_ns(void);
 FM_MUST_USE fm_status fm_net_sock_poll_add(fm_net_worker *worker, int fd, uint32_t events, void *pointer);
+// Before a descriptor is closed: where a child of fork() still has it, closing alone would leave it with epoll, which would
+// go on reporting what is freed here.
+void fm_net_sock_poll_remove(fm_net_worker *worker, int fd);
 
 // listen
 FM_MUST_USE fm_status fm_net_sock_listen(fm_net_worker *worker, const char *address,

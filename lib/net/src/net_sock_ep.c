@@ -366,7 +366,10 @@ void fm_net_sock_ep_fail(fm_net_ep *ep, fm_status status)
     net_link_remove(&ep->dirty);
     net_link_remove(&ep->resume);
     net_list_append(&worker->dying, &ep->all);
-    // Now, not when it is reaped: the peer shall know, and nothing more can touch anyone's memory.
+    // Now, not when it is reaped: the peer shall know, even while a child of fork() has the descriptor, and nothing more can
+    // touch anyone's memory.
+    fm_net_sock_poll_remove(worker, ep->fd);
+    (void)shutdown(ep->fd, SHUT_RDWR);
     close(ep->fd);
 }
 

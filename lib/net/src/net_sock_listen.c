@@ -167,6 +167,7 @@ void fm_net_sock_acceptor_close(fm_net_acceptor *acceptor)
         if (ep->acceptor == acceptor)
             fm_net_sock_ep_close(ep, FM_ERR_CANCELLED);
     }
+    fm_net_sock_poll_remove(worker, acceptor->fd);
     close(acceptor->fd);
     acceptor->fd = -1;
     remove_socket_file(acceptor);
@@ -177,7 +178,7 @@ void fm_net_sock_acceptor_close(fm_net_acceptor *acceptor)
 static void pause_acceptor(fm_net_acceptor *acceptor)
 {
     acceptor->paused_until_ns = fm_net_sock_now_ns() + pause_ns;
-    (void)epoll_ctl(acceptor->worker->epoll, EPOLL_CTL_DEL, acceptor->fd, NULL);
+    fm_net_sock_poll_remove(acceptor->worker, acceptor->fd);
 }
 
 void fm_net_sock_acceptor_ready(fm_net_acceptor *acceptor)

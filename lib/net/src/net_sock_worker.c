@@ -40,6 +40,11 @@ fm_status fm_net_sock_poll_add(fm_net_worker *worker, int fd, uint32_t events, v
     return fm_base_error_set_errno(status, error, "cannot wait for descriptor %d", fd);
 }
 
+void fm_net_sock_poll_remove(fm_net_worker *worker, int fd)
+{
+    (void)epoll_ctl(worker->epoll, EPOLL_CTL_DEL, fd, NULL);
+}
+
 static void bury(struct net_link *list)
 {
     while (!net_list_empty(list)) {
@@ -183,7 +188,7 @@ static fm_status watch_start(fm_net_worker *worker, fm_net_watch *watch)
 static void watch_stop(fm_net_worker *worker, fm_net_watch *watch)
 {
     struct net_watch *entry = watch->transport_data;
-    (void)epoll_ctl(worker->epoll, EPOLL_CTL_DEL, watch->fd, NULL);
+    fm_net_sock_poll_remove(worker, watch->fd);
     entry->watch = NULL;
     watch->transport_data = NULL;
     net_list_append(&worker->graves, &entry->polled.link);

@@ -2,10 +2,12 @@
 #include "net_peer.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fathom/clock.h"
@@ -366,6 +368,34 @@ static void deadlines_end_what_is_not_answered(void **state)
     fm_net_loop_free(loop);
 }
 
+// A child of fork() that was not exec'd still has every descriptor: what this process closes is closed all the same, and
+// epoll says no more of it.
+static void a_forked_child_keeps_nothing_open(void **state)
+{
+    (void)state;
+    fm_net_loop *loop = net_test_loop(NULL);
+    struct net_service service = {0};
+    fm_net_listener *listener = net_service_listen(&service, loop, any_port, &net_keyed);
+    struct net_client client;
+    net_client_connect(&client, loop, fm_net_listener_address(listener), &net_keyed);
+    net_until(loop, &client.up, 1);
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(20); // should the test fail before it ends this
+        pause();
+        _exit(0);
+    }
+    assert_true(child > 0);
+    fm_net_conn_close(client.conn);
+    fm_net_listener_close(listener);
+    net_until(loop, &service.closed, 1);
+    for (int i = 0; i < 10; i++)
+        assert_ok(fm_net_loop_progress(loop, 0));
+    fm_net_loop_free(loop);
+    assert_int_equal(kill(child, SIGKILL), 0);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+}
+
 // Either end may close at any moment; every call completes once, every request is answered or dropped once.
 static void any_close(fm_gen *gen)
 {
@@ -609,6 +639,7 @@ int main(void)
         cmocka_unit_test(one_connection_too_many_is_told_so),
         cmocka_unit_test(running_out_of_descriptors_is_survived),
         cmocka_unit_test(deadlines_end_what_is_not_answered),
+        cmocka_unit_test(a_forked_child_keeps_nothing_open),
         cmocka_unit_test(closing_at_any_moment),
         cmocka_unit_test(a_slow_reader_is_left_waiting_and_then_served),
         cmocka_unit_test(a_reader_that_stopped_is_given_up),
