@@ -14,6 +14,7 @@
     X(ep)                  \
     X(eplb)                \
     X(pipe)                \
+    X(fs)                  \
     X(pond)                \
     X(trace)               \
     X(info)                \

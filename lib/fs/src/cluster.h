@@ -11,7 +11,7 @@
 enum {
     FM_FS_WIRE_VERSION = 1,
     FM_FS_REPLICAS_MAX = 8,
-    FM_FS_ADDRESS_MAX = 63, // bytes of a node's address
+    FM_FS_ADDRESS_MAX = 127, // bytes of a node's address: "unix:" and the longest path, or a host's name
     // Guards against forged counts: a cluster of this size is far beyond one manager.
     FM_FS_NODES_MAX = 4096,
     FM_FS_CHAINS_MAX = 1 << 20

@@ -17,7 +17,7 @@ struct cursor {
 
 static const uint8_t *take(struct cursor *cursor, size_t size)
 {
-    static const uint8_t zeros[64];
+    static const uint8_t zeros[FM_FS_ADDRESS_MAX + 1]; // nothing longer is taken at once
     if (size > cursor->left) {
         cursor->dry = 1;
         cursor->left = 0;

@@ -228,7 +228,15 @@ static fm_status start(fm_fs_cluster *cluster, const char *dir)
     snprintf(path, sizeof path, "lmdb:%s/meta", dir);
     FM_TRY(fm_fs_kv_open(path, NULL, &cluster->kv));
     FM_TRY(fm_fs_host_new(&cluster->key, cluster->kv, &cluster->host));
-    snprintf(path, sizeof path, "unix:%s/socket", dir);
+    // Clients connect from other directories: the address that the nodes tell is a whole path.
+    char *whole = realpath(dir, NULL);
+    if (!whole)
+        return fm_base_file_error(errno, "%s", dir);
+    int length = snprintf(path, sizeof path, "unix:%s/socket", whole);
+    free(whole);
+    if (length > FM_FS_ADDRESS_MAX)
+        return fm_base_error_set(FM_ERR_LIMIT, "%s: expected a path of at most %d bytes", dir,
+                                 FM_FS_ADDRESS_MAX - (int)strlen("unix:/socket"));
     FM_TRY(fm_fs_host_listen(cluster->host, path));
     FM_TRY(fm_fs_host_node(cluster->host, 1, serve_manager, cluster, &cluster->manager_runtime));
     const fm_fs_manager_options options = {
