@@ -280,4 +280,43 @@ fm_status fm_pond_batch_write_raw(const fm_pond_session *session, const char *fr
     *out_bytes = bytes;
     return status;
 }
+
+#else
+
+// Nothing makes rows without DuckDB, but programs that would are linked all the same.
+static fm_status unavailable(void)
+{
+    return fm_base_error_set(FM_ERR_UNAVAILABLE, "built without DuckDB (setup/install.sh fetches it)");
+}
+
+fm_status fm_pond_rows_int(fm_pond_rows *rows, int64_t value)
+{
+    (void)rows, (void)value;
+    return unavailable();
+}
+
+fm_status fm_pond_rows_real(fm_pond_rows *rows, double value)
+{
+    (void)rows, (void)value;
+    return unavailable();
+}
+
+fm_status fm_pond_rows_bytes(fm_pond_rows *rows, const void *bytes, size_t length)
+{
+    (void)rows, (void)bytes, (void)length;
+    return unavailable();
+}
+
+fm_status fm_pond_rows_null(fm_pond_rows *rows)
+{
+    (void)rows;
+    return unavailable();
+}
+
+fm_status fm_pond_rows_end(fm_pond_rows *rows)
+{
+    (void)rows;
+    return unavailable();
+}
+
 #endif
