@@ -1,7 +1,10 @@
 // Processes that are killed or stopped in the middle of the protocol: the others get an error within the timeout that names
 // them, mask them, and go on. Run under mpirun with the number of ranks per node and "kill", "rail", "stop" or "join" as arguments;
 // says "rank N survived".
+#include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "ep_team.h"
@@ -27,29 +30,31 @@ static fm_ep_world *world;
 static fm_ep_group *group;
 static fm_ep_handle *handle;
 static int rank, ranks, patience_max = 20;
+static int has_passed; // this rank was the victim and reached its point
 static fm_bf16 x[TOKENS][HIDDEN], out[TOKENS][HIDDEN], *rows;
 static int32_t idx[TOKENS][TOPK];
 
 /** Ends or stops this process if this is its point. */
 static void pass(place here, place end, int signal_number)
 {
-    if (here == end)
-        raise(signal_number);
+    if (here != end)
+        return;
+    has_passed = 1;
+    raise(signal_number);
 }
 
 /** Waits until `victim` (-1: nobody) is masked or all is well. Others may be late because they wait for it, too. */
 static fm_status wait_or_mask(fm_ep_op *op, int victim, fm_status (*wait)(fm_ep_op *op))
 {
     fm_status status;
-    int patience = rank == victim ? 0 : patience_max;
+    int patience = has_passed ? 0 : patience_max; // one that was stopped has been masked: nothing will come
     for (; (status = wait(op)) == FM_ERR_TIMEOUT && patience > 0; patience--)
         if (fm_ep_group_late_peer(group) == victim)
             FM_TRY(fm_ep_group_mask(group, victim, 1));
     return status;
 }
 
-/** One round, in which `victim` comes to its end (-1: nobody does); the others go on without it. */
-static fm_status play(int victim, place end, int signal_number)
+static fm_status play_to_the_end(int victim, place end, int signal_number)
 {
     fm_ep_dispatch dispatch = {.size = sizeof dispatch,
                                .is_pull = 1,
@@ -76,6 +81,16 @@ static fm_status play(int victim, place end, int signal_number)
     pass(BEFORE_COLLECTIVE, end, signal_number);
     FM_TRY(fm_ep_barrier_post(group, &op));
     return wait_or_mask(op, victim, fm_ep_op_wait);
+}
+
+/** One round, in which `victim` comes to its end (-1: nobody does); the others go on without it. */
+static fm_status play(int victim, place end, int signal_number)
+{
+    has_passed = 0;
+    fm_status status = play_to_the_end(victim, end, signal_number);
+    if (rank == victim && !has_passed) // so slow that the others missed it before its point
+        raise(signal_number);
+    return status;
 }
 
 /** Experts that do nothing: a token comes back once for each choice whose expert is still there. */
@@ -120,28 +135,61 @@ static void a_round_without_the_dead_is_right(void **state)
     check_outputs();
 }
 
+/** A counter that all ranks share beside the group, which is what is tested. mpirun is the parent of them all. */
+static atomic_int *counter_open(char *name, size_t name_size)
+{
+    snprintf(name, name_size, "/fathom_ep_kill_%d", (int)getppid());
+    int file = shm_open(name, O_CREAT | O_RDWR, 0600);
+    assert_true(file >= 0);
+    assert_int_equal(ftruncate(file, sizeof(atomic_int)), 0);
+    atomic_int *counter = mmap(NULL, sizeof *counter, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    assert_true(counter != MAP_FAILED);
+    close(file);
+    return counter;
+}
+
+static int is_stopped(pid_t pid)
+{
+    char path[64], state = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    int fields = fscanf(file, "%*d %*s %c", &state); // NOLINT(cert-err34-c): a single character
+    fclose(file);
+    return fields == 1 && state == 'T';
+}
+
 /** A stopped process is missed like a dead one; continued, it finds out, and all rejoin. */
 static void a_stopped_rank_comes_back(void **state)
 {
     (void)state;
     pid_t pids[RANKS_MAX] = {0}, mine = getpid();
+    char counter_name[64];
+    atomic_int *missed = counter_open(counter_name, sizeof counter_name);
     for (int at = 0; at < POINTS; at++) {
         int victim = 1 + at % (ranks - 1);
         fm_ep_group_set_timeout(group, 20000);
         assert_ok(fm_ep_all_gather(group, &mine, sizeof mine, pids));
+        if (rank == 0 && at == 0)
+            shm_unlink(counter_name); // all have opened it
         fm_ep_group_set_timeout(group, TIMEOUT_MS);
         fm_status status = play(victim, (place)at, SIGSTOP);
         if (rank != victim) {
             assert_ok(status);
             assert_true(fm_ep_group_is_masked(group, victim));
+            atomic_fetch_add(missed, 1);
         }
-        if (rank == 0)
+        if (rank == 0) { // continued earlier, it might answer one who has not missed it yet
+            while (atomic_load(missed) < (at + 1) * (ranks - 1) || !is_stopped(pids[victim]))
+                usleep(1000);
             kill(pids[victim], SIGCONT);
+        }
         fm_ep_group_set_timeout(group, 20000);
         assert_ok(fm_ep_group_rejoin(group));
         assert_ok(play(-1, NOWHERE, 0));
         check_outputs();
     }
+    munmap(missed, sizeof *missed);
 }
 
 /** One rank dies before it joins: the others learn it in time. */
