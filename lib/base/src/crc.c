@@ -3,11 +3,12 @@
 #include <isa-l/crc.h>
 #include <string.h>
 
+// ISA-L takes an int.
+static const size_t chunk_max = 1u << 30;
+
 uint32_t fm_base_crc32c(uint32_t crc, const void *bytes, size_t size)
 {
-    // ISA-L takes an int, and a pointer that is not const though it only reads.
-    const size_t chunk_max = 1u << 30;
-    unsigned char *at;
+    unsigned char *at; // ISA-L's pointer is not const, though it only reads
     memcpy(&at, &bytes, sizeof at);
     crc = ~crc;
     while (size > 0) {
@@ -17,6 +18,18 @@ uint32_t fm_base_crc32c(uint32_t crc, const void *bytes, size_t size)
         size -= chunk;
     }
     return ~crc;
+}
+
+uint32_t fm_base_crc32(uint32_t crc, const void *bytes, size_t size)
+{
+    const uint8_t *at = bytes;
+    while (size > 0) {
+        size_t chunk = size < chunk_max ? size : chunk_max;
+        crc = crc32_gzip_refl(crc, at, chunk); // which inverts before and after by itself
+        at += chunk;
+        size -= chunk;
+    }
+    return crc;
 }
 
 /*

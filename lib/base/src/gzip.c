@@ -66,7 +66,7 @@ static fm_status start(fm_gzip *stream)
 {
     // A pipe may hand out its first bytes one by one.
     while (stream->end < 2 && !stream->file_ended) {
-        size_t got;
+        size_t got = 0;
         FM_TRY(read_some(stream, stream->input + stream->end, INPUT_BYTES - stream->end, &got));
         stream->end += got;
     }

@@ -1,8 +1,8 @@
 #include <string.h>
 
+#include "fathom/crc.h"
 #include "fathom/mem.h"
 #include "fathom/pond_records.h"
-#include "pond_crc32.h"
 #include "pond_sort_internal.h"
 
 enum { PIECE_BYTES = 4 << 20 };
@@ -34,7 +34,7 @@ static void look_at(const struct check *check, const uint8_t *records, uint64_t 
     const size_t size = check->record_bytes, key = check->key_bytes;
     for (uint64_t i = 0; i < piece->records; i++) {
         const uint8_t *record = records + i * size;
-        *checksum += fm_pond_crc32(record, size);
+        *checksum += fm_base_crc32(0, record, size);
         int order = i ? memcmp(record, record - size, key) : 1;
         piece->duplicates += order == 0;
         if (order < 0 && piece->unordered++ == 0)
