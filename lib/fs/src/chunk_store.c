@@ -231,7 +231,7 @@ static fm_status apply_write(fm_fs_store *store, fm_fs_apply *apply, uint32_t si
         return FM_OK;
     }
     fm_fs_chunk_copy_sum(apply->fresh, apply->work->data);
-    apply->fresh->size = 0; // without a block for now
+    apply->fresh->size = 0; // a copy with a size would give back a block if none can be had
     FM_TRY(fm_fs_store_block_take(store, apply->fresh->size_class, &apply->fresh->block));
     apply->fresh->size = size;
     apply_submit(store, apply, FM_FS_DISK_WRITE, apply->fresh, size, WRITE_DATA);

@@ -192,12 +192,8 @@ fm_status fm_fs_disk_open(fm_net_loop *loop, const char *path, uint64_t capacity
         fm_fs_disk_close(&disk->base);
         return status;
     }
-#ifdef FM_HAVE_IO_URING
     if (!(flags & FM_FS_DISK_BLOCKING))
         disk->ring = fm_fs_ring_new(loop, ring_done, disk);
-#else
-    (void)ring_done;
-#endif
     *out_disk = &disk->base;
     return FM_OK;
 }
@@ -207,9 +203,7 @@ void fm_fs_disk_close(fm_fs_disk *base)
     struct disk *disk = (struct disk *)base;
     if (!disk)
         return;
-#ifdef FM_HAVE_IO_URING
     fm_fs_ring_free(disk->ring);
-#endif
     fm_net_timer_stop(disk->loop, &disk->finish);
     for (int i = 0; i < FM_FS_STORE_FILES; i++)
         if (disk->fds[i] >= 0)

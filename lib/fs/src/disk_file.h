@@ -21,7 +21,7 @@ fm_status fm_fs_disk_open(fm_net_loop *loop, const char *path, uint64_t capacity
 void fm_fs_disk_close(fm_fs_disk *disk);
 const char *fm_fs_disk_engine(const fm_fs_disk *disk); // "io_uring, O_DIRECT" and so on
 
-// disk_uring.c: the queue behind it. NULL where there is no io_uring.
+// uring/disk_uring.c: the queue behind it. NULL where there is no io_uring.
 typedef struct fm_fs_ring fm_fs_ring;
 fm_fs_ring *fm_fs_ring_new(fm_net_loop *loop, void (*done)(void *context, fm_fs_disk_io *io, int result),
                            void *context);
