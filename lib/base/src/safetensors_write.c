@@ -33,7 +33,10 @@ struct fm_safetensors_writer {
     size_t note_count;
     size_t note_capacity;
     fm_file_draft draft;
+    int in_memory;
+    char *image;        // of a file in memory, once started
     size_t data_offset; // of the data within the file
+    size_t data_bytes;
     int started;
 };
 
@@ -48,6 +51,34 @@ fm_status fm_base_safetensors_create(const char *path, fm_safetensors_writer **o
         return FM_ERR_NOMEM;
     }
     *out_writer = writer;
+    return FM_OK;
+}
+
+fm_status fm_base_safetensors_create_memory(const char *name, fm_safetensors_writer **out_writer)
+{
+    FM_TRY(fm_base_safetensors_create(name, out_writer));
+    (*out_writer)->in_memory = 1;
+    return FM_OK;
+}
+
+static fm_status begin_file(fm_safetensors_writer *writer)
+{
+    size_t bytes = 0;
+    if (!writer->in_memory)
+        return fm_base_file_begin(&writer->draft, writer->path);
+    FM_TRY(fm_add_size(writer->data_offset, writer->data_bytes, &bytes));
+    writer->image = fm_base_mem_alloc(bytes);
+    return writer->image
+               ? FM_OK
+               : fm_base_error_set(FM_ERR_NOMEM, "%s: no memory for %zu bytes", writer->path, bytes);
+}
+
+static fm_status store(fm_safetensors_writer *writer, size_t at, const void *bytes, size_t size)
+{
+    if (!writer->in_memory)
+        return fm_base_file_write(&writer->draft, at, bytes, size);
+    if (size)
+        memcpy(writer->image + at, bytes, size);
     return FM_OK;
 }
 
@@ -166,6 +197,7 @@ static fm_status lay_out(fm_safetensors_writer *writer)
         writer->tensors[i].begin = end;
         FM_TRY(fm_add_size(end, writer->tensors[i].bytes, &end));
     }
+    writer->data_bytes = end;
     return end <= INT64_MAX ? FM_OK
                             : fm_base_error_set(FM_ERR_LIMIT, "%s: %zu bytes of data", writer->path, end);
 }
@@ -208,12 +240,11 @@ static fm_status put_header(fm_safetensors_writer *writer, const fm_json *json)
     char spaces[SAFETENSORS_ALIGNMENT];
     fm_put_le64(prefix, length);
     memset(spaces, ' ', sizeof spaces);
-    FM_TRY(fm_base_file_begin(&writer->draft, writer->path));
-    FM_TRY(fm_base_file_write(&writer->draft, 0, prefix, sizeof prefix));
-    FM_TRY(fm_base_file_write(&writer->draft, sizeof prefix, json->text, json->length));
-    FM_TRY(fm_base_file_write(&writer->draft, sizeof prefix + json->length, spaces, length - json->length));
     writer->data_offset = sizeof prefix + length;
-    return FM_OK;
+    FM_TRY(begin_file(writer));
+    FM_TRY(store(writer, 0, prefix, sizeof prefix));
+    FM_TRY(store(writer, sizeof prefix, json->text, json->length));
+    return store(writer, sizeof prefix + json->length, spaces, length - json->length);
 }
 
 fm_status fm_base_safetensors_start(fm_safetensors_writer *writer)
@@ -227,6 +258,8 @@ fm_status fm_base_safetensors_start(fm_safetensors_writer *writer)
     fm_status json_status = fm_base_json_finish(&json, NULL);
     if (status < 0 || json_status < 0) {
         fm_base_file_discard(&writer->draft);
+        fm_base_mem_free(writer->image);
+        writer->image = NULL;
         return status < 0 ? status : json_status;
     }
     sort(writer->tensors, writer->count, sizeof *writer->tensors, compare_names);
@@ -247,12 +280,12 @@ fm_status fm_base_safetensors_put(fm_safetensors_writer *writer, const char *nam
     if (offset > tensor->bytes || size > tensor->bytes - offset)
         return fm_base_error_set(FM_ERR_ARG, "%s: %zu bytes at %zu of tensor \"%s\", which has %zu",
                                  writer->path, size, offset, name, tensor->bytes);
-    FM_TRY(fm_base_file_write(&writer->draft, writer->data_offset + tensor->begin + offset, bytes, size));
+    FM_TRY(store(writer, writer->data_offset + tensor->begin + offset, bytes, size));
     tensor->written += size;
     return FM_OK;
 }
 
-static fm_status finish(fm_safetensors_writer *writer)
+static fm_status check_whole(const fm_safetensors_writer *writer)
 {
     if (!writer->started)
         return fm_base_error_set(FM_ERR_STATE, "%s: finished before the start", writer->path);
@@ -261,13 +294,33 @@ static fm_status finish(fm_safetensors_writer *writer)
             return fm_base_error_set(FM_ERR_STATE, "%s: %zu bytes of tensor \"%s\" were put; it has %zu",
                                      writer->path, writer->tensors[i].written, writer->tensors[i].name,
                                      writer->tensors[i].bytes);
-    return fm_base_file_commit(&writer->draft);
+    return FM_OK;
 }
 
 fm_status fm_base_safetensors_finish(fm_safetensors_writer *writer)
 {
-    fm_status status = finish(writer);
+    fm_status status = check_whole(writer);
+    if (status == FM_OK && writer->in_memory)
+        status =
+            fm_base_error_set(FM_ERR_STATE, "%s lies in memory: it is taken, not finished", writer->path);
+    if (status == FM_OK)
+        status = fm_base_file_commit(&writer->draft);
     fm_base_safetensors_abandon(writer); // after a commit there is no draft to remove
+    return status;
+}
+
+fm_status fm_base_safetensors_take(fm_safetensors_writer *writer, void **out_bytes, size_t *out_length)
+{
+    fm_status status = check_whole(writer);
+    if (status == FM_OK && !writer->in_memory)
+        status =
+            fm_base_error_set(FM_ERR_STATE, "%s is written to disk: it is finished, not taken", writer->path);
+    if (status == FM_OK) {
+        *out_bytes = writer->image;
+        *out_length = writer->data_offset + writer->data_bytes;
+        writer->image = NULL;
+    }
+    fm_base_safetensors_abandon(writer);
     return status;
 }
 
@@ -276,6 +329,7 @@ void fm_base_safetensors_abandon(fm_safetensors_writer *writer)
     if (!writer)
         return;
     fm_base_file_discard(&writer->draft);
+    fm_base_mem_free(writer->image);
     fm_base_arena_clear(&writer->names);
     fm_base_mem_free(writer->tensors);
     fm_base_mem_free(writer->notes);

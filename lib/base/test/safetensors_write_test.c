@@ -247,6 +247,64 @@ static void round_trip_property(void **state)
     fm_gen_property(50, files_round_trip);
 }
 
+static fm_status fill_memory(fm_safetensors_writer *writer)
+{
+    int64_t shape[2] = {2, 3};
+    FM_TRY(fm_base_safetensors_note(writer, "step", "7"));
+    FM_TRY(fm_base_safetensors_declare(writer, "b", FM_DTYPE_U8, 2, shape));
+    FM_TRY(fm_base_safetensors_declare(writer, "a", FM_DTYPE_F32, 1, shape));
+    FM_TRY(fm_base_safetensors_start(writer));
+    FM_TRY(fm_base_safetensors_put(writer, "b", 3, "def", 3));
+    FM_TRY(fm_base_safetensors_put(writer, "a", 0, "12345678", 8));
+    return fm_base_safetensors_put(writer, "b", 0, "abc", 3);
+}
+
+static fm_status make_in_memory(void *context)
+{
+    fm_safetensors_writer *writer;
+    void *bytes;
+    size_t length;
+    (void)context;
+    FM_TRY(fm_base_safetensors_create_memory("it", &writer));
+    fm_status status = fill_memory(writer);
+    if (status < 0) {
+        fm_base_safetensors_abandon(writer);
+        return status;
+    }
+    FM_TRY(fm_base_safetensors_take(writer, &bytes, &length));
+    fm_base_mem_free(bytes);
+    return FM_OK;
+}
+
+static void memory_holds_what_the_file_would(void **state)
+{
+    (void)state;
+    fm_safetensors_writer *on_disk, *in_memory;
+    char expected[1024];
+    void *bytes;
+    size_t length;
+    const char *path = target("twin.safetensors");
+    assert_ok(fm_base_safetensors_create(path, &on_disk));
+    assert_ok(fill_memory(on_disk));
+    assert_ok(fm_base_safetensors_finish(on_disk));
+    assert_ok(fm_base_safetensors_create_memory("twin", &in_memory));
+    assert_ok(fill_memory(in_memory));
+    assert_ok(fm_base_safetensors_take(in_memory, &bytes, &length));
+    assert_int_equal(length, slurp(path, expected, sizeof expected));
+    assert_memory_equal(bytes, expected, length);
+    fm_base_mem_free(bytes);
+
+    assert_ok(fm_base_safetensors_create_memory("twin", &in_memory));
+    assert_fails(fm_base_safetensors_take(in_memory, &bytes, &length), FM_ERR_STATE, "twin");
+    assert_ok(fm_base_safetensors_create_memory("twin", &in_memory));
+    assert_ok(fill_memory(in_memory));
+    assert_fails(fm_base_safetensors_finish(in_memory), FM_ERR_STATE, "twin lies in memory");
+    assert_ok(fm_base_safetensors_create(path, &on_disk));
+    assert_ok(fill_memory(on_disk));
+    assert_fails(fm_base_safetensors_take(on_disk, &bytes, &length), FM_ERR_STATE, "written to disk");
+    fm_test_each_alloc_fails(make_in_memory, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +313,7 @@ int main(void)
         cmocka_unit_test(misuse_is_refused),
         cmocka_unit_test(a_failed_write_leaves_the_old_file),
         cmocka_unit_test(refused_allocations_leave_nothing),
+        cmocka_unit_test(memory_holds_what_the_file_would),
         cmocka_unit_test(round_trip_property),
     };
     return fm_test_run("base.safetensors_write", tests);

@@ -139,6 +139,18 @@ fm_status fm_model_trainer_save(const fm_trainer *trainer, const char *path, con
     return finish(writer, write_state(trainer, writer, notes));
 }
 
+fm_status fm_model_trainer_pack(const fm_trainer *trainer, const char *const *notes, void **out_bytes,
+                                size_t *out_length)
+{
+    fm_safetensors_writer *writer;
+    FM_TRY(fm_base_safetensors_create_memory("the state", &writer));
+    fm_status status = write_state(trainer, writer, notes);
+    if (status == FM_OK)
+        return fm_base_safetensors_take(writer, out_bytes, out_length);
+    fm_base_safetensors_abandon(writer);
+    return status;
+}
+
 struct reading {
     const fm_safetensors *file;
     const fm_trainer *trainer;
@@ -178,11 +190,10 @@ static fm_status read_step(const fm_safetensors *file, int64_t *out_step)
     return FM_OK;
 }
 
-fm_status fm_model_trainer_load(fm_trainer *trainer, const char *path)
+// Takes a state from an open file, which it closes.
+static fm_status load_from(fm_trainer *trainer, fm_safetensors *file, const char *name)
 {
-    fm_safetensors *file;
     int64_t step = 0;
-    FM_TRY(fm_base_safetensors_open(path, &file));
     struct reading reading = {file, trainer, 0};
     fm_status status = read_step(file, &step);
     for (; status == FM_OK && reading.copy < 2; reading.copy++) // checked whole before anything changes
@@ -191,7 +202,21 @@ fm_status fm_model_trainer_load(fm_trainer *trainer, const char *path)
     if (status == FM_OK)
         trainer->step = step;
     else
-        status = fm_base_error_prefix(status, "%s", path);
+        status = fm_base_error_prefix(status, "%s", name);
     fm_base_safetensors_close(file);
     return status;
+}
+
+fm_status fm_model_trainer_load(fm_trainer *trainer, const char *path)
+{
+    fm_safetensors *file;
+    FM_TRY(fm_base_safetensors_open(path, &file));
+    return load_from(trainer, file, path);
+}
+
+fm_status fm_model_trainer_unpack(fm_trainer *trainer, const void *bytes, size_t length, const char *name)
+{
+    fm_safetensors *file;
+    FM_TRY(fm_base_safetensors_open_memory(bytes, length, name, &file));
+    return load_from(trainer, file, name);
 }

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "fathom/file.h"
 #include "fathom/rng.h"
 #include "model_trainer.h"
 
@@ -208,13 +209,25 @@ static void it_learns_to_count_and_resumes_exactly(void **state)
 {
     char path[1024];
     static const char *const notes[] = {"corpus", "numbers", NULL};
-    fm_trainer *whole = counting_trainer(2), *first = counting_trainer(1), *second = counting_trainer(2);
+    fm_trainer *whole = counting_trainer(2), *first = counting_trainer(1), *second = counting_trainer(2),
+               *third = counting_trainer(1);
+    void *packed;
+    char *saved;
+    size_t length, saved_length;
     (void)state;
     double loss = train_to(whole, STEPS);
     assert_true(loss < 0.7); // chance is ln 40 = 3.7
     train_to(first, STEPS / 2);
     snprintf(path, sizeof path, "%s/state.safetensors", fm_test_tmpdir());
     assert_ok(fm_model_trainer_save(first, path, notes));
+    assert_ok(fm_model_trainer_pack(first, notes, &packed, &length));
+    assert_ok(fm_base_file_read(path, SIZE_MAX, &saved, &saved_length));
+    assert_int_equal(length, saved_length);
+    assert_memory_equal(packed, saved, length);
+    assert_ok(fm_model_trainer_unpack(third, packed, length, "what was packed"));
+    assert_memory_equal(third->square, first->square, (size_t)first->count * sizeof(float));
+    fm_base_mem_free(packed);
+    fm_base_mem_free(saved);
     assert_ok(fm_model_trainer_load(second, path));
     assert_int_equal(fm_model_trainer_steps(second), STEPS / 2);
     assert_true(train_to(second, STEPS) == loss);
@@ -222,6 +235,7 @@ static void it_learns_to_count_and_resumes_exactly(void **state)
     fm_model_trainer_close(whole);
     fm_model_trainer_close(first);
     fm_model_trainer_close(second);
+    fm_model_trainer_close(third);
 }
 
 static void narrow_products_learn_alike(void **state)

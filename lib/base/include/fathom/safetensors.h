@@ -79,6 +79,10 @@ FM_API const fm_doc *fm_base_safetensors_metadata(const fm_safetensors *file);
 typedef struct fm_safetensors_writer fm_safetensors_writer;
 
 FM_API FM_MUST_USE fm_status fm_base_safetensors_create(const char *path, fm_safetensors_writer **out_writer);
+/** A writer whose file lies in memory, to be kept by other means; `name` stands for it in messages. It is filled in the same way
+ * and ends with fm_base_safetensors_take() instead of a finish. */
+FM_API FM_MUST_USE fm_status fm_base_safetensors_create_memory(const char *name,
+                                                               fm_safetensors_writer **out_writer);
 /** FM_ERR_ARG: the name is not UTF-8 or is "__metadata__", or as fm_base_tensor_bytes(); FM_ERR_STATE:
  * started. */
 FM_API FM_MUST_USE fm_status fm_base_safetensors_declare(fm_safetensors_writer *writer, const char *name,
@@ -96,6 +100,10 @@ FM_API FM_MUST_USE fm_status fm_base_safetensors_put(fm_safetensors_writer *writ
 /** Syncs and renames the file, and frees the writer whatever happens. FM_ERR_STATE: a tensor lacks bytes (the
  * message names it), or not started; or as fm_base_file_commit(). */
 FM_API FM_MUST_USE fm_status fm_base_safetensors_finish(fm_safetensors_writer *writer);
+/** The bytes of a file in memory, which the caller frees with fm_base_mem_free(); frees the writer whatever happens. FM_ERR_STATE:
+ * as a finish, or the writer has a path. */
+FM_API FM_MUST_USE fm_status fm_base_safetensors_take(fm_safetensors_writer *writer, void **out_bytes,
+                                                      size_t *out_length);
 /** Removes what was written and frees the writer. NULL is allowed. */
 FM_API void fm_base_safetensors_abandon(fm_safetensors_writer *writer);
 

@@ -98,6 +98,13 @@ FM_API FM_MUST_USE fm_status fm_model_trainer_save(const fm_trainer *trainer, co
                                                    const char *const *notes);
 /** Reads it into a trainer of the same configuration: FM_ERR_FORMAT where a tensor differs or is missing (named). */
 FM_API FM_MUST_USE fm_status fm_model_trainer_load(fm_trainer *trainer, const char *path);
+/** The bytes of the file that a save would write: a copy of the state of this moment, to be stored in any way while training
+ *  goes on. The caller frees it with fm_base_mem_free(). FM_ERR_NOMEM. */
+FM_API FM_MUST_USE fm_status fm_model_trainer_pack(const fm_trainer *trainer, const char *const *notes,
+                                                   void **out_bytes, size_t *out_length);
+/** A load from memory; `name` stands for it in messages. */
+FM_API FM_MUST_USE fm_status fm_model_trainer_unpack(fm_trainer *trainer, const void *bytes, size_t length,
+                                                     const char *name);
 
 #ifdef __cplusplus
 }
