@@ -5,7 +5,6 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "commands.h"
@@ -99,7 +98,7 @@ static fm_status save_result(const char *out, const struct fm_recipe_stage *stag
     return status < 0 ? status : freed;
 }
 
-static fm_status run_stage(const struct fm_recipe *recipe, int index, const char *out)
+static fm_status run_stage(const struct fm_recipe *recipe, int index, const char *out, int fresh)
 {
     const struct fm_recipe_stage *stage = &recipe->stages[index];
     char folder[PATH_BYTES];
@@ -118,8 +117,14 @@ static fm_status run_stage(const struct fm_recipe *recipe, int index, const char
     const char *done[FM_RECIPE_STAGES_MAX];
     for (int i = 0; i < index; i++)
         done[i] = recipe->stages[i].name;
-    struct fm_stage_run run = {
-        .folder = folder, .run_folder = out, .done = done, .done_count = index, .facts = &json};
+    struct fm_stage_run run = {.name = stage->name,
+                               .folder = folder,
+                               .run_folder = out,
+                               .done = done,
+                               .done_count = index,
+                               .key = current_key(recipe, index, out),
+                               .fresh = fresh,
+                               .facts = &json};
     uint64_t begin = fm_base_clock_ns();
     fm_status status = stage->kind->run(&run, stage->options);
     double seconds = (double)(fm_base_clock_ns() - begin) * 1e-9;
@@ -183,26 +188,29 @@ static fm_status run_stages(const struct fm_recipe *recipe, const struct run_opt
         fprintf(stderr, "[%d/%d] %s: %s\n", i + 1, recipe->stage_count, stage->name,
                 done ? "done before" : stage->kind->summary);
         if (!done)
-            FM_TRY(run_stage(recipe, i, options->out));
+            FM_TRY(run_stage(recipe, i, options->out, options->fresh || options->only));
     }
     return FM_OK;
 }
 
-// Two runs in one folder would write each other's results. The lock ends with the process, however it ends; its file stays,
-// for a lock on a file that somebody removes excludes nobody.
+// Two runs in one folder would write each other's results. The lock ends with the process, however it ends, and is not what its
+// children have, too (as flock's is), for executors may outlive a run that was killed by a moment. The file stays: a lock on
+// a file that somebody removes excludes nobody.
 static fm_status lock_folder(const char *out, int *out_lock)
 {
     char path[PATH_BYTES];
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (snprintf(path, sizeof path, "%s/.lock", out) >= PATH_BYTES)
         return fm_base_error_set(FM_ERR_LIMIT, "the name of the run's folder is too long");
     int lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (lock < 0)
         return fm_base_file_error(errno, "%s", path);
-    if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
+    if (fcntl(lock, F_SETLK, &whole) != 0) {
         int error = errno;
         close(lock);
-        return error == EWOULDBLOCK ? fm_base_error_set(FM_ERR_BUSY, "%s: another run uses this folder", out)
-                                    : fm_base_file_error(error, "%s", path);
+        return error == EACCES || error == EAGAIN
+                   ? fm_base_error_set(FM_ERR_BUSY, "%s: another run uses this folder", out)
+                   : fm_base_file_error(error, "%s", path);
     }
     *out_lock = lock;
     return FM_OK;

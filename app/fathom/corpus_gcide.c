@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "corpus_text.h"
 #include "fathom/mem.h"
 
 /** Letter codes by name; those of an accent and a letter are in `accents`. */
@@ -89,16 +90,13 @@ static void end_line(struct cleaner *cleaner)
 // A byte above ASCII: a UTF-8 character as it is, else the Latin-1 letter that it was. Returns the bytes taken.
 static size_t put_high(struct cleaner *cleaner, const char *at, const char *end)
 {
-    unsigned char byte = (unsigned char)*at;
-    size_t size = byte >= 0xC2 && byte < 0xF5 ? character_size(at) : 0;
-    int whole = size > 0 && (size_t)(end - at) >= size;
-    for (size_t i = 1; whole && i < size; i++)
-        whole = ((unsigned char)at[i] & 0xC0) == 0x80;
-    if (whole) {
+    size_t size = fm_app_utf8_size(at, end);
+    if (size > 0) {
         put(cleaner, at, size);
         return size;
     }
-    char two[2] = {(char)(0xC0 | byte >> 6), (char)(0x80 | (byte & 0x3F))};
+    char two[2];
+    fm_app_latin1_put((unsigned char)*at, two);
     put(cleaner, two, 2);
     return 1;
 }

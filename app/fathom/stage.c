@@ -28,6 +28,13 @@ const char *const *fm_app_stage_names(void)
     return names;
 }
 
+fm_status fm_app_stage_fs(const struct fm_stage_run *run, fm_fs **out_fs)
+{
+    char spec[4200];
+    snprintf(spec, sizeof spec, "dir:%s", run->run_folder);
+    return fm_fs_open(spec, 0, out_fs);
+}
+
 static void begin_fact(fm_json *facts, const char *what)
 {
     fm_base_json_begin(facts, NULL, '{');

@@ -4,14 +4,19 @@
 
 #include "fathom/config.h"
 #include "fathom/doc.h"
+#include "fathom/fs.h"
 #include "fathom/text.h"
 
 /** What a running stage is given, and where it puts what it found. */
 struct fm_stage_run {
+    const char *name;        /**< of this stage in the recipe, and of its folder */
     const char *folder;      /**< its own, existing: "run/placement" */
     const char *run_folder;  /**< "run": the other stages' folders lie in it */
     const char *const *done; /**< the names of the stages before this one, whose results are there */
     int done_count;
+    uint32_t
+        key; /**< of its options and all that it stands on: what was made under another key is of another run */
+    int fresh;      /**< asked to begin anew */
     fm_json *facts; /**< an open array; see fm_app_stage_text() */
 };
 
@@ -33,6 +38,9 @@ void fm_app_stage_number(struct fm_stage_run *run, const char *what, double valu
 /** A fact as people read it: what, and "16.71 GB/s". FM_ERR_FORMAT when the node is no fact. `*out_what` is borrowed. */
 FM_MUST_USE fm_status fm_app_stage_fact_show(const fm_doc *fact, const char **out_what, char *out_shown,
                                              size_t size);
+
+/** The file system that stages keep what they make in: the run's folder. The caller closes it. */
+FM_MUST_USE fm_status fm_app_stage_fs(const struct fm_stage_run *run, fm_fs **out_fs);
 
 /** The kind by its name; NULL when there is none. */
 const struct fm_stage *fm_app_stage_find(const char *name);

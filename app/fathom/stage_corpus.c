@@ -7,11 +7,12 @@
 #include <sys/stat.h>
 
 #include "corpus_gcide.h"
-#include "fathom/file.h"
+#include "corpus_text.h"
 #include "fathom/gzip.h"
 #include "fathom/mem.h"
 #include "fathom/rng.h"
 #include "stage.h"
+#include "stage_files.h"
 
 struct corpus_options {
     const char *corpus;
@@ -69,10 +70,13 @@ static fm_status reserve(struct text *text, size_t more)
 static fm_status take_document(void *context, const char *bytes, size_t length)
 {
     struct corpus *corpus = context;
+    size_t blank = strspn(bytes, " \n\r\t\f");
+    if (blank >= length) // which the text after this document may begin, too
+        return FM_OK;
     uint64_t drawn = fm_base_rng_at((uint64_t)corpus->options->seed, 1, (uint64_t)corpus->documents++);
     int held = fm_rng_to_double(drawn) < corpus->options->held_out;
     struct text *to = held ? &corpus->held_out : &corpus->train;
-    static const char end[] = "<|end|>";
+    static const char end[] = FM_DOCUMENT_END;
     FM_TRY(reserve(to, length + sizeof end));
     memcpy(to->bytes + to->length, bytes, length);
     memcpy(to->bytes + to->length + length, end, sizeof end - 1);
@@ -81,36 +85,51 @@ static fm_status take_document(void *context, const char *bytes, size_t length)
     return FM_OK;
 }
 
-// Appends a file's content to the raw text, up to the limit.
-static fm_status read_file(struct corpus *corpus, const char *path)
+static fm_status append(struct text *text, const char *bytes, size_t length)
+{
+    FM_TRY(reserve(text, length + 1));
+    memcpy(text->bytes + text->length, bytes, length);
+    text->length += length;
+    text->bytes[text->length] = '\0';
+    return FM_OK;
+}
+
+// Reads a file's bytes, as far as the limit on the whole corpus allows.
+static fm_status read_bytes(struct corpus *corpus, const char *path, struct text *out)
 {
     fm_gzip *stream;
-    size_t limit = (size_t)corpus->options->bytes_max, got = 1;
+    size_t limit = (size_t)corpus->options->bytes_max - corpus->raw.length, got = 1;
     FM_TRY(fm_base_gzip_open(path, &stream));
     fm_status status = FM_OK;
     while (status == FM_OK && got > 0 && !corpus->cut) {
-        status = reserve(&corpus->raw, 1 << 20);
+        status = reserve(out, 1 << 20);
         if (status == FM_OK)
-            status = fm_base_gzip_read(stream, corpus->raw.bytes + corpus->raw.length, 1 << 20, &got);
+            status = fm_base_gzip_read(stream, out->bytes + out->length, 1 << 20, &got);
         if (status == FM_OK)
-            corpus->raw.length += got;
-        corpus->cut = corpus->raw.length > limit;
+            out->length += got;
+        corpus->cut = out->length > limit;
     }
     if (corpus->cut)
-        corpus->raw.length = limit;
+        out->length = limit;
     fm_base_gzip_close(stream);
     return status < 0 ? fm_base_error_prefix(status, "%s", path) : FM_OK;
 }
 
-static fm_status check_text(const struct text *raw, const char *path)
+// Appends a file's text.
+static fm_status read_file(struct corpus *corpus, const char *path)
 {
-    if (raw->length == 0)
-        return fm_base_error_set(FM_ERR_FORMAT, "%s: the corpus is empty", path);
-    const char *zero = memchr(raw->bytes, 0, raw->length);
-    if (zero)
-        return fm_base_error_set(FM_ERR_FORMAT, "%s: byte %zu is 0: this is no text", path,
-                                 (size_t)(zero - raw->bytes));
-    return FM_OK;
+    struct text bytes = {0};
+    char *repaired = NULL;
+    size_t length = 0;
+    fm_status status = read_bytes(corpus, path, &bytes);
+    if (status == FM_OK && !is_dictionary(corpus->options->corpus)) // its reader mends it, by its own rules
+        status = fm_app_text_repair(path, bytes.bytes, bytes.length, &repaired, &length);
+    if (status == FM_OK)
+        status = repaired ? append(&corpus->raw, repaired, length)
+                          : append(&corpus->raw, bytes.bytes ? bytes.bytes : "", bytes.length);
+    fm_base_mem_free(repaired);
+    fm_base_mem_free(bytes.bytes);
+    return status;
 }
 
 static int by_name(const struct dirent **left, const struct dirent **right)
@@ -131,11 +150,7 @@ static fm_status read_folder(struct corpus *corpus, const char *folder)
             S_ISREG(info.st_mode)) {
             status = read_file(corpus, path);
             if (status == FM_OK)
-                status = reserve(&corpus->raw, 2);
-            if (status == FM_OK) {
-                memcpy(corpus->raw.bytes + corpus->raw.length, "\n\n", 2);
-                corpus->raw.length += 2;
-            }
+                status = append(&corpus->raw, "\n\n", 2);
         }
         free(entries[i]);
     }
@@ -170,21 +185,31 @@ static fm_status read_corpus(struct corpus *corpus)
             return fm_base_error_set(
                 status, "%s is not there: install the package dict-gcide, or name a corpus", gcide_path);
         FM_TRY(status);
-        FM_TRY(check_text(&corpus->raw, gcide_path));
         return fm_app_gcide_entries(corpus->raw.bytes, corpus->raw.length, take_document, corpus);
     }
     if (stat(path, &info) != 0)
         return fm_base_error_set(FM_ERR_NOT_FOUND, "%s is not there", path);
+    if (!S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode))
+        return fm_base_error_set(FM_ERR_ARG, "%s is neither a file nor a folder", path);
     FM_TRY(S_ISDIR(info.st_mode) ? read_folder(corpus, path) : read_file(corpus, path));
-    FM_TRY(check_text(&corpus->raw, path));
-    return plain_documents(corpus);
+    FM_TRY(plain_documents(corpus));
+    if (corpus->documents == 0)
+        return fm_base_error_set(FM_ERR_FORMAT,
+                                 "%s: the corpus is empty; expected text files, plain or gzip%s", path,
+                                 S_ISDIR(info.st_mode) ? " (those of subfolders are not read)" : "");
+    return FM_OK;
 }
 
-static fm_status save(struct fm_stage_run *run, const char *name, const struct text *text)
+static fm_status save(struct fm_stage_run *run, const struct corpus *corpus)
 {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/%s", run->folder, name);
-    return fm_base_file_save(path, text->bytes, text->length);
+    fm_fs *fs;
+    FM_TRY(fm_app_stage_fs(run, &fs));
+    fm_status status = fm_app_shards_write(fs, run->name, "train", corpus->train.bytes, corpus->train.length);
+    if (status == FM_OK)
+        status =
+            fm_app_shards_write(fs, run->name, "held_out", corpus->held_out.bytes, corpus->held_out.length);
+    fm_fs_close(fs);
+    return status;
 }
 
 static fm_status run_corpus(struct fm_stage_run *run, const void *given)
@@ -194,12 +219,10 @@ static fm_status run_corpus(struct fm_stage_run *run, const void *given)
     if (status == FM_OK && (corpus.held_documents == 0 || corpus.held_documents == corpus.documents))
         status = fm_base_error_set(FM_ERR_FORMAT,
                                    "%lld documents, %lld of them held out; expected some of both: the corpus "
-                                   "is too small for this share",
+                                   "is too small for this share (raise held-out)",
                                    (long long)corpus.documents, (long long)corpus.held_documents);
     if (status == FM_OK)
-        status = save(run, "train.txt", &corpus.train);
-    if (status == FM_OK)
-        status = save(run, "held_out.txt", &corpus.held_out);
+        status = save(run, &corpus);
     if (status == FM_OK) {
         fm_app_stage_text(run, "corpus", "%s%s",
                           is_dictionary(corpus.options->corpus) ? gcide_path : corpus.options->corpus,

@@ -6,15 +6,18 @@
 #include <string.h>
 
 #include "fathom/clock.h"
+#include "fathom/crc.h"
+#include "fathom/engine.h"
 #include "fathom/file.h"
 #include "fathom/mem.h"
-#include "fathom/npy.h"
 #include "fathom/tokenizer.h"
 #include "stage.h"
+#include "stage_files.h"
+#include "token_plan.h"
 
 struct data_options {
-    const char *corpus;
-    int64_t vocab;
+    const char *corpus, *engine;
+    int64_t vocab, seed;
 };
 
 #define FIELD(name) offsetof(struct data_options, name)
@@ -22,31 +25,28 @@ static const fm_option data_schema[] = {
     {"corpus", FM_OPTION_STRING, FIELD(corpus), .value = "corpus", .help = "name of the corpus stage"},
     {"vocab", FM_OPTION_INT, FIELD(vocab), .value = "4096", .min = 257, .max = 1 << 20,
      .help = "tokens in all"},
+    {"engine", FM_OPTION_CHOICE, FIELD(engine), .value = "auto", .choices = "auto|pond|process",
+     .help = "what tokenizes and shuffles: pond's executors, or this process; auto: pond where DuckDB is"},
+    {"seed", FM_OPTION_INT, FIELD(seed), .value = "1", .min = 0, .max = 1e15, .help = "of the shuffle"},
     {0},
 };
 
 struct tokens {
-    int32_t *ids;
+    const int32_t *ids;
     size_t count;
 };
 
-static fm_status read_split(struct fm_stage_run *run, const struct data_options *options, const char *name,
-                            char **out_text, size_t *out_length)
-{
-    char path[4096];
-    snprintf(path, sizeof path, "%s/%s/%s", run->run_folder, options->corpus, name);
-    return fm_base_file_read(path, INT32_MAX, out_text, out_length);
-}
-
-static fm_status save_ids(struct fm_stage_run *run, const char *name, const struct tokens *tokens)
-{
-    char path[4096];
-    fm_tensor tensor;
-    int64_t shape[1] = {(int64_t)tokens->count};
-    snprintf(path, sizeof path, "%s/%s", run->folder, name);
-    FM_TRY(fm_base_tensor_init(&tensor, FM_DTYPE_I32, 1, shape, tokens->ids));
-    return fm_base_npy_write(path, &tensor);
-}
+/** What the stage works with; texts and tokens of all documents. */
+struct work {
+    struct fm_stage_run *run;
+    const struct data_options *options;
+    fm_fs *fs;
+    fm_tokenizer *tokenizer;
+    char *train_text, *train_bytes, *held_bytes;
+    size_t train_length, text_bytes;
+    struct tokens train, held;
+    fm_token_plan_figures figures;
+};
 
 // Nats per token that the split's own frequencies allow a model that looks at nothing.
 static double unigram_entropy(const struct tokens *tokens, const int64_t *counts, int vocab)
@@ -118,10 +118,11 @@ static fm_status bigram_loss(const struct tokens *train, const struct tokens *he
     return FM_OK;
 }
 
-static fm_status report(struct fm_stage_run *run, const fm_tokenizer *tokenizer, const struct tokens *train,
-                        const struct tokens *held, size_t bytes)
+static fm_status report(const struct work *work)
 {
-    int vocab = fm_model_tokenizer_vocab(tokenizer);
+    struct fm_stage_run *run = work->run;
+    int vocab = fm_model_tokenizer_vocab(work->tokenizer);
+    const struct tokens *train = &work->train, *held = &work->held;
     int64_t *counts = fm_base_mem_zalloc((size_t)vocab, sizeof *counts);
     double bigram = 0;
     if (!counts)
@@ -132,74 +133,113 @@ static fm_status report(struct fm_stage_run *run, const fm_tokenizer *tokenizer,
     fm_base_mem_free(counts);
     FM_TRY(bigram_loss(train, held, vocab, &bigram));
     fm_app_stage_number(run, "vocabulary", vocab, NULL);
+    fm_app_stage_number(run, "documents, each text once", (double)work->figures.documents, NULL);
+    if (work->figures.tasks > 0)
+        fm_app_stage_number(run, "tasks of pond", (double)work->figures.tasks, NULL);
     fm_app_stage_number(run, "tokens to train on", (double)train->count, NULL);
     fm_app_stage_number(run, "tokens held out", (double)held->count, NULL);
-    fm_app_stage_number(run, "bytes per token", (double)bytes / (double)(train->count + held->count), NULL);
+    fm_app_stage_number(run, "bytes per token",
+                        (double)work->text_bytes / (double)(train->count + held->count), NULL);
     fm_app_stage_number(run, "unigram entropy, held out", unigram, "nats/token");
     fm_app_stage_number(run, "smoothed bigram, held out", bigram, "nats/token");
     return FM_OK;
 }
 
-static fm_status tokenise(struct fm_stage_run *run, const struct data_options *options,
-                          const char *train_text, size_t train_length, const char *held_text,
-                          size_t held_length)
+static fm_status train_tokenizer(struct work *work, char *out_version, size_t size)
 {
-    static const char *const special[] = {"<|end|>", NULL};
+    static const char *const special[] = {FM_DOCUMENT_END, NULL};
     fm_tokenizer_training training = {
-        .size = sizeof training, .vocab = (int)options->vocab, .special = special};
-    struct tokens train = {0}, held = {0};
-    fm_tokenizer *tokenizer;
-    char path[4096];
+        .size = sizeof training, .vocab = (int)work->options->vocab, .special = special};
+    char path[4096], *saved;
+    size_t length;
     uint64_t begin = fm_base_clock_ns();
-    FM_TRY(fm_model_tokenizer_train(train_text, train_length, &training, &tokenizer));
+    FM_TRY(
+        fm_app_shards_read(work->fs, work->options->corpus, "train", INT32_MAX, &work->train_text, &length));
+    work->train_length = length;
+    FM_TRY(fm_model_tokenizer_train(work->train_text, length, &training, &work->tokenizer));
+    snprintf(path, sizeof path, "%s/tokenizer.json", work->run->folder);
+    FM_TRY(fm_model_tokenizer_save(work->tokenizer, path));
+    FM_TRY(fm_base_file_read(path, INT32_MAX, &saved, &length));
+    snprintf(out_version, size, "%08x", fm_base_crc32c(0, saved, length));
+    fm_base_mem_free(saved);
+    fm_app_stage_number(work->run, "time to train the tokenizer", (double)(fm_base_clock_ns() - begin) * 1e-9,
+                        "s");
+    return FM_OK;
+}
+
+static fm_status choose_engine(const struct work *work, int *out_in_process)
+{
+    fm_engine_info duckdb;
+    const char *engine = work->options->engine;
+    fm_base_engine_probe(FM_ENGINE_DUCKDB, &duckdb);
+    if (strcmp(engine, "pond") == 0 && !duckdb.found)
+        return fm_base_error_set(FM_ERR_UNAVAILABLE, "engine is pond, which needs DuckDB: %s", duckdb.reason);
+    *out_in_process = strcmp(engine, "process") == 0 || !duckdb.found;
+    return FM_OK;
+}
+
+static fm_status read_tokens(const struct work *work, const char *split, char **out_bytes,
+                             struct tokens *out_tokens)
+{
+    size_t length;
+    FM_TRY(fm_app_shards_read(work->fs, work->run->name, split, INT32_MAX, out_bytes, &length));
+    *out_tokens = (struct tokens){(const int32_t *)(const void *)*out_bytes, length / sizeof(int32_t)};
+    return FM_OK;
+}
+
+static fm_status make_tokens(struct work *work, const char *version)
+{
+    static const char *const splits[] = {"train", "held_out", NULL};
+    enum { PART_BYTES = 4 << 20 }; // of text: tasks of about a second
+    fm_token_plan plan = {.fs = work->fs,
+                          .corpus = work->options->corpus,
+                          .stage = work->run->name,
+                          .splits = splits,
+                          .tokenizer = work->tokenizer,
+                          .version = version,
+                          .seed = (uint64_t)work->options->seed,
+                          .parts = 1 + (int64_t)(work->train_length / PART_BYTES)};
+    uint64_t held_bytes;
+    FM_TRY(choose_engine(work, &plan.in_process));
+    FM_TRY(fm_app_shards_bytes(work->fs, plan.corpus, "held_out", &held_bytes));
+    work->text_bytes = work->train_length + held_bytes;
+    uint64_t begin = fm_base_clock_ns();
+    FM_TRY(fm_app_token_plan_run(&plan, &work->figures));
     double seconds = (double)(fm_base_clock_ns() - begin) * 1e-9;
-    snprintf(path, sizeof path, "%s/tokenizer.json", run->folder);
-    fm_status status = fm_model_tokenizer_save(tokenizer, path);
-    begin = fm_base_clock_ns();
-    if (status == FM_OK)
-        status = fm_model_tokenizer_encode(tokenizer, train_text, train_length, &train.ids, &train.count);
-    if (status == FM_OK)
-        status = fm_model_tokenizer_encode(tokenizer, held_text, held_length, &held.ids, &held.count);
-    double encoding = (double)(fm_base_clock_ns() - begin) * 1e-9;
-    if (status == FM_OK && (train.count < 2 || held.count < 2))
-        status = fm_base_error_set(FM_ERR_FORMAT,
-                                   "%zu and %zu tokens; expected some to train on and some held out",
-                                   train.count, held.count);
-    if (status == FM_OK)
-        status = save_ids(run, "train.npy", &train);
-    if (status == FM_OK)
-        status = save_ids(run, "held_out.npy", &held);
-    if (status == FM_OK)
-        status = report(run, tokenizer, &train, &held, train_length + held_length);
-    if (status == FM_OK) {
-        fm_app_stage_number(run, "time to train the tokenizer", seconds, "s");
-        fm_app_stage_number(run, "tokenizing", (double)(train_length + held_length) * 1e-6 / encoding,
-                            "MB/s");
-    }
-    fm_base_mem_free(train.ids);
-    fm_base_mem_free(held.ids);
-    fm_model_tokenizer_close(tokenizer);
-    return status;
+    fm_app_stage_text(work->run, "tokenized and shuffled by", "%s",
+                      plan.in_process ? "this process" : "a plan of pond");
+    fm_app_stage_number(work->run, "tokenizing and shuffling", (double)work->text_bytes * 1e-6 / seconds,
+                        "MB/s");
+    FM_TRY(read_tokens(work, "train", &work->train_bytes, &work->train));
+    FM_TRY(read_tokens(work, "held_out", &work->held_bytes, &work->held));
+    if (work->train.count < 2 || work->held.count < 2)
+        return fm_base_error_set(FM_ERR_FORMAT,
+                                 "%zu and %zu tokens; expected some to train on and some held out",
+                                 work->train.count, work->held.count);
+    return FM_OK;
 }
 
 static fm_status run_data(struct fm_stage_run *run, const void *given)
 {
-    const struct data_options *options = given;
-    char *train = NULL, *held = NULL;
-    size_t train_length = 0, held_length = 0;
-    fm_status status = read_split(run, options, "train.txt", &train, &train_length);
+    struct work work = {.run = run, .options = given};
+    char version[16];
+    FM_TRY(fm_app_stage_fs(run, &work.fs));
+    fm_status status = train_tokenizer(&work, version, sizeof version);
     if (status == FM_OK)
-        status = read_split(run, options, "held_out.txt", &held, &held_length);
+        status = make_tokens(&work, version);
     if (status == FM_OK)
-        status = tokenise(run, options, train, train_length, held, held_length);
-    fm_base_mem_free(train);
-    fm_base_mem_free(held);
+        status = report(&work);
+    fm_base_mem_free(work.train_text);
+    fm_base_mem_free(work.train_bytes);
+    fm_base_mem_free(work.held_bytes);
+    fm_model_tokenizer_close(work.tokenizer);
+    fm_fs_close(work.fs);
     return status;
 }
 
 const struct fm_stage fm_stage_data = {
     .name = "data",
-    .summary = "a tokenizer trained on the corpus, and its tokens",
+    .summary = "a tokenizer trained on the corpus; its documents as tokens, shuffled",
     .schema = data_schema,
     .options_size = sizeof(struct data_options),
     .run = run_data,

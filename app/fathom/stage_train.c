@@ -11,11 +11,13 @@
 #include "fathom/interrupt.h"
 #include "fathom/mem.h"
 #include "fathom/model_train.h"
-#include "fathom/npy.h"
 #include "fathom/progress.h"
-#include "fathom/rng.h"
+#include "fathom/span.h"
+#include "fathom/tokenizer.h"
 #include "generation.h"
 #include "stage.h"
+#include "stage_checkpoint.h"
+#include "stage_files.h"
 #include "train_chart.h"
 
 struct train_options {
@@ -57,36 +59,53 @@ static const fm_option train_schema[] = {
     {0},
 };
 
+enum { CHECKPOINT_FOLDER_BYTES = 256 };
+
 /** What the stage works with. */
 struct job {
     struct fm_stage_run *run;
     const struct train_options *options;
-    fm_npy *train, *held;
-    const int32_t *ids, *held_ids;
-    int64_t count, held_count;
+    fm_fs *fs;
+    fm_sampler *sampler;
+    fm_checkpointer *checkpointer;
+    char checkpoints[CHECKPOINT_FOLDER_BYTES]; // in fs
+    char *held_bytes;
+    const int32_t *held_ids;
+    int64_t held_count;
     fm_trainer *trainer;
     float *losses; // of the steps done, and of those that a state before them had
-    int32_t *batch;
     int vocab;
+    int64_t first;          // the step that this run began at
+    double seconds;         // of its steps
+    uint64_t pack_ns;       // that training stood still to copy its state
+    uint64_t first_step_ns; // from the beginning of the stage to the end of its first step
 };
 
-static fm_status open_ids(const struct job *job, const char *name, fm_npy **out_file, const int32_t **out_ids,
-                          int64_t *out_count)
+static int64_t width_of(const struct train_options *o)
 {
+    return o->length + 1 + o->predict;
+}
+
+static fm_status open_data(struct job *job)
+{
+    const struct train_options *o = job->options;
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s/%s", job->run->run_folder, job->options->data, name);
-    FM_TRY(fm_base_npy_open(path, out_file));
-    const fm_tensor *tensor = fm_base_npy_tensor(*out_file);
-    int64_t least = job->options->length + 2 + job->options->predict;
-    if (tensor->dtype != FM_DTYPE_I32 || tensor->ndim != 1)
-        return fm_base_error_set(FM_ERR_FORMAT, "%s: expected one row of 32-bit ids", path);
-    if (tensor->shape[0] < least)
+    size_t bytes;
+    fm_tokenizer *tokenizer;
+    const fm_sampling sampling = {o->data, "train", (int)o->batch, (int)width_of(o), (uint64_t)o->seed};
+    FM_TRY(fm_app_sampler_open(job->fs, &sampling, &job->sampler));
+    FM_TRY(fm_app_shards_read(job->fs, o->data, "held_out", SIZE_MAX - 1, &job->held_bytes, &bytes));
+    job->held_ids = (const int32_t *)(const void *)job->held_bytes;
+    job->held_count = (int64_t)(bytes / sizeof(int32_t));
+    if (job->held_count < width_of(o))
         return fm_base_error_set(FM_ERR_FORMAT,
-                                 "%s has %lld tokens; expected at least %lld for one sequence: use a larger "
-                                 "corpus or a smaller length",
-                                 path, (long long)tensor->shape[0], (long long)least);
-    *out_ids = tensor->data;
-    *out_count = tensor->shape[0];
+                                 "%lld tokens are held out; expected at least %lld for one sequence: use a "
+                                 "larger corpus or a smaller length",
+                                 (long long)job->held_count, (long long)width_of(o));
+    snprintf(path, sizeof path, "%s/%s/tokenizer.json", job->run->run_folder, o->data);
+    FM_TRY(fm_model_tokenizer_open(path, &tokenizer));
+    job->vocab = fm_model_tokenizer_vocab(tokenizer);
+    fm_model_tokenizer_close(tokenizer);
     return FM_OK;
 }
 
@@ -130,96 +149,145 @@ static void path_in(const struct job *job, const char *name, char path[static 40
     snprintf(path, 4096, "%s/%s", job->run->folder, name);
 }
 
-// Resumes where a state was saved for these options; a state of another shape begins anew.
-static fm_status open_trainer(struct job *job)
+static fm_status make_trainer(struct job *job)
 {
     const struct train_options *o = job->options;
     fm_model_config config = shape_of(o, job->vocab);
     fm_model_training training = FM_MODEL_TRAINING_INIT;
-    char path[4096], losses[4096];
-    char *kept = NULL;
-    size_t size = 0;
     training.steps = o->steps;
     training.warmup_steps = o->steps / 10;
     training.rate = o->rate;
     training.rate_end = o->rate / 10;
     training.seed = (uint64_t)o->seed;
     training.dtype = fm_app_generation_dtype(o->dtype);
-    FM_TRY(fm_model_trainer_open(&config, &training, &job->trainer));
-    path_in(job, "state.safetensors", path);
-    path_in(job, "losses.f32", losses);
-    if (fm_base_file_read(losses, (size_t)o->steps * sizeof *job->losses, &kept, &size) < 0)
-        return FM_OK; // nothing was saved
-    fm_status status = fm_model_trainer_load(job->trainer, path);
-    int64_t done = fm_model_trainer_steps(job->trainer);
-    if (status == FM_OK && (size_t)done * sizeof *job->losses <= size && done <= o->steps) {
-        memcpy(job->losses, kept, (size_t)done * sizeof *job->losses);
-    } else { // of other options, or torn: from the beginning
-        fm_model_trainer_close(job->trainer);
-        job->trainer = NULL;
-        status = fm_model_trainer_open(&config, &training, &job->trainer);
+    return fm_model_trainer_open(&config, &training, &job->trainer);
+}
+
+// Checkpoints of other options, or of other data, are of no use to anybody.
+static fm_status drop_other_checkpoints(const struct job *job, const char *folder, const char *own)
+{
+    fm_fs_list *list;
+    const fm_fs_entry *entry;
+    fm_status status = fm_fs_list_open(job->fs, folder, &list);
+    if (status == FM_ERR_NOT_FOUND)
+        return FM_OK;
+    FM_TRY(status);
+    while ((status = fm_fs_list_next(list, &entry)) == FM_OK && entry) {
+        char path[FM_STAGE_PATH_BYTES];
+        snprintf(path, sizeof path, "%s/%s", folder, entry->name);
+        if ((strcmp(entry->name, own) != 0 || job->run->fresh) &&
+            (status = fm_fs_remove_all(job->fs, path)) < 0)
+            break;
     }
-    fm_base_mem_free(kept);
+    fm_fs_list_close(list);
     return status;
 }
 
-// The state last: a loss curve that is too long is cut, one that is too short has no use.
-static fm_status save_state(const struct job *job)
+// Takes up the newest checkpoint where there is one.
+static fm_status resume(struct job *job)
 {
-    char path[4096];
+    void *state, *losses;
+    size_t state_length, losses_length;
+    fm_status status =
+        fm_app_checkpoint_read(job->fs, job->checkpoints, "state.safetensors", &state, &state_length);
+    if (status == FM_ERR_NOT_FOUND)
+        return FM_OK;
+    FM_TRY(status);
+    status = fm_model_trainer_unpack(job->trainer, state, state_length, "the checkpoint");
+    fm_base_mem_free(state);
+    FM_TRY(status);
+    FM_TRY(fm_app_checkpoint_read(job->fs, job->checkpoints, "losses.f32", &losses, &losses_length));
+    int64_t done = fm_model_trainer_steps(job->trainer);
+    if (losses_length == (size_t)done * sizeof *job->losses && done <= job->options->steps)
+        memcpy(job->losses, losses, losses_length);
+    else
+        status = fm_base_error_set(FM_ERR_FORMAT, "%s: a checkpoint of step %lld has %zu bytes of losses",
+                                   job->checkpoints, (long long)done, losses_length);
+    fm_base_mem_free(losses);
+    return status;
+}
+
+static fm_status open_checkpoints(struct job *job)
+{
+    char folder[128], own[16];
+    snprintf(folder, sizeof folder, "%s/checkpoints", job->run->name);
+    snprintf(own, sizeof own, "%08x", (unsigned)job->run->key);
+    snprintf(job->checkpoints, sizeof job->checkpoints, "%s/%s", folder, own);
+    FM_TRY(drop_other_checkpoints(job, folder, own));
+    FM_TRY(resume(job));
+    return fm_app_checkpoint_open(job->fs, job->checkpoints, &job->checkpointer);
+}
+
+// Copies the state and hands it to the thread that writes it.
+static fm_status save_state(struct job *job)
+{
+    FM_SPAN_ARGS(span, "copy state", "train", "step", "bytes");
+    fm_checkpoint_file files[2] = {{.name = "state.safetensors"}, {.name = "losses.f32"}};
+    uint64_t begin = fm_base_clock_ns();
     size_t done = (size_t)fm_model_trainer_steps(job->trainer);
-    path_in(job, "losses.f32", path);
-    FM_TRY(fm_base_file_save(path, job->losses, done * sizeof *job->losses));
-    path_in(job, "state.safetensors", path);
-    return fm_model_trainer_save(job->trainer, path, NULL);
-}
-
-// A sequence from anywhere; where depends on the seed and its number alone.
-static void draw_batch(const struct job *job, int64_t step)
-{
-    const struct train_options *o = job->options;
-    int64_t width = o->length + 1 + o->predict;
-    for (int64_t s = 0; s < o->batch; s++) {
-        uint64_t drawn = fm_base_rng_at((uint64_t)o->seed, 2, (uint64_t)(step * o->batch + s));
-        int64_t at = (int64_t)(fm_rng_to_double(drawn) * (double)(job->count - width + 1));
-        memcpy(job->batch + s * width, job->ids + at, (size_t)width * sizeof *job->batch);
+    files[1].length = done * sizeof *job->losses;
+    files[1].bytes = fm_base_mem_alloc(files[1].length + 1);
+    if (!files[1].bytes)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory to save %zu losses", done);
+    memcpy(files[1].bytes, job->losses, files[1].length);
+    fm_status status = fm_model_trainer_pack(job->trainer, NULL, &files[0].bytes, &files[0].length);
+    if (status < 0) {
+        fm_base_mem_free(files[1].bytes);
+        return status;
     }
+    span.args[0] = (int64_t)done;
+    span.args[1] = (int64_t)files[0].length;
+    job->pack_ns += fm_base_clock_ns() - begin;
+    return fm_app_checkpoint_put(job->checkpointer, done, files, 2);
 }
 
-static fm_status train(struct job *job, double *out_tokens_per_s)
+static fm_status train_step(struct job *job, fm_progress *progress)
+{
+    FM_SPAN_ARGS(span, "step", "train", "step", "tokens");
+    const struct train_options *o = job->options;
+    int64_t step = fm_model_trainer_steps(job->trainer), tokens = o->batch * o->length;
+    fm_model_step_result result = {0};
+    const int32_t *ids;
+    char label[64];
+    span.args[0] = step;
+    span.args[1] = tokens;
+    FM_TRY(fm_app_sampler_next(job->sampler, step, &ids));
+    FM_TRY(fm_model_trainer_step(job->trainer, ids, (int)o->batch, (int)o->length, &result));
+    job->losses[step] = (float)result.loss;
+    snprintf(label, sizeof label, "train: step %lld, loss %.3f", (long long)step + 1, result.loss);
+    fm_base_progress_label(progress, label);
+    fm_base_progress_update(progress, (uint64_t)((step + 1 - job->first) * tokens));
+    return FM_OK;
+}
+
+static fm_status train(struct job *job, uint64_t stage_begin)
 {
     const struct train_options *o = job->options;
     fm_progress progress;
-    int64_t first = fm_model_trainer_steps(job->trainer), tokens = o->batch * o->length;
     fm_status status = FM_OK;
-    fm_base_progress_begin(&progress, "train", "tokens", (uint64_t)((o->steps - first) * tokens));
-    uint64_t begin = fm_base_clock_ns(), saving = 0;
+    job->first = fm_model_trainer_steps(job->trainer);
+    fm_base_progress_begin(&progress, "train", "tokens",
+                           (uint64_t)((o->steps - job->first) * o->batch * o->length));
+    uint64_t begin = fm_base_clock_ns();
     while (status == FM_OK && fm_model_trainer_steps(job->trainer) < o->steps) {
-        int64_t step = fm_model_trainer_steps(job->trainer);
-        fm_model_step_result result = {0};
-        char label[64];
-        draw_batch(job, step);
-        status = fm_model_trainer_step(job->trainer, job->batch, (int)o->batch, (int)o->length, &result);
+        status = train_step(job, &progress);
         if (status < 0)
             break;
-        job->losses[step] = (float)result.loss;
-        snprintf(label, sizeof label, "train: step %lld, loss %.3f", (long long)step + 1, result.loss);
-        fm_base_progress_label(&progress, label);
-        fm_base_progress_update(&progress, (uint64_t)((step + 1 - first) * tokens));
+        if (job->first_step_ns == 0)
+            job->first_step_ns = fm_base_clock_ns() - stage_begin;
+        int64_t done = fm_model_trainer_steps(job->trainer);
         int interrupted = fm_base_interrupted();
-        if ((step + 1) % o->save_every == 0 || step + 1 == o->steps || interrupted) {
-            uint64_t from = fm_base_clock_ns();
+        if (done % o->save_every == 0 || done == o->steps || interrupted)
             status = save_state(job);
-            saving += fm_base_clock_ns() - from;
+        if (status == FM_OK && interrupted) {
+            status = fm_app_checkpoint_flush(job->checkpointer);
+            if (status == FM_OK)
+                status = fm_base_interrupt_check();
         }
-        if (status == FM_OK && interrupted)
-            status = fm_base_interrupt_check();
     }
+    job->seconds = (double)(fm_base_clock_ns() - begin) * 1e-9;
     fm_base_progress_finish(&progress, status);
-    double seconds = (double)(fm_base_clock_ns() - begin - saving) * 1e-9;
-    int64_t steps = fm_model_trainer_steps(job->trainer) - first;
-    *out_tokens_per_s = seconds > 0 ? (double)(steps * tokens) / seconds : 0;
-    return status;
+    return status < 0 ? status : fm_app_checkpoint_flush(job->checkpointer);
 }
 
 enum { HELD_OUT_SEQUENCES = 160 };
@@ -227,8 +295,9 @@ enum { HELD_OUT_SEQUENCES = 160 };
 // The mean over sequences that lie evenly in the held-out tokens.
 static fm_status held_out_loss(struct job *job, double *out_loss)
 {
+    FM_SPAN(span, "held-out loss", "train");
     const struct train_options *o = job->options;
-    int64_t width = o->length + 1 + o->predict;
+    int64_t width = width_of(o);
     double sum = 0;
     int count =
         job->held_count / width < HELD_OUT_SEQUENCES ? (int)(job->held_count / width) : HELD_OUT_SEQUENCES;
@@ -276,7 +345,36 @@ static fm_status copy_tokenizer(const struct job *job)
     return status;
 }
 
-static fm_status finish(struct job *job, double rate)
+// What moved between fs and training, and how much of it while training computed.
+static void report_storage(struct job *job)
+{
+    fm_sampler_figures samples = fm_app_sampler_figures(job->sampler);
+    fm_checkpoint_figures saved = fm_app_checkpoint_figures(job->checkpointer);
+    struct fm_stage_run *run = job->run;
+    if (samples.read_ns > 0) {
+        fm_app_stage_number(run, "samples read from fs", (double)samples.bytes, "B");
+        fm_app_stage_number(run, "samples, fs bandwidth",
+                            (double)samples.bytes * 1e3 / (double)samples.read_ns, "MB/s");
+    }
+    if (saved.write_ns > 0) {
+        fm_app_stage_number(run, "checkpoints written to fs", (double)saved.bytes, "B");
+        fm_app_stage_number(run, "checkpoints, fs bandwidth",
+                            (double)saved.bytes * 1e3 / (double)saved.write_ns, "MB/s");
+        fm_app_stage_number(run, "standing still for checkpoints",
+                            (double)(job->pack_ns + saved.waited_ns) * 1e-6, "ms");
+    }
+    if (job->seconds > 0 && samples.bytes > 0) {
+        double waited = (double)(samples.waited_ns + saved.waited_ns + job->pack_ns) * 1e-9;
+        // The thread's time that training did not wait for, at the rate that the thread had.
+        double hidden =
+            saved.write_ns > 0 ? fmax(0, 1 - (double)saved.waited_ns / (double)saved.write_ns) : 0;
+        fm_app_stage_number(run, "moved while computing",
+                            (double)samples.ahead_bytes + hidden * (double)saved.bytes, "B");
+        fm_app_stage_number(run, "waiting for storage", 100 * waited / job->seconds, "% of training");
+    }
+}
+
+static fm_status finish(struct job *job)
 {
     const struct train_options *o = job->options;
     char path[4096];
@@ -285,8 +383,9 @@ static fm_status finish(struct job *job, double rate)
     int64_t active, parameters = fm_model_config_parameters(config, &active);
     int64_t tail = o->steps < 50 ? o->steps : 50;
     FM_TRY(held_out_loss(job, &held_out));
-    draw_batch(job, o->steps); // one more batch, for the loads that it makes
-    FM_TRY(fm_model_trainer_evaluate(job->trainer, job->batch, (int)o->batch, (int)o->length, &last));
+    const int32_t *ids; // one more batch, for the loads that it makes
+    FM_TRY(fm_app_sampler_next(job->sampler, o->steps, &ids));
+    FM_TRY(fm_model_trainer_evaluate(job->trainer, ids, (int)o->batch, (int)o->length, &last));
     FM_TRY(save_loads(job));
     path_in(job, "model", path);
     FM_TRY(fm_model_trainer_export(job->trainer, FM_DTYPE_BF16, path));
@@ -298,8 +397,14 @@ static fm_status finish(struct job *job, double rate)
     fm_app_stage_number(job->run, "parameters", (double)parameters, NULL);
     fm_app_stage_number(job->run, "parameters that a token meets", (double)active, NULL);
     fm_app_stage_number(job->run, "tokens trained on", (double)(o->steps * o->batch * o->length), NULL);
-    if (rate > 0)
-        fm_app_stage_number(job->run, "training", rate, "tokens/s");
+    if (o->steps > job->first) {
+        fm_app_stage_number(job->run, "training",
+                            (double)((o->steps - job->first) * o->batch * o->length) / job->seconds,
+                            "tokens/s");
+        fm_app_stage_number(job->run, "start to first step", (double)job->first_step_ns * 1e-9, "s");
+    }
+    if (job->first > 0)
+        fm_app_stage_number(job->run, "taken up at step", (double)job->first, NULL);
     fm_app_stage_number(job->run, "loss, last 50 steps", mean, "nats/token");
     fm_app_stage_number(job->run, "loss, held out", held_out, "nats/token");
     fm_dtype dtype = fm_app_generation_dtype(o->dtype);
@@ -307,45 +412,35 @@ static fm_status finish(struct job *job, double rate)
         fm_app_stage_number(job->run, dtype == FM_DTYPE_BF16 ? "products in BF16" : "products in FP8",
                             (double)fm_model_trainer_products(job->trainer, dtype), NULL);
     fm_app_stage_text(job->run, "model", "%s", path);
-    return FM_OK;
-}
-
-static fm_status vocab_of(struct job *job)
-{
-    int32_t last = 0;
-    for (int64_t i = 0; i < job->count; i++)
-        last = job->ids[i] > last ? job->ids[i] : last;
-    for (int64_t i = 0; i < job->held_count; i++)
-        last = job->held_ids[i] > last ? job->held_ids[i] : last;
-    job->vocab = last + 1;
+    report_storage(job);
     return FM_OK;
 }
 
 static fm_status run_job(struct job *job)
 {
     const struct train_options *o = job->options;
-    double rate = 0;
-    FM_TRY(open_ids(job, "train.npy", &job->train, &job->ids, &job->count));
-    FM_TRY(open_ids(job, "held_out.npy", &job->held, &job->held_ids, &job->held_count));
-    FM_TRY(vocab_of(job));
+    uint64_t begin = fm_base_clock_ns();
+    FM_TRY(fm_app_stage_fs(job->run, &job->fs));
+    FM_TRY(open_data(job));
     job->losses = fm_base_mem_zalloc((size_t)o->steps, sizeof *job->losses);
-    job->batch = fm_base_mem_zalloc((size_t)(o->batch * (o->length + 1 + o->predict)), sizeof *job->batch);
-    if (!job->losses || !job->batch)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a batch");
-    FM_TRY(open_trainer(job));
-    FM_TRY(train(job, &rate));
-    return finish(job, rate);
+    if (!job->losses)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %lld losses", (long long)o->steps);
+    FM_TRY(make_trainer(job));
+    FM_TRY(open_checkpoints(job));
+    FM_TRY(train(job, begin));
+    return finish(job);
 }
 
 static fm_status run_train(struct fm_stage_run *run, const void *given)
 {
     struct job job = {.run = run, .options = given};
     fm_status status = run_job(&job);
+    fm_app_sampler_close(job.sampler);
+    fm_app_checkpoint_close(job.checkpointer);
     fm_model_trainer_close(job.trainer);
     fm_base_mem_free(job.losses);
-    fm_base_mem_free(job.batch);
-    fm_base_npy_close(job.train);
-    fm_base_npy_close(job.held);
+    fm_base_mem_free(job.held_bytes);
+    fm_fs_close(job.fs);
     return status;
 }
 

@@ -34,17 +34,17 @@ recipe 30
 "$fathom" run r.yaml --out whole >/dev/null 2>log.txt
 cmp <(head -c 4 whole/train/model/config.json) <(printf '{\n  ')
 
-# Killed in the middle of training, the run goes on from its last state and ends with the same loss curve.
+# Killed in the middle of training, the run goes on from its last checkpoint and ends with the same loss curve.
 "$fathom" run r.yaml --out cut >/dev/null 2>log.txt &
 process=$!
 for _ in $(seq 1 400); do
-    [ ! -f cut/train/state.safetensors ] || break
+    ! ls cut/train/checkpoints/*/latest >/dev/null 2>&1 || break
     sleep 0.01
 done
 kill -9 $process 2>/dev/null || true
 wait $process 2>/dev/null || true
 "$fathom" run r.yaml --out cut >/dev/null 2>log.txt
-cmp whole/train/losses.f32 cut/train/losses.f32
+cmp whole/train/checkpoints/*/step-000000030/losses.f32 cut/train/checkpoints/*/step-000000030/losses.f32
 cmp whole/train/model/model.safetensors cut/train/model/model.safetensors
 
 model=whole/train/model

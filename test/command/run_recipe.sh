@@ -57,15 +57,70 @@ refused '--out is empty' 2 --out=
 if "$fathom" run "" 2>err.txt; then fail 'accepted ""'; fi
 grep -q 'RECIPE is empty' err.txt
 
-# One run at a time in a folder.
-exec 9>run/.lock
-flock 9
+# One run at a time in a folder, and the next as soon as it is gone.
+printf 'name: long\nstages:\n  - {stage: machine, with: {probe: 60000}}\n' >long.yaml
+: >long.txt
+"$fathom" run long.yaml >/dev/null 2>long.txt &
+long=$!
+for _ in $(seq 300); do ! grep -q '^\[1/1\]' long.txt || break; sleep 0.1; done
 refused 'run: another run uses this folder'
-exec 9>&-
+kill -9 $long
+wait $long 2>/dev/null || true
+"$fathom" run r.yaml >/dev/null 2>&1
 
 { printf 'name: all\nstages:\n' && "$fathom" run --stages; } >r.yaml # what it lists is a recipe
 FM_CORPUS_BYTES_MAX=1MiB FM_DATA_VOCAB=400 FM_TRAIN_STEPS=2 FM_TRAIN_HIDDEN=64 FM_TRAIN_LAYERS=2 FM_TRAIN_LENGTH=32 \
     "$fathom" run r.yaml --out all >/dev/null 2>log.txt
+
+# Corpora that are none, each named for what it is.
+printf 'name: c\nstages:\n  - stage: corpus\n' >r.yaml
+corpus_refused() { # corpus, expected words
+    local got=0
+    FM_CORPUS_CORPUS=$1 "$fathom" run r.yaml --out none >/dev/null 2>err.txt || got=$?
+    [ $got = 1 ] || fail "corpus $1: exit $got"
+    grep -qF -- "$2" err.txt || fail "corpus $1: expected \"$2\" in: $(cat err.txt)"
+}
+mkdir empty_folder docs
+: >empty.txt
+printf ' \n\n \n' >blank.txt
+head -c 3000 /dev/urandom >binary
+tr -d '\000' <binary >no_zero
+truncate -s 10G sparse.txt
+printf 'one\n' >short.txt
+mkfifo pipe
+corpus_refused nowhere 'nowhere is not there'
+corpus_refused empty_folder 'the corpus is empty; expected text files, plain or gzip (those of subfolders are not read)'
+corpus_refused empty.txt 'empty.txt: the corpus is empty'
+corpus_refused blank.txt 'blank.txt: the corpus is empty'
+corpus_refused binary 'is 0, so this is no text; expected text files in UTF-8'
+corpus_refused no_zero 'are neither UTF-8 nor text in it'
+corpus_refused sparse.txt 'sparse.txt: byte 0 is 0, so this is no text'
+corpus_refused pipe 'pipe is neither a file nor a folder'
+corpus_refused short.txt 'the corpus is too small for this share'
+rm sparse.txt
+for i in $(seq 300); do printf 'Document %s says caf\351.\n%s\n\n' "$i" "$(seq -s ' ' "$i" $((i + 120)))"; done >docs/latin1.txt
+gzip -k docs/latin1.txt
+FM_CORPUS_CORPUS=docs "$fathom" run r.yaml --out docs_run >table.txt 2>/dev/null
+grep -q 'documents  *600' table.txt
+[ "$(grep -c 'café' docs_run/corpus/train/00000.txt)" -gt 500 ]
+FM_CORPUS_CORPUS=docs FM_CORPUS_BYTES_MAX=20KiB FM_CORPUS_HELD_OUT=0.3 "$fathom" run r.yaml --out docs_run >table.txt 2>/dev/null
+grep -q 'its beginning: bytes-max' table.txt
+
+# The data stage makes the same tokens with pond and without.
+printf 'name: d\nstages:\n  - {stage: corpus, with: {corpus: docs}}\n  - {stage: data, with: {vocab: 300}}\n' >r.yaml
+FM_DATA_ENGINE=process "$fathom" run r.yaml --out here >table.txt 2>/dev/null
+grep -q 'this process' table.txt
+# latin1.txt and its gzip have the same documents: twice are those alone that were held out once.
+awk '/documents, each text once/ { n = $NF } END { exit !(n >= 300 && n < 400) }' table.txt
+if "$fathom" info --json --no-bandwidth | grep -A1 '"name": "DuckDB"' | grep -q '"found": true'; then
+    FM_DATA_ENGINE=pond "$fathom" run r.yaml --out there >/dev/null 2>&1
+    for split in train held_out; do
+        cmp "here/data/$split/part-00000.bin" "there/data/$split/part-00000.bin"
+    done
+    [ ! -e there/data/tasks ]
+else
+    echo "SKIP command.run_recipe: pond's tokens, for there is no DuckDB"
+fi
 
 printf 'name: x\nstages:\n  - stage: machine\n    with:\n' >r.yaml # an empty section sets nothing
 FM_MACHINE_PROBE=1 "$fathom" run r.yaml --out empty >/dev/null 2>&1
