@@ -2,22 +2,8 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
-/* The walk is one loop; what it is made of must not become calls. */
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-/* The first `length` <= 8 bytes of a key as one number, so that keys are told apart by one comparison. Eight bytes are
- * readable behind every key. */
-static inline uint64_t key_of(const char *bytes, size_t length)
-{
-    uint64_t value;
-    memcpy(&value, bytes, sizeof value);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    value = __builtin_bswap64(value);
-#endif
-    return length >= 8 ? value : value & ((UINT64_C(1) << (8 * length)) - 1);
-}
+#include "json_number.h"
 
 #define K2(a, b)                   ((uint64_t)(a) | (uint64_t)(b) << 8)
 #define K4(a, b, c, d)             (K2(a, b) | K2(c, d) << 16)
@@ -37,58 +23,8 @@ static int fail(struct fm_trace_cursor *cursor, const char *at, const char *expe
     return -1;
 }
 
-/* Up to eight ASCII digits at once, after Mula and Lemire: how many there are, and their value. */
-ALWAYS_INLINE int short_digits(const char *p, uint64_t *out_value)
-{
-    uint64_t value = key_of(p, 8);
-    // A byte is a digit when its high half is 3 and stays so with 6 added; of the others the first one counts.
-    uint64_t others = (value ^ 0x3030303030303030) | ((value + 0x0606060606060606) ^ 0x3030303030303030);
-    others &= 0xF0F0F0F0F0F0F0F0;
-    int count = others ? __builtin_ctzll(others) >> 3 : 8;
-    // Zeros in front; a shift by all 64 bits is two of half as many.
-    value = (value - 0x3030303030303030) << (4 * (8 - count)) << (4 * (8 - count));
-    value = value * 10 + (value >> 8);
-    *out_value = ((value & 0x000000FF000000FF) * 0x000F424000000064 +
-                  ((value >> 16) & 0x000000FF000000FF) * 0x0000271000000001) >>
-                 32;
-    return count;
-}
-
-/* Digits into *value; -1 on overflow, else how many. */
-ALWAYS_INLINE int digits(const char **p, uint64_t *out_value)
-{
-    static const uint32_t powers[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000};
-    uint64_t sum, more;
-    const char *q = *p + short_digits(*p, &sum);
-    if (q == *p + 8) {
-        int count = short_digits(q, &more);
-        sum = sum * powers[count] + more;
-        q += count;
-        for (; count == 8 && *q >= '0' && *q <= '9'; q++)
-            if (__builtin_mul_overflow(sum, 10, &sum) ||
-                __builtin_add_overflow(sum, (uint64_t)(*q - '0'), &sum))
-                return -1;
-    }
-    int count = (int)(q - *p);
-    *p = q;
-    *out_value = sum;
-    return count;
-}
-
-/* -? digits, without fraction and exponent. */
-ALWAYS_INLINE int whole(const char **p, int *out_negative, uint64_t *out_value)
-{
-    const char *q = *p;
-    *out_negative = *q == '-';
-    q += *out_negative;
-    if (digits(&q, out_value) <= 0)
-        return -1;
-    *p = q;
-    return 0;
-}
-
 /* A number with an exponent, which no profiler is known to write: exact as far as a double is. */
-static int scientific(const char *text, const char *exponent, int64_t *out_ns, const char **out_end)
+int fm_trace_scientific(const char *text, const char *exponent, int64_t *out_ns, const char **out_end)
 {
     char *end;
     double ns = strtod(text, &end) * 1000;
@@ -100,49 +36,14 @@ static int scientific(const char *text, const char *exponent, int64_t *out_ns, c
     return 0;
 }
 
-ALWAYS_INLINE int microseconds(const char *text, int64_t *out_ns, const char **out_end)
-{
-    const char *p = text;
-    int negative;
-    uint64_t value, fraction = 0;
-    if (whole(&p, &negative, &value) < 0)
-        return -1;
-    if (*p == '.') {
-        const char *first = ++p;
-        uint64_t unit = 100000000; // of the first digit, in 10^-9 microseconds
-        for (; *p >= '0' && *p <= '9'; p++, unit /= 10)
-            fraction += unit * (uint64_t)(*p - '0');
-        if (p == first)
-            return -1;
-    }
-    if ((*p | 0x20) == 'e')
-        return scientific(text, p, out_ns, out_end);
-    if (value > FM_TRACE_TIME_MAX / 1000 - 1)
-        return -1;
-    value = value * 1000 + (fraction + 500000) / 1000000;
-    *out_ns = negative ? -(int64_t)value : (int64_t)value;
-    *out_end = p;
-    return 0;
-}
-
 int fm_trace_microseconds(const char *text, int64_t *out_ns, const char **out_end)
 {
-    return microseconds(text, out_ns, out_end);
+    return fm_trace_take_microseconds(text, out_ns, out_end);
 }
 
 int fm_trace_integer(const char *text, int64_t *out_value, const char **out_end)
 {
-    const char *p = text;
-    int negative;
-    uint64_t value;
-    if (whole(&p, &negative, &value) < 0 || value > INT64_MAX)
-        return -1;
-    if (*p == '.')
-        for (p++; *p >= '0' && *p <= '9'; p++)
-            ;
-    *out_value = negative ? -(int64_t)value : (int64_t)value;
-    *out_end = p;
-    return 0;
+    return fm_trace_take_integer(text, out_value, out_end);
 }
 
 const uint32_t *fm_trace_skip_brackets(const char *text, const uint32_t *entry)
@@ -165,7 +66,7 @@ const uint32_t *fm_trace_skip_brackets(const char *text, const uint32_t *entry)
  * A key and the beginning of its value. The cursor's entry is the key's opening quote; afterwards it is the first entry at
  * or behind the value. Returns the value's first byte, or NULL.
  */
-ALWAYS_INLINE const char *take_key(struct fm_trace_cursor *cursor, const char **out_key, size_t *out_length)
+FM_TRACE_INLINE const char *take_key(struct fm_trace_cursor *cursor, const char **out_key, size_t *out_length)
 {
     const char *text = cursor->text;
     const uint32_t *entry = cursor->entry;
@@ -191,7 +92,7 @@ ALWAYS_INLINE const char *take_key(struct fm_trace_cursor *cursor, const char **
 }
 
 /* A value of any kind as a span; the cursor's entry moves behind it, *p too. */
-ALWAYS_INLINE int take_value(struct fm_trace_cursor *cursor, const char **p, struct fm_trace_span *out)
+FM_TRACE_INLINE int take_value(struct fm_trace_cursor *cursor, const char **p, struct fm_trace_span *out)
 {
     const char *text = cursor->text, *begin = *p;
     if (*begin == '"') {
@@ -230,7 +131,7 @@ static inline int only_space(const char *begin, const char *end)
 {
     for (; begin < end; begin += 8) {
         size_t left = (size_t)(end - begin);
-        uint64_t bytes = key_of(begin, left < 8 ? left : 8);
+        uint64_t bytes = fm_trace_key_of(begin, left < 8 ? left : 8);
         // Adding 0x5F carries into the high bit of every byte above 0x20.
         if (((bytes & 0x7F7F7F7F7F7F7F7F) + 0x5F5F5F5F5F5F5F5F) & 0x8080808080808080 ||
             bytes & 0x8080808080808080)
@@ -240,7 +141,7 @@ static inline int only_space(const char *begin, const char *end)
 }
 
 /* What the cursor's entry is behind a value: 1 for another key, 0 for the object's '}', which is stepped over, -1. */
-ALWAYS_INLINE int take_entry(struct fm_trace_cursor *cursor)
+FM_TRACE_INLINE int take_entry(struct fm_trace_cursor *cursor)
 {
     const char *next = cursor->text + *cursor->entry;
     if (*next == '"')
@@ -252,7 +153,7 @@ ALWAYS_INLINE int take_entry(struct fm_trace_cursor *cursor)
 }
 
 /* What follows a value: as take_entry(). Between a comma and the next key only space may stand. */
-ALWAYS_INLINE int take_separator(struct fm_trace_cursor *cursor, const char *p)
+FM_TRACE_INLINE int take_separator(struct fm_trace_cursor *cursor, const char *p)
 {
     const char *next = cursor->text + *cursor->entry;
     if (*p != ',')
@@ -265,7 +166,7 @@ ALWAYS_INLINE int take_separator(struct fm_trace_cursor *cursor, const char *p)
 }
 
 /* A value of no interest and what follows it, by the entries alone. */
-ALWAYS_INLINE int skip_member(struct fm_trace_cursor *cursor, const char *p)
+FM_TRACE_INLINE int skip_member(struct fm_trace_cursor *cursor, const char *p)
 {
     const char *text = cursor->text;
     if (*p == '"') {
@@ -284,7 +185,7 @@ ALWAYS_INLINE int skip_member(struct fm_trace_cursor *cursor, const char *p)
 
 static int take_time(struct fm_trace_cursor *cursor, const char **p, int64_t *out_ns)
 {
-    if (microseconds(*p, out_ns, p) < 0)
+    if (fm_trace_take_microseconds(*p, out_ns, p) < 0)
         return fail(cursor, *p, "a time in microseconds");
     return 0;
 }
@@ -320,7 +221,7 @@ static int take_product(struct fm_trace_cursor *cursor, const char **p, int64_t 
     for (const char *q = skip_space(list.bytes + 1); *q != ']'; q = skip_space(q)) {
         if (fm_trace_integer(q, &factor, &q) < 0 || factor < 0)
             return 0;
-        product = factor > INT32_MAX || product * factor > INT32_MAX ? INT32_MAX : product * factor;
+        product = fm_trace_product(product, factor);
         q = skip_space(q);
         if (*q == ',')
             q++;
@@ -332,11 +233,11 @@ static int take_product(struct fm_trace_cursor *cursor, const char **p, int64_t 
 /* A value that was not looked at: skip_member() goes on behind it. */
 enum { SKIPPED = 2 };
 
-ALWAYS_INLINE int take_argument(struct fm_trace_cursor *cursor, const char *key, size_t length,
-                                const char **p, struct fm_trace_event *event)
+FM_TRACE_INLINE int take_argument(struct fm_trace_cursor *cursor, const char *key, size_t length,
+                                  const char **p, struct fm_trace_event *event)
 {
     int taken;
-    switch (key_of(key, length)) {
+    switch (fm_trace_key_of(key, length)) {
     case K8('c', 'o', 'r', 'r', 'e', 'l', 'a', 't'):
         return length == 11 ? take_integer(cursor, p, &event->correlation) : SKIPPED;
     case K8('s', 't', 'r', 'e', 'a', 'm', 0, 0):
@@ -363,12 +264,12 @@ ALWAYS_INLINE int take_argument(struct fm_trace_cursor *cursor, const char *key,
     }
 }
 
-/* Whether arguments of this category mean nothing here: a third of a profile. Anything may stand in them. */
-static inline int has_no_arguments(const struct fm_trace_span *category)
+int fm_trace_event_ignores_arguments(const struct fm_trace_event *event)
 {
+    const struct fm_trace_span *category = &event->category;
     if (!category->bytes)
         return 0;
-    uint64_t key = key_of(category->bytes, category->length < 8 ? category->length : 8);
+    uint64_t key = fm_trace_key_of(category->bytes, category->length < 8 ? category->length : 8);
     return (category->length == 6 && key == K8('c', 'p', 'u', '_', 'o', 'p', 0, 0)) ||
            (category->length == 15 && key == K8('p', 'y', 't', 'h', 'o', 'n', '_', 'f'));
 }
@@ -377,7 +278,7 @@ static inline int has_no_arguments(const struct fm_trace_span *category)
 static int take_arguments(struct fm_trace_cursor *cursor, const char **p, struct fm_trace_event *event)
 {
     const char *text = cursor->text, *begin = *p;
-    if (*begin != '{' || has_no_arguments(&event->category))
+    if (*begin != '{' || fm_trace_event_ignores_arguments(event))
         return take_value(cursor, p, &event->args);
     if (text + *cursor->entry != begin)
         return fail(cursor, begin, "an object of arguments");
@@ -414,11 +315,11 @@ static int take_phase(struct fm_trace_cursor *cursor, const char **p, struct fm_
     return 0;
 }
 
-ALWAYS_INLINE int take_field(struct fm_trace_cursor *cursor, const char *key, size_t length, const char **p,
-                             struct fm_trace_event *event)
+FM_TRACE_INLINE int take_field(struct fm_trace_cursor *cursor, const char *key, size_t length, const char **p,
+                               struct fm_trace_event *event)
 {
     struct fm_trace_span ignored;
-    switch (length > 8 ? 0 : key_of(key, length)) {
+    switch (length > 8 ? 0 : fm_trace_key_of(key, length)) {
     case K2('p', 'h'):
         return take_phase(cursor, p, event);
     case K4('c', 'a', 't', 0):
@@ -440,8 +341,6 @@ ALWAYS_INLINE int take_field(struct fm_trace_cursor *cursor, const char *key, si
     case K2('i', 'd'):
     case K4('i', 'd', '2', 0):
         return take_value(cursor, p, &event->id);
-    case 's':
-        return take_value(cursor, p, &event->scope);
     default:
         return take_value(cursor, p, &ignored);
     }

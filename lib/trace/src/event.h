@@ -15,7 +15,7 @@ struct fm_trace_span {
 };
 
 struct fm_trace_event {
-    struct fm_trace_span name, category, id, pid, tid, scope;
+    struct fm_trace_span name, category, id, pid, tid;
     struct fm_trace_span args;  /* with its braces */
     struct fm_trace_span label; /* args.name or args.labels */
     int64_t ts_ns, duration_ns;
@@ -47,6 +47,9 @@ enum { FM_TRACE_TEXT_SLACK = 16 };
 /* Decodes the event whose '{' is the cursor's entry; on success the cursor's entry is the one behind its '}'. Returns 0 on
  * success, -1 when the text ends first or is malformed. */
 int fm_trace_event_decode(struct fm_trace_cursor *cursor, struct fm_trace_event *out_event);
+
+/* Whether arguments of the event's category mean nothing here: a third of a profile. Anything may stand in them. */
+int fm_trace_event_ignores_arguments(const struct fm_trace_event *event);
 
 /* Microseconds as JSON writes them to nanoseconds, rounded; `out_end` is the first byte behind the number. 0, or -1 when
  * there is no number or it does not fit. `text` ends with a byte that no number contains, behind which FM_TRACE_TEXT_SLACK bytes are readable. */

@@ -16,17 +16,18 @@ struct fm_trace_index_state {
 enum { FM_TRACE_INDEX_SLACK = 64 };
 
 /**
- * Writes the offsets of all unescaped quotes, and of the brackets {}[] outside strings, in order; returns how many.
- * `out` has room for length + FM_TRACE_INDEX_SLACK entries, and `text` is readable for FM_TRACE_INDEX_SLACK bytes behind its
+ * Writes the offsets of all unescaped quotes, and of the brackets {}[] outside strings, that lie in text[from, length), in
+ * order; returns how many. `out` has room for length - from + FM_TRACE_INDEX_SLACK entries, and `text` is readable for FM_TRACE_INDEX_SLACK bytes behind its
  * end. Backslashes count in and outside strings alike.
  */
-typedef size_t (*fm_trace_index_kernel)(const char *text, size_t length, struct fm_trace_index_state *state,
-                                        uint32_t *out);
+typedef size_t (*fm_trace_index_kernel)(const char *text, size_t from, size_t length,
+                                        struct fm_trace_index_state *state, uint32_t *out);
 
-size_t fm_trace_index_ref(const char *text, size_t length, struct fm_trace_index_state *state, uint32_t *out);
-size_t fm_trace_index_avx2(const char *text, size_t length, struct fm_trace_index_state *state,
+size_t fm_trace_index_ref(const char *text, size_t from, size_t length, struct fm_trace_index_state *state,
+                          uint32_t *out);
+size_t fm_trace_index_avx2(const char *text, size_t from, size_t length, struct fm_trace_index_state *state,
                            uint32_t *out);
-size_t fm_trace_index_avx512(const char *text, size_t length, struct fm_trace_index_state *state,
+size_t fm_trace_index_avx512(const char *text, size_t from, size_t length, struct fm_trace_index_state *state,
                              uint32_t *out);
 
 /* The best kernel of this machine. */

@@ -25,10 +25,11 @@ static inline struct masks classify(const char *text)
                           equal(low_braces, high_braces, '{') | equal(low_braces, high_braces, '}')};
 }
 
-size_t fm_trace_index_avx2(const char *text, size_t length, struct fm_trace_index_state *state, uint32_t *out)
+size_t fm_trace_index_avx2(const char *text, size_t from, size_t length, struct fm_trace_index_state *state,
+                           uint32_t *out)
 {
     uint32_t *to = out;
-    for (size_t i = 0; i < length; i += 64) {
+    for (size_t i = from; i < length; i += 64) {
         uint64_t inside = length - i >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << (length - i)) - 1;
         struct masks masks = classify(text + i);
         uint64_t escaped = fm_trace_index_escapes(masks.backslash & inside, &state->escaped);

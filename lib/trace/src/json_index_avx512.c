@@ -14,12 +14,12 @@ static inline uint32_t *store_positions(uint32_t *to, uint64_t bits, __m512i bas
     return to;
 }
 
-size_t fm_trace_index_avx512(const char *text, size_t length, struct fm_trace_index_state *state,
+size_t fm_trace_index_avx512(const char *text, size_t from, size_t length, struct fm_trace_index_state *state,
                              uint32_t *out)
 {
     uint32_t *to = out;
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (size_t i = 0; i < length; i += 64) {
+    for (size_t i = from; i < length; i += 64) {
         uint64_t inside = length - i >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << (length - i)) - 1;
         __m512i bytes = _mm512_maskz_loadu_epi8(inside, text + i);
         uint64_t backslash = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('\\'));

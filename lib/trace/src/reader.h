@@ -34,7 +34,10 @@ struct fm_trace_reader {
     size_t depth;                      // FM_TRACE_VALUE
     struct fm_trace_index_state state; // FM_TRACE_VALUE: carried from buffer to buffer
     int64_t base_ns;                   // baseTimeNanoseconds
+    size_t indexed;                    // up to where `entries` are of the buffer
     fm_trace_index_kernel index;
+    fm_trace_shape_kernel walk;
+    struct fm_trace_shapes shapes;
 };
 
 /* A reader of nothing yet, at the beginning of a text. `name` stands for it in messages. */

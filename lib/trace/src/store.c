@@ -292,12 +292,19 @@ static fm_status add_gpu(struct fm_trace_store *store, const struct fm_trace_eve
     return FM_OK;
 }
 
+static int is_of_device(const struct fm_trace_store *store, uint32_t category)
+{
+    return category == store->category_kernel || category == store->category_memcpy ||
+           category == store->category_memset;
+}
+
 static fm_status add_slice(struct fm_trace_store *store, const struct fm_trace_event *event, uint32_t track,
-                           fm_trace_kind kind)
+                           uint32_t category, fm_trace_kind kind)
 {
     fm_trace_slice slice = {
         .begin_ns = event->ts_ns,
         .duration_ns = event->duration_ns > 0 ? event->duration_ns : 0,
+        .category = category,
         .track = track,
         .correlation =
             event->correlation > 0 && event->correlation < UINT32_MAX ? (uint32_t)event->correlation : 0,
@@ -305,10 +312,7 @@ static fm_status add_slice(struct fm_trace_store *store, const struct fm_trace_e
         .kind = kind,
     };
     FM_TRY(text_of(store, event->name, &slice.name));
-    FM_TRY(text_of(store, event->category, &slice.category));
-    if (kind == FM_TRACE_SPAN &&
-        (slice.category == store->category_kernel || slice.category == store->category_memcpy ||
-         slice.category == store->category_memset))
+    if (kind == FM_TRACE_SPAN && is_of_device(store, category))
         FM_TRY(add_gpu(store, event, &slice));
     if (store->keep_args)
         FM_TRY(keep_arguments(store, event->args));
@@ -364,8 +368,8 @@ static fm_status add_async(struct fm_trace_store *store, const struct fm_trace_e
         return FM_OK;
     }
     if (event->phase != 'b' && event->phase != 'S')
-        return add_slice(store, event, track, FM_TRACE_INSTANT);
-    FM_TRY(add_slice(store, event, track, FM_TRACE_ASYNC));
+        return add_slice(store, event, track, category, FM_TRACE_INSTANT);
+    FM_TRY(add_slice(store, event, track, category, FM_TRACE_ASYNC));
     return open_slice(store, last);
 }
 
@@ -404,11 +408,11 @@ static fm_status add_metadata(struct fm_trace_store *store, const struct fm_trac
     return FM_OK;
 }
 
-static fm_status add_flow(struct fm_trace_store *store, const struct fm_trace_event *event, uint32_t track)
+static fm_status add_flow(struct fm_trace_store *store, const struct fm_trace_event *event, uint32_t track,
+                          uint32_t category)
 {
-    fm_trace_flow flow = {.at_ns = event->ts_ns, .track = track, .phase = event->phase};
+    fm_trace_flow flow = {.at_ns = event->ts_ns, .track = track, .category = category, .phase = event->phase};
     FM_TRY(text_of(store, event->name, &flow.name));
-    FM_TRY(text_of(store, event->category, &flow.category));
     FM_TRY(id_of(store, event, &flow.id));
     PUSH(store->flows, "flows", flow);
     return FM_OK;
@@ -480,10 +484,26 @@ static inline int owner_of(char phase)
     }
 }
 
+/* An event of a thread, that is neither begin nor end of another. */
+static inline fm_status add_at(struct fm_trace_store *store, const struct fm_trace_event *event, char phase,
+                               uint32_t track, uint32_t category)
+{
+    switch (phase) {
+    case 'X':
+        return add_slice(store, event, track, category, FM_TRACE_SPAN);
+    case 's':
+    case 't':
+    case 'f':
+        return add_flow(store, event, track, category);
+    default:
+        return add_slice(store, event, track, category, FM_TRACE_INSTANT);
+    }
+}
+
 fm_status fm_trace_store_add(struct fm_trace_store *store, const struct fm_trace_event *event)
 {
     fm_trace_file *file = &store->files.at[store->files.count - 1];
-    uint32_t track;
+    uint32_t track, category;
     file->events++;
     if (!event->phase)
         return fm_base_error_set(FM_ERR_FORMAT, "an event lacks its phase (\"ph\")");
@@ -501,24 +521,40 @@ fm_status fm_trace_store_add(struct fm_trace_store *store, const struct fm_trace
     if (owner == OF_PROCESS)
         return add_async(store, event);
     FM_TRY(track_of(store, event, &track));
-    switch (event->phase) {
-    case 'X':
-        return add_slice(store, event, track, FM_TRACE_SPAN);
-    case 'B':
-        FM_TRY(add_slice(store, event, track, FM_TRACE_SPAN));
-        return open_slice(store, &store->open_of_track.at[track]);
-    case 'E':
+    if (event->phase == 'E') {
         close_slice(store, event, &store->open_of_track.at[track]);
         return FM_OK;
-    case 'C':
-        return add_counters(store, event, track);
-    case 's':
-    case 't':
-    case 'f':
-        return add_flow(store, event, track);
-    default:
-        return add_slice(store, event, track, FM_TRACE_INSTANT);
     }
+    if (event->phase == 'C')
+        return add_counters(store, event, track);
+    FM_TRY(text_of(store, event->category, &category));
+    if (event->phase != 'B')
+        return add_at(store, event, event->phase, track, category);
+    FM_TRY(add_slice(store, event, track, category, FM_TRACE_SPAN));
+    return open_slice(store, &store->open_of_track.at[track]);
+}
+
+fm_status fm_trace_store_add_shaped(struct fm_trace_store *store, struct fm_trace_event *event,
+                                    const struct fm_trace_shape *shape)
+{
+    store->files.at[store->files.count - 1].events++;
+    event->phase = shape->phase;
+    return add_at(store, event, shape->phase, shape->track, shape->category);
+}
+
+fm_status fm_trace_store_learn(struct fm_trace_store *store, struct fm_trace_shapes *shapes, const char *text,
+                               const char *end, const struct fm_trace_event *event)
+{
+    uint32_t track, category;
+    // Of other phases a shape does not say all.
+    if (owner_of(event->phase) != OF_THREAD || strchr("BEC", event->phase))
+        return FM_OK;
+    FM_TRY(track_of(store, event, &track));
+    FM_TRY(text_of(store, event->category, &category));
+    // Where the process and the thread stand for the device and the stream, their texts are needed of every event.
+    if (is_of_device(store, category) && (!event->has_stream || !event->has_device))
+        return FM_OK;
+    return fm_trace_shapes_learn(shapes, text, end, event, track, category);
 }
 
 static int64_t clamp(int64_t time_ns)

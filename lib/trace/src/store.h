@@ -4,6 +4,7 @@
 
 #include "event.h"
 #include "fathom/trace.h"
+#include "shape.h"
 #include "text_pool.h"
 
 /* A growing array; `capacity` elements are allocated. */
@@ -65,6 +66,13 @@ FM_MUST_USE fm_status fm_trace_store_expect(struct fm_trace_store *store, uint64
 /* Adds one event. FM_ERR_FORMAT: it lacks what its phase needs; the message says what. FM_ERR_STATE: the store is of a part,
  * and the event's begin or end may be in another one. */
 FM_MUST_USE fm_status fm_trace_store_add(struct fm_trace_store *store, const struct fm_trace_event *event);
+/* Adds an event that was read by its shape. */
+FM_MUST_USE fm_status fm_trace_store_add_shaped(struct fm_trace_store *store, struct fm_trace_event *event,
+                                                const struct fm_trace_shape *shape);
+/* Lets shapes learn of an event that was added: see fm_trace_shapes_learn(). */
+FM_MUST_USE fm_status fm_trace_store_learn(struct fm_trace_store *store, struct fm_trace_shapes *shapes,
+                                           const char *text, const char *end,
+                                           const struct fm_trace_event *event);
 /* Adds the file of `from`, a store of a part, behind what the current file of `store` has. */
 FM_MUST_USE fm_status fm_trace_store_append(struct fm_trace_store *store, const struct fm_trace_store *from);
 /* Ends the file: `base_ns` is added to its times, open begins are closed. */

@@ -19,6 +19,8 @@
 
 // The buffer and the part of its index that is used stay in the second-level cache together.
 enum { BUFFER_BYTES = 256 << 10 };
+// What is indexed for an event of no known shape; where that does not do, more.
+enum { WINDOW_BYTES = 1 << 10 };
 // No event of a real trace comes near this; a file that claims one is refused before it takes all memory.
 #define EVENT_BYTES_MAX ((size_t)64 << 20)
 
@@ -28,7 +30,7 @@ enum step { GO_ON, NEED_MORE, DONE, FAILED };
 /* Where a step stands. */
 struct spot {
     const char *p;
-    const uint32_t *entry;
+    const uint32_t *entry; // the first one at or behind p; NULL: not known
 };
 
 static fm_status damage(struct fm_trace_reader *reader, size_t at, const char *what)
@@ -112,11 +114,24 @@ static fm_status fill(struct fm_trace_reader *reader, size_t kept)
     return FM_OK;
 }
 
-static void index_buffer(struct fm_trace_reader *reader)
+/* Indexes `bytes` of the buffer from the spot on, at which the text is not in a string but where the state says so. */
+static void index_from(struct fm_trace_reader *reader, struct spot *spot, size_t bytes)
 {
-    size_t count = reader->index(reader->buffer, reader->length, &reader->state, reader->entries);
+    size_t at = (size_t)(spot->p - reader->buffer), left = reader->length - at;
+    reader->indexed = at + (bytes < left ? bytes : left);
+    if (reader->place != FM_TRACE_VALUE)
+        reader->state = (struct fm_trace_index_state){0, 0};
+    size_t count = reader->index(reader->buffer, at, reader->indexed, &reader->state, reader->entries);
     for (int i = 0; i < FM_TRACE_SENTINELS; i++)
         reader->entries[count + (size_t)i] = (uint32_t)reader->length;
+    spot->entry = reader->entries;
+}
+
+/* Makes sure that all of the buffer behind the spot is indexed. */
+static void index_rest(struct fm_trace_reader *reader, struct spot *spot)
+{
+    if (!spot->entry || reader->indexed < reader->length)
+        index_from(reader, spot, SIZE_MAX);
 }
 
 static const char *skip_space(const char *p)
@@ -307,32 +322,83 @@ static int is_whole(const struct fm_trace_reader *reader, const uint32_t *entry)
     return fm_trace_skip_brackets(reader->buffer, entry) != NULL;
 }
 
-static enum step step_event(struct fm_trace_reader *reader, struct spot *spot, fm_status *out_status)
+/* Decodes the event at the spot by the index, of which it makes as much as it takes. */
+static enum step decode_event(struct fm_trace_reader *reader, struct spot *spot, struct fm_trace_event *event,
+                              struct spot *out_behind, fm_status *out_status)
 {
-    struct fm_trace_cursor cursor = {.text = reader->buffer, .entry = spot->entry};
-    struct fm_trace_event event;
-    if (fm_trace_event_decode(&cursor, &event) < 0) {
-        if (!is_whole(reader, spot->entry))
+    size_t at = (size_t)(spot->p - reader->buffer);
+    // Where no shapes are tried the next events are decoded, too.
+    size_t window = reader->shapes.pause ? SIZE_MAX : WINDOW_BYTES;
+    for (;; window *= 8) {
+        if (!spot->entry || *spot->entry != at)
+            index_from(reader, spot, window);
+        struct fm_trace_cursor cursor = {.text = reader->buffer, .entry = spot->entry};
+        if (fm_trace_event_decode(&cursor, event) == 0) {
+            *out_behind = (struct spot){reader->buffer + cursor.entry[-1] + 1, cursor.entry};
+            return GO_ON;
+        }
+        if (is_whole(reader, spot->entry)) {
+            char text[160];
+            snprintf(text, sizeof text, "expected %s", cursor.expected);
+            return fail_at(reader, reader->buffer + cursor.at, text, out_status);
+        }
+        if (reader->indexed == reader->length)
             return cut(reader, spot->p, "an event", out_status);
-        char text[160];
-        snprintf(text, sizeof text, "expected %s", cursor.expected);
-        return fail_at(reader, reader->buffer + cursor.at, text, out_status);
+        spot->entry = NULL;
     }
+}
+
+/* The event at the spot, whose shape is not known; `gap` is the end of the one before it. */
+static enum step step_event(struct fm_trace_reader *reader, struct spot *spot, const char *gap,
+                            fm_status *out_status)
+{
+    struct fm_trace_event event;
+    struct spot behind;
+    enum step step = decode_event(reader, spot, &event, &behind, out_status);
+    if (step != GO_ON)
+        return step;
     *out_status = fm_trace_store_add(reader->store, &event);
     if (*out_status == FM_ERR_FORMAT)
-        *out_status = fm_base_error_prefix(*out_status, "%s: byte %llu", reader->name,
-                                           (unsigned long long)reader->base + *spot->entry);
+        *out_status =
+            fm_base_error_prefix(*out_status, "%s: byte %llu", reader->name,
+                                 (unsigned long long)reader->base + (size_t)(spot->p - reader->buffer));
+    if (*out_status == FM_OK && !reader->shapes.pause)
+        *out_status = fm_trace_store_learn(reader->store, &reader->shapes, gap, behind.p, &event);
     if (*out_status < 0)
         return FAILED;
-    *spot = (struct spot){reader->buffer + cursor.entry[-1] + 1, cursor.entry};
+    *spot = behind;
     return GO_ON;
+}
+
+/* Events of known shapes. */
+static fm_status take_shaped(struct fm_trace_reader *reader, struct spot *spot)
+{
+    // Where another reader begins the decoder looks at the offset of each event.
+    const char *end = reader->buffer + reader->length, *p = spot->p, *behind;
+    uint64_t left = reader->stop > reader->base ? reader->stop - reader->base : 0;
+    const char *last = left < reader->length ? reader->buffer + left : end;
+    struct fm_trace_event event;
+    const struct fm_trace_shape *shape;
+    while (last - p > FM_TRACE_LITERAL_BYTES && fm_trace_shapes_try(&reader->shapes) &&
+           (behind = reader->walk(&reader->shapes, p, end, &event, &shape))) {
+        fm_status status = fm_trace_store_add_shaped(reader->store, &event, shape);
+        if (status < 0)
+            return status;
+        reader->shapes.met++;
+        p = behind;
+        *spot = (struct spot){p, NULL};
+    }
+    return FM_OK;
 }
 
 /* The events of the buffer, one after the other. */
 static enum step step_events(struct fm_trace_reader *reader, struct spot *spot, fm_status *out_status)
 {
     for (;;) {
-        const char *p = skip_space(spot->p);
+        *out_status = take_shaped(reader, spot);
+        if (*out_status < 0)
+            return FAILED;
+        const char *gap = spot->p, *p = skip_space(gap);
         if (*p == ',')
             p = skip_space(p + 1);
         if (at_end(reader, p)) {
@@ -344,17 +410,17 @@ static enum step step_events(struct fm_trace_reader *reader, struct spot *spot, 
             reader->place = FM_TRACE_AFTER; // a bare array may lack its closing bracket
             return GO_ON;
         }
-        if (p != reader->buffer + *spot->entry || (*p != '{' && *p != ']'))
+        if (*p != '{' && *p != ']')
             return fail_at(reader, p, "expected an event or the ']' behind the last", out_status);
         spot->p = p;
         if (*p == ']') {
-            *spot = (struct spot){p + 1, spot->entry + 1};
+            *spot = (struct spot){p + 1, NULL};
             reader->place = reader->is_object ? FM_TRACE_TOP : FM_TRACE_AFTER;
             return GO_ON;
         }
         if (reader->base + (uint64_t)(p - reader->buffer) >= reader->stop)
             return DONE;
-        enum step step = step_event(reader, spot, out_status);
+        enum step step = step_event(reader, spot, gap, out_status);
         if (step != GO_ON)
             return step;
     }
@@ -384,12 +450,8 @@ static fm_status next_buffer(struct fm_trace_reader *reader, const char *from)
         FM_TRY(grow_buffer(reader));
     memmove(reader->buffer, reader->buffer + done, kept);
     reader->base += done;
-    if (reader->place != FM_TRACE_VALUE)
-        reader->state = (struct fm_trace_index_state){0, 0};
     FM_TRY(fm_base_interrupt_check());
-    FM_TRY(fill(reader, kept));
-    index_buffer(reader);
-    return FM_OK;
+    return fill(reader, kept);
 }
 
 /* Whether an event may begin at this '{': it follows another one or the array's bracket, and a key of events follows it. */
@@ -412,15 +474,17 @@ static int may_begin_event(const struct fm_trace_reader *reader, const char *p)
 /* Whether a whole event with phase and time lies at the beginning of the buffer. */
 static int is_event(struct fm_trace_reader *reader)
 {
-    struct fm_trace_cursor cursor = {.text = reader->buffer, .entry = reader->entries};
+    struct spot spot = {reader->buffer, NULL}, behind;
     struct fm_trace_event event;
-    return reader->buffer[reader->entries[0]] == '{' && reader->entries[0] == 0 &&
-           fm_trace_event_decode(&cursor, &event) == 0 && event.phase && (event.has_ts || event.phase == 'M');
+    fm_status ignored;
+    return reader->buffer[0] == '{' && decode_event(reader, &spot, &event, &behind, &ignored) == GO_ON &&
+           event.phase && (event.has_ts || event.phase == 'M');
 }
 
 /* Seeks a whole event at or behind `from`: the buffer then begins with it, or the text has ended. */
 static fm_status seek_event(struct fm_trace_reader *reader, const char *from)
 {
+    reader->place = FM_TRACE_EVENTS;
     for (;;) {
         const char *end = reader->buffer + reader->length, *p = from;
         while (p < end && (p = memchr(p, '{', (size_t)(end - p))) && !may_begin_event(reader, p))
@@ -433,10 +497,8 @@ static fm_status seek_event(struct fm_trace_reader *reader, const char *from)
             continue;
         }
         FM_TRY(next_buffer(reader, p));
-        if (is_event(reader)) {
-            reader->place = FM_TRACE_EVENTS;
+        if (is_event(reader))
             return FM_OK;
-        }
         from = reader->buffer + 1;
     }
 }
@@ -452,9 +514,7 @@ static fm_status resume(struct fm_trace_reader *reader, const char *from)
 static fm_status first_buffer(struct fm_trace_reader *reader)
 {
     FM_TRY(grow_buffer(reader));
-    FM_TRY(fill(reader, 0));
-    index_buffer(reader);
-    return FM_OK;
+    return fill(reader, 0);
 }
 
 fm_status fm_trace_reader_seek(struct fm_trace_reader *reader)
@@ -468,9 +528,11 @@ fm_status fm_trace_reader_run(struct fm_trace_reader *reader)
 {
     if (!reader->buffer)
         FM_TRY(first_buffer(reader));
-    struct spot spot = {reader->buffer, reader->entries};
+    struct spot spot = {reader->buffer, NULL};
     for (;;) {
         fm_status status = FM_OK;
+        if (reader->place != FM_TRACE_EVENTS)
+            index_rest(reader, &spot);
         enum step step = steps[reader->place](reader, &spot, &status);
         if (step == DONE) {
             reader->base += (uint64_t)(spot.p - reader->buffer);
@@ -486,20 +548,26 @@ fm_status fm_trace_reader_run(struct fm_trace_reader *reader)
                 return FM_OK;
         }
         FM_TRY(status);
-        spot = (struct spot){reader->buffer, reader->entries};
+        spot = (struct spot){reader->buffer, NULL};
     }
 }
 
 void fm_trace_reader_init(struct fm_trace_reader *reader, struct fm_trace_store *store, const char *name)
 {
-    *reader = (struct fm_trace_reader){
-        .store = store, .name = name, .file = -1, .stop = UINT64_MAX, .index = fm_trace_index_choose()};
+    *reader = (struct fm_trace_reader){.store = store,
+                                       .name = name,
+                                       .file = -1,
+                                       .stop = UINT64_MAX,
+                                       .index = fm_trace_index_choose(),
+                                       .walk = fm_trace_shape_choose(),
+                                       .shapes.keep_args = store->keep_args};
 }
 
 void fm_trace_reader_clear(struct fm_trace_reader *reader)
 {
     fm_base_mem_free(reader->buffer);
     fm_base_mem_free(reader->entries);
+    fm_trace_shapes_clear(&reader->shapes);
 }
 
 static fm_status read_whole(struct fm_trace_store *store, struct fm_trace_reader *reader)

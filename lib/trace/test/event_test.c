@@ -79,7 +79,7 @@ static int decode(const char *text, struct fm_trace_event *out, uint32_t *out_at
     memset(buffer, 0, sizeof buffer);
     memcpy(buffer, text, length + 1);
     struct fm_trace_index_state index = {0, 0};
-    size_t count = fm_trace_index_ref(buffer, length, &index, entries);
+    size_t count = fm_trace_index_ref(buffer, 0, length, &index, entries);
     for (int i = 0; i < FM_TRACE_SENTINELS; i++)
         entries[count + (size_t)i] = (uint32_t)length;
     struct fm_trace_cursor cursor = {.text = buffer, .entry = entries};

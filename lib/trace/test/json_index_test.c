@@ -25,9 +25,9 @@ static void compare(fm_gen *gen, fm_trace_index_kernel kernel)
     struct fm_trace_index_state expected_state = {0, 0}, state = {0, 0};
     // Several texts one after the other: the state is carried.
     for (int i = 0; i < 3; i++) {
-        size_t length = draw(gen, text);
-        size_t count = fm_trace_index_ref(text, length, &expected_state, expected);
-        assert_int_equal(kernel(text, length, &state, got), count);
+        size_t length = draw(gen, text), from = (size_t)fm_gen_size(gen, 0, (int64_t)length);
+        size_t count = fm_trace_index_ref(text, from, length, &expected_state, expected);
+        assert_int_equal(kernel(text, from, length, &state, got), count);
         assert_memory_equal(got, expected, count * sizeof *got);
         assert_true(state.in_string == expected_state.in_string);
         assert_true(state.escaped == expected_state.escaped);
@@ -67,7 +67,7 @@ static void the_reference_by_hand(void **state)
     static const uint32_t expected[] = {0, 1, 6, 9, 10, 13, 14, 15};
     uint32_t got[sizeof text + FM_TRACE_INDEX_SLACK];
     struct fm_trace_index_state index = {0, 0};
-    assert_int_equal(fm_trace_index_ref(text, sizeof text - 1, &index, got), 8);
+    assert_int_equal(fm_trace_index_ref(text, 0, sizeof text - 1, &index, got), 8);
     assert_memory_equal(got, expected, sizeof expected);
     assert_true(index.in_string == 0 && index.escaped == 0);
 }
