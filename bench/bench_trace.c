@@ -294,14 +294,10 @@ static fm_status cases(fm_bench *bench)
             .peers = {{.name = "simdjson_ondemand", .run = run_ondemand, .same_result = 1},
                       {.name = "simdjson_dom", .run = run_dom, .same_result = 1},
                       {.name = "yajl", .run = run_yajl, .same_result = 1}},
-            // The goals are set for files that no cache holds, read as the command reads them: by one thread a CPU. The
-            // peers have one thread, whatever there is; so one thread of ours is shown beside them, too.
-            .goals = {{FM_BENCH_RATIO, .peer = "simdjson_ondemand", .hope = 1.5},
-                      {FM_BENCH_RATIO, .peer = "simdjson_dom", .hope = 3},
-                      {FM_BENCH_RATIO, .peer = "simdjson_ondemand", .must = i == 2 ? 1.5 : 0, .hope = 1.5,
-                       .threads = FM_BENCH_ALL_THREADS},
-                      {FM_BENCH_RATIO, .peer = "simdjson_dom", .must = i == 2 ? 3 : 0, .hope = 3,
-                       .threads = FM_BENCH_ALL_THREADS}},
+            // The goals are set for files that no cache holds. The peers have one thread, whatever there is: one of ours
+            // has to do; more are shown beside.
+            .goals = {{FM_BENCH_RATIO, .peer = "simdjson_ondemand", .must = i == 2 ? 1.5 : 0, .hope = 1.5},
+                      {FM_BENCH_RATIO, .peer = "simdjson_dom", .must = i == 2 ? 3 : 0, .hope = 3}},
         };
         FM_TRY(fm_bench_add(bench, &item));
     }
