@@ -8,7 +8,7 @@ mapfile -t shell_files < <(git ls-files '*.sh' '.ci/run')
 bad=0
 
 clang-format --dry-run --Werror "${c_files[@]}" || bad=1
-shellcheck -e SC2086,SC2046,SC2016 "${shell_files[@]}" || bad=1
+shellcheck -x -P SCRIPTDIR -e SC2086,SC2046,SC2016 "${shell_files[@]}" || bad=1
 git ls-files '*.md' '*.c' '*.h' '*.sh' '*.txt' '*.cmake' '*.yaml' |
     xargs codespell -q 3 -L 'fo,te,ans,nd,ba,hist,inout,datas,wont,wieght' || bad=1
 

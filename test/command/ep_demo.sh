@@ -1,10 +1,6 @@
 #!/usr/bin/env bash
 # fathom ep: a round whose tokens all come back, figures of this machine, and what bad options are told.
-set -euo pipefail
-fathom=$1
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
+. "$(dirname "$0")/prelude.sh"
 
 "$fathom" ep demo --tokens 16 --hidden 256 >demo.txt
 grep -q 'bit for bit' demo.txt

@@ -1,10 +1,6 @@
 #!/usr/bin/env bash
 # fathom eplb: plans from CSV, JSON and .npy, plans that move little, drawings, and what bad files are told.
-set -euo pipefail
-fathom=$1
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
+. "$(dirname "$0")/prelude.sh"
 fails() { # exit status, text in the message, command...
     local want=$1 text=$2 got=0
     shift 2

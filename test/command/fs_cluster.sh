@@ -1,19 +1,7 @@
 #!/usr/bin/env bash
 # `fathom fs cluster`: a cluster made, brought up in front and behind, asked, and ended.
-set -euo pipefail
-fathom=$1
-expect() { # exit status, command...
-    local want=$1 got=0
-    shift
-    "$@" >out.txt 2>err.txt || got=$?
-    [ $got = "$want" ] || { echo "$*: exit $got, expected $want: $(cat out.txt err.txt)" >&2; exit 1; }
-}
-says() { # file, text
-    grep -qF -e "$2" "$1" || { echo "$1 lacks '$2': $(cat "$1")" >&2; exit 1; }
-}
-scratch=$(mktemp -d)
+. "$(dirname "$0")/prelude.sh"
 trap '"$fathom" fs cluster stop "$scratch/c" >/dev/null 2>/dev/null || true; rm -rf "$scratch"' EXIT
-cd "$scratch"
 
 expect 1 "$fathom" fs cluster status c
 says err.txt 'cluster.conf'

@@ -1,11 +1,7 @@
 #!/usr/bin/env bash
 # From text to a model to text, in small: a recipe on a corpus of one's own, interrupted and gone on with, then `fathom
 # generate` with its checkpoint; and bad input is an error that teaches.
-set -euo pipefail
-fathom=$1
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
+. "$(dirname "$0")/prelude.sh"
 fail() { echo "$1" >&2; exit 1; }
 refused() { # expected words in the message, then the command
     local words=$1

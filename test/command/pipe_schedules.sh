@@ -1,20 +1,7 @@
 #!/usr/bin/env bash
 # `fathom pipe` as people and programs use it: plan, check, compare, draw, and what is refused.
-set -euo pipefail
-fathom=$1
+. "$(dirname "$0")/prelude.sh"
 golden=${FM_SOURCE_DIR:?}/lib/pipe/test/golden/pipe_schedules.json
-expect() { # exit status, command...
-    local want=$1 got=0
-    shift
-    "$@" >out.txt 2>err.txt || got=$?
-    [ $got = "$want" ] || { echo "$*: exit $got, expected $want: $(cat out.txt err.txt)" >&2; exit 1; }
-}
-says() { # file, text
-    grep -qF -e "$2" "$1" || { echo "$1 lacks '$2': $(cat "$1")" >&2; exit 1; }
-}
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
 
 # What plan writes, check takes, and it is the original's program.
 expect 0 "$fathom" pipe plan --schedule dualpipe --ranks 2 --micro-batches 4 --json

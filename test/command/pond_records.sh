@@ -1,19 +1,6 @@
 #!/usr/bin/env bash
 # `fathom pond gensort`, `sort` and `valsort` together, in memory and through disk, and what is refused.
-set -euo pipefail
-fathom=$1
-expect() { # exit status, command...
-    local want=$1 got=0
-    shift
-    "$@" >out.txt 2>err.txt || got=$?
-    [ $got = "$want" ] || { echo "$*: exit $got, expected $want: $(cat out.txt err.txt)" >&2; exit 1; }
-}
-says() { # file, text
-    grep -qF -e "$2" "$1" || { echo "$1 lacks '$2': $(cat "$1")" >&2; exit 1; }
-}
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
+. "$(dirname "$0")/prelude.sh"
 
 expect 0 "$fathom" pond gensort --records 200000 --skew -o in
 expect 1 "$fathom" pond valsort in

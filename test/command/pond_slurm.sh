@@ -1,18 +1,7 @@
 #!/usr/bin/env bash
 # `fathom pond run` with executors elsewhere: started by a command, and by a real Slurm of four nodes on this machine, of which one
 # dies while the job runs.
-set -euo pipefail
-fathom=$1
-expect() { # exit status, command...
-    local want=$1 got=0
-    shift
-    "$@" >out.txt 2>err.txt || got=$?
-    [ $got = "$want" ] || { echo "$*: exit $got, expected $want: $(cat out.txt err.txt)" >&2; exit 1; }
-}
-says() { # file, text
-    grep -qF -e "$2" "$1" || { echo "$1 lacks '$2': $(cat "$1")" >&2; exit 1; }
-}
-scratch=$(mktemp -d)
+. "$(dirname "$0")/prelude.sh"
 daemons=()
 finish() {
     [ ${#daemons[@]} = 0 ] || kill "${daemons[@]}" 2>/dev/null || true
@@ -20,7 +9,6 @@ finish() {
     rm -rf "$scratch"
 }
 trap finish EXIT
-cd "$scratch"
 if ! "$fathom" info --json --no-bandwidth | grep -A1 '"name": "DuckDB"' | grep -q '"found": true'; then
     echo "SKIP command.pond_slurm: no DuckDB to run jobs with"
     exit 0

@@ -1,10 +1,6 @@
 #!/usr/bin/env bash
 # `fathom run`: a recipe runs, goes on where it was, runs again what changed, and bad recipes are errors that teach.
-set -euo pipefail
-fathom=$1
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
+. "$(dirname "$0")/prelude.sh"
 recipe() { printf 'name: test\nstages:\n  - {stage: machine, name: first, with: {probe: %s}}\n  - {stage: machine, name: second, with: {probe: %s}}\n' "$1" "$2" >r.yaml; }
 fail() { echo "$1" >&2; exit 1; }
 refused() { # expected words in the message, exit status (1), options...

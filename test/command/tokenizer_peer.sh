@@ -1,15 +1,11 @@
 #!/usr/bin/env bash
 # DeepSeek-V3's tokenizer: the ids of `fathom tokenizer encode` are those of Hugging Face's own JavaScript library.
 # Both come from npm (setup/npm.txt).
-set -euo pipefail
-fathom=$1
+. "$(dirname "$0")/prelude.sh"
 deps=${FM_SOURCE_DIR:?}/.deps/tokenizer
 skip() { echo "SKIP command.tokenizer_peer: $1"; exit 77; }
 { [ -f "$deps/deepseek_v3.json" ] && [ -f "$deps/tokenizers.mjs" ]; } || skip "set-up could not fetch the peer from npm"
 command -v node >/dev/null || skip "node is not installed"
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
 cat >peer.mjs <<'JS'
 import fs from 'fs';
 const { Tokenizer } = await import(process.argv[2]);

@@ -1,19 +1,6 @@
 #!/usr/bin/env bash
 # `fathom trace` as people and programs use it: report, gates, salvage, diff, whatif, merge, html, query, and what is refused.
-set -euo pipefail
-fathom=$1
-expect() { # exit status, command...
-    local want=$1 got=0
-    shift
-    "$@" >out.txt 2>err.txt || got=$?
-    [ $got = "$want" ] || { echo "$*: exit $got, expected $want: $(cat out.txt err.txt)" >&2; exit 1; }
-}
-says() { # file, text
-    grep -qF -e "$2" "$1" || { echo "$1 lacks '$2': $(cat "$1")" >&2; exit 1; }
-}
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
+. "$(dirname "$0")/prelude.sh"
 
 # 300 us of computation, 300 us of communication, 100 us of both at once.
 cat >a.json <<'J'

@@ -1,16 +1,6 @@
 #!/usr/bin/env bash
 # The command line as a newcomer meets it: help everywhere, exit codes, messages on standard error, full output devices.
-set -euo pipefail
-fathom=$1
-expect() { # exit status, command...
-    local want=$1 got=0
-    shift
-    "$@" >out.txt 2>err.txt || got=$?
-    [ $got = "$want" ] || { echo "$*: exit $got, expected $want: $(cat err.txt)" >&2; exit 1; }
-}
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
+. "$(dirname "$0")/prelude.sh"
 
 expect 0 "$fathom" --version
 grep -qE '^fathom [0-9]+\.[0-9]+\.[0-9]+$' out.txt
