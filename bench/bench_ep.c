@@ -1,21 +1,13 @@
 // Dispatch and combine between threads, with the shapes of DeepSeek-V3: hidden 7168, 8 of 256 experts, FP8 out, BF16 back.
 #include <pthread.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "bench_ep.h"
 #include "fathom/clock.h"
 #include "fathom/mem.h"
 #include "fathom/rng.h"
 
-enum { SCALES = EP_BENCH_HIDDEN / FM_EP_SCALE_BLOCK };
-
 typedef fm_status (*rank_job)(ep_bench *bench, int rank);
-
-typedef struct ep_shape {
-    int ranks, tokens, is_combine;
-    int rounds; /**< in one run, so that waking the ranks does not count */
-} ep_shape;
 
 /** The ranks' threads live from set-up to teardown; each job is a generation. Rank 0 is the harness's own thread. */
 typedef struct ep_team {
@@ -113,11 +105,11 @@ static fm_status join(ep_bench *bench, int rank)
     size_t tokens = (size_t)bench->tokens, rows = (size_t)fm_ep_handle_rows_max(self->handle);
     self->topk_idx = fm_base_mem_zalloc(tokens * EP_BENCH_TOPK, sizeof *self->topk_idx);
     self->x = fm_bench_alloc(tokens * EP_BENCH_HIDDEN);
-    self->x_scales = fm_bench_alloc(tokens * SCALES * sizeof(float));
+    self->x_scales = fm_bench_alloc(tokens * EP_BENCH_SCALES * sizeof(float));
     self->recv_x = fm_bench_alloc(rows * EP_BENCH_HIDDEN);
-    self->recv_scales = fm_bench_alloc(rows * SCALES * sizeof(float));
+    self->recv_scales = fm_bench_alloc(rows * EP_BENCH_SCALES * sizeof(float));
     self->packed = fm_bench_alloc(rows * EP_BENCH_HIDDEN);
-    self->packed_scales = fm_bench_alloc(rows * SCALES * sizeof(float));
+    self->packed_scales = fm_bench_alloc(rows * EP_BENCH_SCALES * sizeof(float));
     self->y = fm_bench_alloc(rows * EP_BENCH_HIDDEN * sizeof(fm_bf16));
     self->arrived = fm_bench_alloc(rows * EP_BENCH_HIDDEN * sizeof(fm_bf16));
     self->out = fm_bench_alloc(tokens * EP_BENCH_HIDDEN * sizeof(fm_bf16));
@@ -136,7 +128,7 @@ static fm_status join(ep_bench *bench, int rank)
             deck[k] = self->topk_idx[t * EP_BENCH_TOPK + k] = expert;
         }
     fm_bench_fill((uint64_t)rank, self->x, tokens * EP_BENCH_HIDDEN);
-    fm_bench_fill_floats((uint64_t)rank, self->x_scales, tokens * SCALES);
+    fm_bench_fill_floats((uint64_t)rank, self->x_scales, tokens * EP_BENCH_SCALES);
     fm_bench_fill((uint64_t)rank + 100, self->y, rows * EP_BENCH_HIDDEN * sizeof(fm_bf16));
     for (size_t i = 0; i < rows * EP_BENCH_HIDDEN; i++)
         self->y[i] = (fm_bf16)((self->y[i] & 0x8FFF) | 0x3000); // numbers around 1, no NaN
@@ -225,53 +217,21 @@ static uint64_t hash(const void *state)
             hash = fm_bench_hash(hash, self->out, tokens * EP_BENCH_HIDDEN * sizeof(fm_bf16));
         } else {
             hash = fm_bench_hash(hash, self->recv_x, rows * EP_BENCH_HIDDEN);
-            hash = fm_bench_hash(hash, self->recv_scales, rows * SCALES * sizeof(float));
+            hash = fm_bench_hash(hash, self->recv_scales, rows * EP_BENCH_SCALES * sizeof(float));
         }
     }
     return hash;
 }
 
-/** Ranks that a token goes to, on average: the expected number of distinct groups hit by 8 of 256 experts. */
-static double mean_ranks(int ranks)
-{
-    double miss = 1;
-    int local = EP_BENCH_EXPERTS / ranks;
-    for (int k = 0; k < EP_BENCH_TOPK; k++)
-        miss *= (double)(EP_BENCH_EXPERTS - local - k) / (EP_BENCH_EXPERTS - k);
-    return ranks * (1 - miss);
-}
-
 static fm_status cases(fm_bench *bench)
 {
-    static const ep_shape shapes[] = {{2, 128, 0, 16}, {2, 4096, 0, 1}, {4, 128, 0, 16}, {4, 4096, 0, 1},
-                                      {2, 128, 1, 8},  {2, 4096, 1, 1}, {4, 128, 1, 8},  {4, 4096, 1, 1}};
-    static const char *const names[] = {"dispatch.fp8.2x128x7168", "dispatch.fp8.2x4096x7168",
-                                        "dispatch.fp8.4x128x7168", "dispatch.fp8.4x4096x7168",
-                                        "combine.bf16.2x128x7168", "combine.bf16.2x4096x7168",
-                                        "combine.bf16.4x128x7168", "combine.bf16.4x4096x7168"};
-    int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        const ep_shape *s = &shapes[i];
-        // The least traffic: each row read once and written once for each rank, or read there and its sum written.
-        double row = s->is_combine ? EP_BENCH_HIDDEN * 2.0 : EP_BENCH_HIDDEN + SCALES * 4.0;
-        FM_TRY(fm_bench_add(
-            bench, &(fm_bench_case){
-                       .name = names[i],
-                       .argument = s,
-                       .limit = FM_BENCH_COPY,
-                       .bytes = (double)s->rounds * s->ranks * s->tokens * row * (1 + mean_ranks(s->ranks)),
-                       .clock = FM_BENCH_WALL,
-                       .mode = s->tokens > 128 ? FM_BENCH_IN_QUICK : FM_BENCH_IN_SMOKE,
-                       .threads = s->ranks < cpus ? s->ranks : cpus, // the probe's; ranks share cores
-                       .setup = setup,
-                       .run = run_ours,
-                       .hash = hash,
-                       .teardown = teardown,
-                       .peers = {{.name = "pack+alltoallv", .run = run_peer, .same_result = 1}},
-                       .goals = {{FM_BENCH_FRACTION, .hope = 0.8},
-                                 {FM_BENCH_RATIO, .peer = "pack+alltoallv", .must = 1, .hope = 2}}}));
-    }
-    return FM_OK;
+    return ep_bench_add_shapes(
+        bench, "",
+        &(fm_bench_case){.setup = setup,
+                         .run = run_ours,
+                         .hash = hash,
+                         .teardown = teardown,
+                         .peers = {{.name = "pack+alltoallv", .run = run_peer, .same_result = 1}}});
 }
 
 int main(int argc, char **argv)

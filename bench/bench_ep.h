@@ -4,10 +4,7 @@
 
 #include <stdatomic.h>
 
-#include "fathom/ep.h"
-#include "fm_bench.h"
-
-enum { EP_BENCH_RANKS_MAX = 4, EP_BENCH_HIDDEN = 7168, EP_BENCH_EXPERTS = 256, EP_BENCH_TOPK = 8 };
+#include "bench_ep_shape.h"
 
 typedef struct ep_bench_rank {
     fm_ep_group *group;

@@ -11,11 +11,6 @@
 #include "fathom/mem.h"
 #include "fathom/rng.h"
 
-typedef struct ep_case {
-    int ranks, tokens, is_combine;
-    int rounds; /**< in one run, so that the start of a run does not count */
-} ep_case;
-
 typedef enum ep_job { JOB_END, JOB_JOIN, JOB_LEAVE, JOB_OURS, JOB_ALLTOALLV, JOB_RAW, JOB_RMA, JOBS } ep_job;
 
 /** What rank 0, which runs the harness, tells the others; in memory of all. */
@@ -23,7 +18,7 @@ typedef struct ep_orders {
     _Atomic unsigned generation, finished;
     _Atomic int failed;
     ep_job job;
-    ep_case of;
+    ep_shape of;
 } ep_orders;
 
 static fm_ep_world *world;
@@ -37,7 +32,7 @@ static fm_status dispatch(void)
 {
     fm_ep_dispatch arguments = {.size = sizeof arguments,
                                 .tokens = self.tokens,
-                                .topk = EP_MPI_TOPK,
+                                .topk = EP_BENCH_TOPK,
                                 .topk_idx = self.topk_idx,
                                 .topk_weights = self.topk_weights,
                                 .x_format = FM_EP_FP8_F32,
@@ -63,33 +58,33 @@ static void *take(char **memory, size_t bytes)
     return at;
 }
 
-static fm_status allocate(const ep_case *of)
+static fm_status allocate(const ep_shape *of)
 {
     size_t tokens = (size_t)of->tokens, rows = tokens * (size_t)of->ranks;
-    size_t bytes = tokens * EP_MPI_HIDDEN + rows * EP_MPI_HIDDEN * sizeof *self.y;
-    bytes += tokens * EP_MPI_SCALES * sizeof(float) + 4 * 4096;
+    size_t bytes = tokens * EP_BENCH_HIDDEN + rows * EP_BENCH_HIDDEN * sizeof *self.y;
+    bytes += tokens * EP_BENCH_SCALES * sizeof(float) + 4 * 4096;
     fm_ep_options options = {.size = sizeof options,
-                             .hidden = EP_MPI_HIDDEN,
-                             .experts = EP_MPI_EXPERTS,
-                             .topk_max = EP_MPI_TOPK,
+                             .hidden = EP_BENCH_HIDDEN,
+                             .experts = EP_BENCH_EXPERTS,
+                             .topk_max = EP_BENCH_TOPK,
                              .tokens_max = of->tokens,
                              .in_flight = 2,
                              .memory_bytes = bytes};
     FM_TRY(fm_ep_group_create(self.world, self.rank, &options, &self.group));
     FM_TRY(fm_ep_handle_create(self.group, FM_EP_PLAIN, 1, &self.handle));
     char *memory = fm_ep_group_memory(self.group, &bytes);
-    self.x = take(&memory, tokens * EP_MPI_HIDDEN);
-    self.y = take(&memory, rows * EP_MPI_HIDDEN * sizeof *self.y);
-    self.x_scales = take(&memory, tokens * EP_MPI_SCALES * sizeof(float));
+    self.x = take(&memory, tokens * EP_BENCH_HIDDEN);
+    self.y = take(&memory, rows * EP_BENCH_HIDDEN * sizeof *self.y);
+    self.x_scales = take(&memory, tokens * EP_BENCH_SCALES * sizeof(float));
     struct {
         void *at;
         size_t bytes;
     } blocks[] = {
-        {&self.topk_idx, tokens * EP_MPI_TOPK * 4},      {&self.topk_weights, tokens * EP_MPI_TOPK * 4},
-        {&self.out, tokens * EP_MPI_HIDDEN * 2},         {&self.packed, rows * EP_MPI_HIDDEN},
-        {&self.packed_scales, rows * EP_MPI_SCALES * 4}, {&self.packed_weights, rows * EP_MPI_TOPK * 4},
-        {&self.packed_idx, rows * EP_MPI_TOPK * 4},      {&self.recv_weights, rows * EP_MPI_TOPK * 4},
-        {&self.recv_idx, rows * EP_MPI_TOPK * 4},        {&self.arrived, rows * EP_MPI_HIDDEN * 2}};
+        {&self.topk_idx, tokens * EP_BENCH_TOPK * 4},      {&self.topk_weights, tokens * EP_BENCH_TOPK * 4},
+        {&self.out, tokens * EP_BENCH_HIDDEN * 2},         {&self.packed, rows * EP_BENCH_HIDDEN},
+        {&self.packed_scales, rows * EP_BENCH_SCALES * 4}, {&self.packed_weights, rows * EP_BENCH_TOPK * 4},
+        {&self.packed_idx, rows * EP_BENCH_TOPK * 4},      {&self.recv_weights, rows * EP_BENCH_TOPK * 4},
+        {&self.recv_idx, rows * EP_BENCH_TOPK * 4},        {&self.arrived, rows * EP_BENCH_HIDDEN * 2}};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
         void *block = fm_bench_alloc(blocks[i].bytes);
         if (!block)
@@ -100,29 +95,29 @@ static fm_status allocate(const ep_case *of)
     return FM_OK;
 }
 
-static void fill(const ep_case *of)
+static void fill(const ep_shape *of)
 {
     size_t tokens = (size_t)of->tokens, rows = tokens * (size_t)of->ranks;
     fm_rng rng = fm_base_rng_begin(1, (uint64_t)self.rank);
-    int deck[EP_MPI_EXPERTS];
-    for (int e = 0; e < EP_MPI_EXPERTS; e++)
+    int deck[EP_BENCH_EXPERTS];
+    for (int e = 0; e < EP_BENCH_EXPERTS; e++)
         deck[e] = e;
     for (size_t t = 0; t < tokens; t++)
-        for (size_t k = 0; k < EP_MPI_TOPK; k++) { // distinct experts: a partial shuffle
-            size_t other = k + (size_t)fm_base_rng_below(&rng, EP_MPI_EXPERTS - k);
+        for (size_t k = 0; k < EP_BENCH_TOPK; k++) { // distinct experts: a partial shuffle
+            size_t other = k + (size_t)fm_base_rng_below(&rng, EP_BENCH_EXPERTS - k);
             int expert = deck[other];
             deck[other] = deck[k];
-            deck[k] = self.topk_idx[t * EP_MPI_TOPK + k] = expert;
+            deck[k] = self.topk_idx[t * EP_BENCH_TOPK + k] = expert;
         }
-    fm_bench_fill((uint64_t)self.rank, self.x, tokens * EP_MPI_HIDDEN);
-    fm_bench_fill_floats((uint64_t)self.rank, self.x_scales, tokens * EP_MPI_SCALES);
-    fm_bench_fill_floats((uint64_t)self.rank, self.topk_weights, tokens * EP_MPI_TOPK);
-    fm_bench_fill((uint64_t)self.rank + 100, self.y, rows * EP_MPI_HIDDEN * sizeof *self.y);
-    for (size_t i = 0; i < rows * EP_MPI_HIDDEN; i++)
+    fm_bench_fill((uint64_t)self.rank, self.x, tokens * EP_BENCH_HIDDEN);
+    fm_bench_fill_floats((uint64_t)self.rank, self.x_scales, tokens * EP_BENCH_SCALES);
+    fm_bench_fill_floats((uint64_t)self.rank, self.topk_weights, tokens * EP_BENCH_TOPK);
+    fm_bench_fill((uint64_t)self.rank + 100, self.y, rows * EP_BENCH_HIDDEN * sizeof *self.y);
+    for (size_t i = 0; i < rows * EP_BENCH_HIDDEN; i++)
         self.y[i] = (fm_bf16)((self.y[i] & 0x8FFF) | 0x3000); // numbers around 1, no NaN
 }
 
-static fm_status join(const ep_case *of)
+static fm_status join(const ep_shape *of)
 {
     self = (ep_mpi_rank){.ranks = of->ranks, .tokens = of->tokens};
     int is_in = world_rank < of->ranks;
@@ -137,7 +132,7 @@ static fm_status join(const ep_case *of)
     return dispatch();
 }
 
-static fm_status leave(const ep_case *of)
+static fm_status leave(const ep_shape *of)
 {
     void *const blocks[] = {self.topk_idx,      self.topk_weights,   self.out,        self.packed,
                             self.packed_scales, self.packed_weights, self.packed_idx, self.recv_weights,
@@ -155,7 +150,7 @@ static fm_status leave(const ep_case *of)
 
 static fm_status do_job(void)
 {
-    const ep_case *of = &orders->of;
+    const ep_shape *of = &orders->of;
     static fm_status (*const dispatches[JOBS])(ep_mpi_rank *) = {[JOB_ALLTOALLV] = ep_mpi_alltoallv_dispatch,
                                                                  [JOB_RAW] = ep_mpi_raw_dispatch,
                                                                  [JOB_RMA] = ep_mpi_put_dispatch};
@@ -217,7 +212,7 @@ static fm_status order(ep_job job)
 
 static fm_status setup(const fm_bench_setup *given, void **out_state)
 {
-    orders->of = *(const ep_case *)given->argument;
+    orders->of = *(const ep_shape *)given->argument;
     *out_state = &self;
     return order(JOB_JOIN);
 }
@@ -262,55 +257,23 @@ static uint64_t hash(const void *state)
 {
     const ep_mpi_rank *rank = state;
     if (orders->of.is_combine)
-        return fm_bench_hash(0, rank->out, (size_t)rank->tokens * EP_MPI_HIDDEN * sizeof(fm_bf16));
+        return fm_bench_hash(0, rank->out, (size_t)rank->tokens * EP_BENCH_HIDDEN * sizeof(fm_bf16));
     size_t rows = (size_t)fm_ep_handle_received(rank->handle)->rows;
-    return fm_bench_hash(fm_bench_hash(0, rank->recv_x, rows * EP_MPI_HIDDEN), rank->recv_scales,
-                         rows * EP_MPI_SCALES * sizeof(float));
-}
-
-/** Ranks that a token goes to, on average: the expected number of distinct groups hit by 8 of 256 experts. */
-static double mean_ranks(int ranks)
-{
-    double miss = 1;
-    int local = EP_MPI_EXPERTS / ranks;
-    for (int k = 0; k < EP_MPI_TOPK; k++)
-        miss *= (double)(EP_MPI_EXPERTS - local - k) / (EP_MPI_EXPERTS - k);
-    return ranks * (1 - miss);
+    return fm_bench_hash(fm_bench_hash(0, rank->recv_x, rows * EP_BENCH_HIDDEN), rank->recv_scales,
+                         rows * EP_BENCH_SCALES * sizeof(float));
 }
 
 static fm_status cases(fm_bench *bench)
 {
-    static const ep_case shapes[] = {{2, 128, 0, 16}, {2, 4096, 0, 1}, {4, 128, 0, 16}, {4, 4096, 0, 1},
-                                     {2, 128, 1, 8},  {2, 4096, 1, 1}, {4, 128, 1, 8},  {4, 4096, 1, 1}};
-    static const char *const names[] = {"dispatch.fp8.mpi.2x128x7168", "dispatch.fp8.mpi.2x4096x7168",
-                                        "dispatch.fp8.mpi.4x128x7168", "dispatch.fp8.mpi.4x4096x7168",
-                                        "combine.bf16.mpi.2x128x7168", "combine.bf16.mpi.2x4096x7168",
-                                        "combine.bf16.mpi.4x128x7168", "combine.bf16.mpi.4x4096x7168"};
-    int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        const ep_case *s = &shapes[i];
-        // The least traffic: each row read once and written once for each rank, or read there and its sum written.
-        double row = s->is_combine ? EP_MPI_HIDDEN * 2.0 : EP_MPI_HIDDEN + EP_MPI_SCALES * 4.0;
-        FM_TRY(fm_bench_add(
-            bench, &(fm_bench_case){
-                       .name = names[i],
-                       .argument = s,
-                       .limit = FM_BENCH_COPY,
-                       .bytes = (double)s->rounds * s->ranks * s->tokens * row * (1 + mean_ranks(s->ranks)),
-                       .clock = FM_BENCH_WALL,
-                       .mode = s->tokens > 128 ? FM_BENCH_IN_QUICK : FM_BENCH_IN_SMOKE,
-                       .threads = s->ranks < cpus ? s->ranks : cpus, // the probe's; ranks share cores
-                       .setup = setup,
-                       .run = run_ours,
-                       .hash = hash,
-                       .teardown = teardown,
-                       .peers = {{.name = "pack+alltoallv", .run = run_alltoallv, .same_result = 1},
-                                 {.name = s->is_combine ? "get" : "put", .run = run_rma, .same_result = 1},
-                                 {.name = "bare alltoallv", .run = run_raw}},
-                       .goals = {{FM_BENCH_FRACTION, .hope = 0.8},
-                                 {FM_BENCH_RATIO, .peer = "pack+alltoallv", .must = 1, .hope = 2}}}));
-    }
-    return FM_OK;
+    return ep_bench_add_shapes(
+        bench, "mpi.",
+        &(fm_bench_case){.setup = setup,
+                         .run = run_ours,
+                         .hash = hash,
+                         .teardown = teardown,
+                         .peers = {{.name = "pack+alltoallv", .run = run_alltoallv, .same_result = 1},
+                                   {.name = "rma", .run = run_rma, .same_result = 1},
+                                   {.name = "bare alltoallv", .run = run_raw}}});
 }
 
 /** All ranks wait for orders in memory that they share, asleep, so that the probes have the cores to themselves. */
@@ -354,9 +317,9 @@ int main(int argc, char **argv)
     MPI_Comm_rank(MPI_COMM_WORLD, &world_rank);
     MPI_Comm_size(MPI_COMM_WORLD, &world_size);
     MPI_Win window;
-    if (world_size < EP_MPI_RANKS_MAX || fm_ep_world_open_mpi(&world, &world_rank) < 0 ||
+    if (world_size < EP_BENCH_RANKS_MAX || fm_ep_world_open_mpi(&world, &world_rank) < 0 ||
         make_orders(&window) < 0) {
-        fprintf(stderr, "%d ranks, expected %d; %s\n", world_size, EP_MPI_RANKS_MAX, fm_error_message());
+        fprintf(stderr, "%d ranks, expected %d; %s\n", world_size, EP_BENCH_RANKS_MAX, fm_error_message());
         MPI_Abort(MPI_COMM_WORLD, 1);
     }
     int exit_status = 0;

@@ -4,16 +4,7 @@
 
 #include <mpi.h>
 
-#include "fathom/ep.h"
-#include "fm_bench.h"
-
-enum {
-    EP_MPI_RANKS_MAX = 4,
-    EP_MPI_HIDDEN = 7168,
-    EP_MPI_SCALES = EP_MPI_HIDDEN / FM_EP_SCALE_BLOCK,
-    EP_MPI_EXPERTS = 256,
-    EP_MPI_TOPK = 8
-};
+#include "bench_ep_shape.h"
 
 typedef struct ep_mpi_rank {
     MPI_Comm comm; /**< the ranks of the case */
@@ -34,8 +25,8 @@ typedef struct ep_mpi_rank {
     float *packed_scales, *packed_weights, *recv_weights;
     int32_t *packed_idx, *recv_idx;
     fm_bf16 *arrived; /**< [rows_max][hidden] */
-    int send_count[EP_MPI_RANKS_MAX], send_begin[EP_MPI_RANKS_MAX];
-    int recv_count[EP_MPI_RANKS_MAX], recv_begin[EP_MPI_RANKS_MAX];
+    int send_count[EP_BENCH_RANKS_MAX], send_begin[EP_BENCH_RANKS_MAX];
+    int recv_count[EP_BENCH_RANKS_MAX], recv_begin[EP_BENCH_RANKS_MAX];
     MPI_Win window;      /**< over recv_x, then recv_scales */
     MPI_Win back_window; /**< over arrived */
     MPI_Datatype row, scale_row, choice_row, bf16_row;

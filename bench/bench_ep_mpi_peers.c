@@ -3,12 +3,6 @@
 
 #include "bench_ep_mpi.h"
 
-enum { LANES = 16 };
-
-typedef float f32x16 __attribute__((vector_size(LANES * sizeof(float))));
-typedef uint32_t u32x16 __attribute__((vector_size(LANES * sizeof(uint32_t))));
-typedef uint16_t u16x16 __attribute__((vector_size(LANES * sizeof(uint16_t))));
-
 static MPI_Datatype make_row(int bytes)
 {
     MPI_Datatype row;
@@ -19,17 +13,17 @@ static MPI_Datatype make_row(int bytes)
 
 void ep_mpi_peers_create(ep_mpi_rank *self)
 {
-    self->row = make_row(EP_MPI_HIDDEN);
-    self->scale_row = make_row(EP_MPI_SCALES * (int)sizeof(float));
-    self->choice_row = make_row(EP_MPI_TOPK * (int)sizeof(float));
-    self->bf16_row = make_row(EP_MPI_HIDDEN * (int)sizeof(fm_bf16));
+    self->row = make_row(EP_BENCH_HIDDEN);
+    self->scale_row = make_row(EP_BENCH_SCALES * (int)sizeof(float));
+    self->choice_row = make_row(EP_BENCH_TOPK * (int)sizeof(float));
+    self->bf16_row = make_row(EP_BENCH_HIDDEN * (int)sizeof(fm_bf16));
     size_t rows = (size_t)self->ranks * (size_t)self->tokens;
     // Allocated by MPI, so that it can place them where its peers reach them directly.
-    MPI_Win_allocate((MPI_Aint)(rows * (EP_MPI_HIDDEN + EP_MPI_SCALES * sizeof(float))), 1, MPI_INFO_NULL,
+    MPI_Win_allocate((MPI_Aint)(rows * (EP_BENCH_HIDDEN + EP_BENCH_SCALES * sizeof(float))), 1, MPI_INFO_NULL,
                      self->comm, &self->recv_x, &self->window);
-    self->recv_scales = (float *)(void *)(self->recv_x + rows * EP_MPI_HIDDEN);
-    MPI_Win_create(self->y, (MPI_Aint)(rows * EP_MPI_HIDDEN * sizeof *self->y), 1, MPI_INFO_NULL, self->comm,
-                   &self->back_window);
+    self->recv_scales = (float *)(void *)(self->recv_x + rows * EP_BENCH_HIDDEN);
+    MPI_Win_create(self->y, (MPI_Aint)(rows * EP_BENCH_HIDDEN * sizeof *self->y), 1, MPI_INFO_NULL,
+                   self->comm, &self->back_window);
 }
 
 void ep_mpi_peers_free(ep_mpi_rank *self)
@@ -51,8 +45,8 @@ static fm_status check(int error)
 static unsigned ranks_of(const ep_mpi_rank *self, const int32_t *choice)
 {
     unsigned ranks = 0;
-    for (int k = 0; k < EP_MPI_TOPK; k++)
-        ranks |= 1U << choice[k] / (EP_MPI_EXPERTS / self->ranks);
+    for (int k = 0; k < EP_BENCH_TOPK; k++)
+        ranks |= 1U << choice[k] / (EP_BENCH_EXPERTS / self->ranks);
     return ranks;
 }
 
@@ -68,7 +62,7 @@ static fm_status exchange_counts(ep_mpi_rank *self)
 {
     memset(self->send_count, 0, sizeof self->send_count);
     for (size_t t = 0; t < (size_t)self->tokens; t++) {
-        unsigned ranks = ranks_of(self, self->topk_idx + t * EP_MPI_TOPK);
+        unsigned ranks = ranks_of(self, self->topk_idx + t * EP_BENCH_TOPK);
         for (int r = 0; r < self->ranks; r++)
             self->send_count[r] += (int)(ranks >> r & 1);
     }
@@ -87,22 +81,22 @@ static fm_status exchange(ep_mpi_rank *self, const void *from, void *to, MPI_Dat
 fm_status ep_mpi_alltoallv_dispatch(ep_mpi_rank *self)
 {
     FM_TRY(exchange_counts(self));
-    int next[EP_MPI_RANKS_MAX];
+    int next[EP_BENCH_RANKS_MAX];
     memcpy(next, self->send_begin, sizeof next);
     // Token by token, so that a row is read from memory once, however many ranks it goes to.
     for (size_t t = 0; t < (size_t)self->tokens; t++) {
-        unsigned ranks = ranks_of(self, self->topk_idx + t * EP_MPI_TOPK);
+        unsigned ranks = ranks_of(self, self->topk_idx + t * EP_BENCH_TOPK);
         for (int r = 0; r < self->ranks; r++) {
             if (!(ranks >> r & 1))
                 continue;
             size_t at = (size_t)next[r]++;
-            memcpy(self->packed + at * EP_MPI_HIDDEN, self->x + t * EP_MPI_HIDDEN, EP_MPI_HIDDEN);
-            memcpy(self->packed_scales + at * EP_MPI_SCALES, self->x_scales + t * EP_MPI_SCALES,
-                   EP_MPI_SCALES * sizeof(float));
-            memcpy(self->packed_idx + at * EP_MPI_TOPK, self->topk_idx + t * EP_MPI_TOPK,
-                   EP_MPI_TOPK * sizeof(int32_t));
-            memcpy(self->packed_weights + at * EP_MPI_TOPK, self->topk_weights + t * EP_MPI_TOPK,
-                   EP_MPI_TOPK * sizeof(float));
+            memcpy(self->packed + at * EP_BENCH_HIDDEN, self->x + t * EP_BENCH_HIDDEN, EP_BENCH_HIDDEN);
+            memcpy(self->packed_scales + at * EP_BENCH_SCALES, self->x_scales + t * EP_BENCH_SCALES,
+                   EP_BENCH_SCALES * sizeof(float));
+            memcpy(self->packed_idx + at * EP_BENCH_TOPK, self->topk_idx + t * EP_BENCH_TOPK,
+                   EP_BENCH_TOPK * sizeof(int32_t));
+            memcpy(self->packed_weights + at * EP_BENCH_TOPK, self->topk_weights + t * EP_BENCH_TOPK,
+                   EP_BENCH_TOPK * sizeof(float));
         }
     }
     FM_TRY(exchange(self, self->packed, self->recv_x, self->row));
@@ -120,56 +114,41 @@ fm_status ep_mpi_put_dispatch(ep_mpi_rank *self)
 {
     FM_TRY(exchange_counts(self));
     // Where this rank's rows begin at each receiver.
-    int next[EP_MPI_RANKS_MAX];
+    int next[EP_BENCH_RANKS_MAX];
     FM_TRY(check(MPI_Alltoall(self->recv_begin, 1, MPI_INT, next, 1, MPI_INT, self->comm)));
-    MPI_Aint scales_at = (MPI_Aint)((size_t)self->ranks * (size_t)self->tokens * EP_MPI_HIDDEN);
+    MPI_Aint scales_at = (MPI_Aint)((size_t)self->ranks * (size_t)self->tokens * EP_BENCH_HIDDEN);
     FM_TRY(check(MPI_Win_fence(MPI_MODE_NOPRECEDE, self->window)));
     for (size_t t = 0; t < (size_t)self->tokens; t++) {
-        unsigned ranks = ranks_of(self, self->topk_idx + t * EP_MPI_TOPK);
+        unsigned ranks = ranks_of(self, self->topk_idx + t * EP_BENCH_TOPK);
         for (int r = 0; r < self->ranks; r++) {
             if (!(ranks >> r & 1))
                 continue;
-            MPI_Aint at = next[r]++, scale_bytes = EP_MPI_SCALES * (MPI_Aint)sizeof(float);
-            FM_TRY(check(MPI_Put(self->x + t * EP_MPI_HIDDEN, 1, self->row, r, at * EP_MPI_HIDDEN, 1,
+            MPI_Aint at = next[r]++, scale_bytes = EP_BENCH_SCALES * (MPI_Aint)sizeof(float);
+            FM_TRY(check(MPI_Put(self->x + t * EP_BENCH_HIDDEN, 1, self->row, r, at * EP_BENCH_HIDDEN, 1,
                                  self->row, self->window)));
-            FM_TRY(check(MPI_Put(self->x_scales + t * EP_MPI_SCALES, 1, self->scale_row, r,
+            FM_TRY(check(MPI_Put(self->x_scales + t * EP_BENCH_SCALES, 1, self->scale_row, r,
                                  scales_at + at * scale_bytes, 1, self->scale_row, self->window)));
         }
     }
     return check(MPI_Win_fence(MPI_MODE_NOSTORE | MPI_MODE_NOSUCCEED, self->window));
 }
 
-static void add_row(const fm_bf16 *row, int is_first, float *sum)
-{
-    for (int i = 0; i < EP_MPI_HIDDEN; i += LANES) {
-        u16x16 codes;
-        memcpy(&codes, row + i, sizeof codes);
-        u32x16 bits = __builtin_convertvector(codes, u32x16) << 16;
-        f32x16 values, old = {0};
-        memcpy(&values, &bits, sizeof values);
-        if (!is_first)
-            memcpy(&old, sum + i, sizeof old);
-        old += values;
-        memcpy(sum + i, &old, sizeof old);
-    }
-}
-
 /** Sums what has arrived, by rank in the order of each token's lanes. Rows to a rank came back in the order they went. */
 static void reduce(ep_mpi_rank *self)
 {
-    int next[EP_MPI_RANKS_MAX], local = EP_MPI_EXPERTS / self->ranks;
+    int next[EP_BENCH_RANKS_MAX], local = EP_BENCH_EXPERTS / self->ranks;
     memcpy(next, self->send_begin, sizeof next);
     for (size_t t = 0; t < (size_t)self->tokens; t++) {
-        float sum[EP_MPI_HIDDEN];
+        float sum[EP_BENCH_HIDDEN];
         unsigned done = 0;
-        for (size_t k = 0; k < EP_MPI_TOPK; k++) {
-            int owner = self->topk_idx[t * EP_MPI_TOPK + k] / local;
+        for (size_t k = 0; k < EP_BENCH_TOPK; k++) {
+            int owner = self->topk_idx[t * EP_BENCH_TOPK + k] / local;
             if (done >> owner & 1)
                 continue;
-            add_row(self->arrived + (size_t)next[owner]++ * EP_MPI_HIDDEN, done == 0, sum);
+            ep_bench_sum_row(self->arrived + (size_t)next[owner]++ * EP_BENCH_HIDDEN, done == 0, sum);
             done |= 1U << owner;
         }
-        fm_base_f32_to_bf16(sum, EP_MPI_HIDDEN, self->out + t * EP_MPI_HIDDEN);
+        fm_base_f32_to_bf16(sum, EP_BENCH_HIDDEN, self->out + t * EP_BENCH_HIDDEN);
     }
 }
 
@@ -188,14 +167,14 @@ fm_status ep_mpi_alltoallv_combine(ep_mpi_rank *self)
 
 fm_status ep_mpi_get_combine(ep_mpi_rank *self)
 {
-    int theirs[EP_MPI_RANKS_MAX]; // where each holder keeps this rank's rows
+    int theirs[EP_BENCH_RANKS_MAX]; // where each holder keeps this rank's rows
     FM_TRY(check(MPI_Alltoall(self->recv_begin, 1, MPI_INT, theirs, 1, MPI_INT, self->comm)));
     FM_TRY(check(MPI_Win_fence(MPI_MODE_NOPRECEDE, self->back_window)));
     for (int r = 0; r < self->ranks; r++)
-        FM_TRY(
-            check(MPI_Get(self->arrived + (size_t)self->send_begin[r] * EP_MPI_HIDDEN, self->send_count[r],
-                          self->bf16_row, r, (MPI_Aint)theirs[r] * EP_MPI_HIDDEN * (MPI_Aint)sizeof(fm_bf16),
-                          self->send_count[r], self->bf16_row, self->back_window)));
+        FM_TRY(check(MPI_Get(self->arrived + (size_t)self->send_begin[r] * EP_BENCH_HIDDEN,
+                             self->send_count[r], self->bf16_row, r,
+                             (MPI_Aint)theirs[r] * EP_BENCH_HIDDEN * (MPI_Aint)sizeof(fm_bf16),
+                             self->send_count[r], self->bf16_row, self->back_window)));
     FM_TRY(check(MPI_Win_fence(MPI_MODE_NOSUCCEED, self->back_window)));
     reduce(self);
     return FM_OK;

@@ -4,12 +4,6 @@
 #include "bench_ep.h"
 #include "fathom/clock.h"
 
-enum { SCALES = EP_BENCH_HIDDEN / FM_EP_SCALE_BLOCK, LANES = 16 };
-
-typedef float f32x16 __attribute__((vector_size(LANES * sizeof(float))));
-typedef uint32_t u32x16 __attribute__((vector_size(LANES * sizeof(uint32_t))));
-typedef uint16_t u16x16 __attribute__((vector_size(LANES * sizeof(uint16_t))));
-
 /** Every rank has arrived `round` times. */
 static fm_status meet(ep_bench *bench)
 {
@@ -39,8 +33,8 @@ fm_status ep_bench_peer_dispatch(ep_bench *bench, int rank)
             if (goes_to(bench, self->topk_idx + t * EP_BENCH_TOPK, to)) {
                 memcpy(self->packed + (size_t)packed * EP_BENCH_HIDDEN, self->x + t * EP_BENCH_HIDDEN,
                        EP_BENCH_HIDDEN);
-                memcpy(self->packed_scales + (size_t)packed * SCALES, self->x_scales + t * SCALES,
-                       SCALES * sizeof(float));
+                memcpy(self->packed_scales + (size_t)packed * EP_BENCH_SCALES,
+                       self->x_scales + t * EP_BENCH_SCALES, EP_BENCH_SCALES * sizeof(float));
                 packed++;
             }
     }
@@ -53,26 +47,11 @@ fm_status ep_bench_peer_dispatch(ep_bench *bench, int rank)
                rows = (size_t)other->packed_begin[rank + 1] - first;
         memcpy(self->recv_x + at * EP_BENCH_HIDDEN, other->packed + first * EP_BENCH_HIDDEN,
                rows * EP_BENCH_HIDDEN);
-        memcpy(self->recv_scales + at * SCALES, other->packed_scales + first * SCALES,
-               rows * SCALES * sizeof(float));
+        memcpy(self->recv_scales + at * EP_BENCH_SCALES, other->packed_scales + first * EP_BENCH_SCALES,
+               rows * EP_BENCH_SCALES * sizeof(float));
         at += rows;
     }
     return meet(bench);
-}
-
-static void add_row(const fm_bf16 *row, int is_first, float *sum)
-{
-    for (int i = 0; i < EP_BENCH_HIDDEN; i += LANES) {
-        u16x16 codes;
-        memcpy(&codes, row + i, sizeof codes);
-        u32x16 bits = __builtin_convertvector(codes, u32x16) << 16;
-        f32x16 values, old = {0};
-        memcpy(&values, &bits, sizeof values);
-        if (!is_first)
-            memcpy(&old, sum + i, sizeof old);
-        old += values;
-        memcpy(sum + i, &old, sizeof old);
-    }
 }
 
 fm_status ep_bench_peer_combine(ep_bench *bench, int rank)
@@ -98,7 +77,7 @@ fm_status ep_bench_peer_combine(ep_bench *bench, int rank)
             int owner = self->topk_idx[t * EP_BENCH_TOPK + (size_t)k] / local;
             if (done[owner]++)
                 continue;
-            add_row(arrived + begin[owner]++ * EP_BENCH_HIDDEN, is_first, sum);
+            ep_bench_sum_row(arrived + begin[owner]++ * EP_BENCH_HIDDEN, is_first, sum);
             is_first = 0;
         }
         fm_base_f32_to_bf16(sum, EP_BENCH_HIDDEN, self->out + t * EP_BENCH_HIDDEN);
