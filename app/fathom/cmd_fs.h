@@ -3,7 +3,21 @@
 #define FM_CMD_FS_H
 
 #include "commands.h"
+#include "fathom/fs_cluster.h"
 
 extern const fm_command fm_cmd_fs_cluster; /* cmd_fs_cluster.c */
+extern const fm_command fm_cmd_fs_serve;   /* cmd_fs_serve.c */
+extern const fm_command fm_cmd_fs_node;    /* cmd_fs_members.c */
+extern const fm_command fm_cmd_fs_target;
+extern const fm_command fm_cmd_fs_chain;
+
+/** Serves until SIGINT, SIGTERM or fm_fs_cluster_stop(), and ends the cluster. `ready` (or -1) is told by a byte 0 that
+ * it serves, and closed. */
+fm_status fm_cmd_fs_serve_until_signal(fm_fs_cluster *cluster, int ready);
+
+/** Says to standard output why a chain, a node or a target stands as it does. FM_ERR_NOT_FOUND. cmd_fs_explain.c */
+fm_status fm_cmd_fs_explain_chain(const fm_fs_cluster_state *state, uint32_t chain);
+fm_status fm_cmd_fs_explain_node(const fm_fs_cluster_state *state, uint32_t node);
+fm_status fm_cmd_fs_explain_target(const fm_fs_cluster_state *state, uint32_t target);
 
 #endif

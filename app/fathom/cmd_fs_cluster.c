@@ -13,12 +13,11 @@
 #include "cmd_fs.h"
 #include "fathom/clock.h"
 #include "fathom/file.h"
-#include "fathom/fs_cluster.h"
 #include "fathom/mem.h"
 #include "fathom/table.h"
 
 struct cluster_options {
-    int64_t targets, replicas, target_bytes;
+    int64_t targets, replicas, nodes, target_bytes;
     int detach;
     double timeout_s;
 };
@@ -37,6 +36,9 @@ static const fm_option init_schema[] = {
      .help = "places that keep chunks, a directory each; 0: 3"},
     {"replicas", FM_OPTION_INT, FIELD(replicas), .value = "0", .min = 0, .max = FM_FS_CLUSTER_REPLICAS_MAX,
      .help = "of each chunk; the targets are a multiple of them; 0: 3, or the targets if fewer"},
+    {"nodes", FM_OPTION_INT, FIELD(nodes), .value = "0", .min = 0, .max = FM_FS_CLUSTER_TARGETS_MAX,
+     .help = "on which the targets are, as many on each; replicas of a chunk are on different ones; 0: one a "
+             "target"},
     {"target-bytes", FM_OPTION_SIZE, FIELD(target_bytes), .value = "0", .min = 0, .max = 0x1p50,
      .help = "the most that a target may hold; 0: 64 GiB"},
     {0},
@@ -49,7 +51,8 @@ static fm_status run_init(const fm_invocation *invocation, const void *given, in
     const fm_fs_cluster_options cluster = {.size = sizeof cluster,
                                            .targets = (uint32_t)options->targets,
                                            .replicas = (uint32_t)options->replicas,
-                                           .target_bytes = (uint64_t)options->target_bytes};
+                                           .target_bytes = (uint64_t)options->target_bytes,
+                                           .nodes = (uint32_t)options->nodes};
     return fm_fs_cluster_init(invocation->operands[0], &cluster);
 }
 
@@ -70,38 +73,19 @@ static const fm_command init_command = {
 
 /* up */
 
-static fm_fs_cluster *running;
-
-static void on_signal(int signal_number)
-{
-    (void)signal_number;
-    fm_fs_cluster_stop(running); // NOLINT(bugprone-signal-handler): its contract allows it
-}
-
-// Serves until a signal. `ready` (or -1) is told by one byte when the cluster is up, by a message when it cannot be.
+// `ready` (or -1) is told by one byte when the cluster is up, by a message when it cannot be.
 static fm_status serve(const char *dir, int ready)
 {
-    const struct sigaction action = {.sa_handler = on_signal};
-    fm_status status = fm_fs_cluster_up(dir, &running);
+    fm_fs_cluster *cluster;
+    fm_status status = fm_fs_cluster_up(dir, &cluster);
     if (status < 0) {
         if (ready >= 0 && write(ready, fm_error_message(), strlen(fm_error_message())) < 0)
             return status; // the parent sees that nothing came
         return status;
     }
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    if (ready >= 0) {
-        if (write(ready, "", 1) < 0)
-            status = fm_base_file_error(errno, "the process that waits for %s", dir);
-        close(ready);
-    } else {
+    if (ready < 0)
         fprintf(stderr, "fathom: %s is up; Ctrl-C or 'fathom fs cluster stop %s' ends it\n", dir, dir);
-    }
-    if (status == FM_OK)
-        status = fm_fs_cluster_run(running);
-    fm_fs_cluster_down(running);
-    running = NULL;
-    return status;
+    return fm_cmd_fs_serve_until_signal(cluster, ready);
 }
 
 // What the detached process was told to do with its standard streams: nothing may hold the terminal.

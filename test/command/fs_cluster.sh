@@ -4,7 +4,7 @@
 trap '"$fathom" fs cluster stop "$scratch/c" >/dev/null 2>/dev/null || true; rm -rf "$scratch"' EXIT
 
 expect 1 "$fathom" fs cluster status c
-says err.txt 'cluster.conf'
+says err.txt 'there is no cluster'
 expect 1 "$fathom" fs cluster init c --targets 4 --replicas 3
 says err.txt 'multiple'
 if ! "$fathom" fs cluster init lmdb 2>err.txt; then # built without the embedded store

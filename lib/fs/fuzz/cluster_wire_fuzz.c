@@ -40,6 +40,18 @@ static void routing(const uint8_t *data, size_t size)
     fm_fs_routing_clear(&routing);
 }
 
+static void reports(const uint8_t *data, size_t size)
+{
+    fm_fs_node_report *reports;
+    uint32_t count;
+    if (fm_fs_reports_decode(data, size, &reports, &count) < 0)
+        return;
+    fm_fs_buffer *bytes = fm_fs_reports_encode(reports, count);
+    expect(!bytes || bytes->size <= size); // addresses may hold bytes behind a 0
+    fm_fs_buffer_drop(bytes);
+    fm_base_mem_free(reports);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static fm_fs_heartbeat heartbeat;
@@ -48,6 +60,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fm_fs_change change;
     message(data, size);
     routing(data, size);
+    reports(data, size);
     if (fm_fs_heartbeat_decode(data, size, &heartbeat) == FM_OK)
         expect(fm_fs_heartbeat_encode(beat, &heartbeat) <= size);
     if (fm_fs_change_decode(data, size, &change) == FM_OK)

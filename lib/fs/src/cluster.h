@@ -41,7 +41,8 @@ typedef struct fm_fs_member {
 
 typedef struct fm_fs_chain {
     uint32_t id;
-    uint32_t version; // grows with every change
+    uint32_t version;   // grows with every change
+    uint32_t rotations; // how often acknowledged changes were given up: what was seen before need not hold
     uint32_t count;
     fm_fs_member members[FM_FS_REPLICAS_MAX]; // the head first
 } fm_fs_chain;
@@ -77,7 +78,7 @@ const fm_fs_chain *fm_fs_routing_chain(const fm_fs_routing *routing, uint32_t id
 const fm_fs_node_info *fm_fs_routing_node(const fm_fs_routing *routing, uint32_t id);
 size_t fm_fs_chain_encode(uint8_t *to, const fm_fs_chain *chain); // at most FM_FS_CHAIN_BYTES_MAX
 fm_status fm_fs_chain_decode(const uint8_t *bytes, size_t size, fm_fs_chain *out_chain, size_t *out_used);
-enum { FM_FS_CHAIN_BYTES_MAX = 12 + 9 * FM_FS_REPLICAS_MAX };
+enum { FM_FS_CHAIN_BYTES_MAX = 16 + 9 * FM_FS_REPLICAS_MAX };
 
 /* Messages */
 
@@ -94,7 +95,8 @@ enum fm_fs_method {
     // To a manager
     FM_FS_HEARTBEAT = 32, // args: fm_fs_heartbeat; the reply: fm_fs_heartbeat_reply
     FM_FS_ROUTING,        // args: known version (8); the reply's payload: routing, when there is a newer one
-    FM_FS_CHANGE          // args: fm_fs_change
+    FM_FS_CHANGE,         // args: fm_fs_change
+    FM_FS_REPORTS         // the reply's payload: what nodes said last
 };
 
 enum fm_fs_message_flag {
@@ -136,12 +138,14 @@ enum { FM_FS_SESSION_WIRE_BYTES = 48 };
 void fm_fs_session_encode(uint8_t *to, const fm_fs_session *session);
 fm_fs_session fm_fs_session_decode(const uint8_t *from);
 
-enum { FM_FS_TARGETS_MAX = 64, FM_FS_HEARTBEAT_BYTES_MAX = 20 + FM_FS_ADDRESS_MAX + 33 * FM_FS_TARGETS_MAX };
+enum { FM_FS_TARGETS_MAX = 64, FM_FS_HEARTBEAT_BYTES_MAX = 20 + FM_FS_ADDRESS_MAX + 45 * FM_FS_TARGETS_MAX };
 typedef struct fm_fs_report { // of one target
     uint32_t target;
     uint32_t chain_version; // that it knows
     uint8_t local;
+    fm_status health; // FM_OK, or why the target cannot be used; FM_ERR_BUSY: it is being opened
     uint64_t used_bytes;
+    uint64_t capacity_bytes;
     uint8_t identity[16]; // of its disk
 } fm_fs_report;
 typedef struct fm_fs_heartbeat {
@@ -157,11 +161,27 @@ fm_status fm_fs_heartbeat_decode(const void *bytes, size_t size, fm_fs_heartbeat
 // The reply to a heartbeat: version of the routing (8), the greatest incarnation known of the node (8).
 enum { FM_FS_HEARTBEAT_REPLY_BYTES = 16 };
 
+// The reply to FM_FS_REPORTS: what was heard of a node last.
+enum { FM_FS_NEVER = UINT32_MAX };
+typedef struct fm_fs_node_report {
+    uint32_t silent_ms;   // since then; FM_FS_NEVER: nothing yet by this manager
+    uint64_t other_disks; // bit i: report i's disk is not the one that was complete
+    fm_fs_heartbeat last; // only its node is set when nothing was heard
+} fm_fs_node_report;
+fm_fs_buffer *fm_fs_reports_encode(const fm_fs_node_report *reports, uint32_t count); // NULL: no memory
+// `*out_reports` is the caller's to free.
+fm_status fm_fs_reports_decode(const void *bytes, size_t size, fm_fs_node_report **out_reports,
+                               uint32_t *out_count);
+
+// Who asks may ask again when no answer comes: a change that is made already is no failure.
 enum fm_fs_change_kind {
     FM_FS_CHANGE_CHAIN,  // `chain`: a new one; its members begin as they are given
     FM_FS_CHANGE_DRAIN,  // `node` is drained (`value` 1) or not (0)
     FM_FS_CHANGE_MEMBER, // `chain.members[0]` joins the chain, OFFLINE (`value` 1), or leaves it (0)
-    FM_FS_CHANGE_ROTATE // the chain is restarted by the next member: the operator accepts that writes are lost
+    // The chain, of the given version, is restarted by the next member: the operator accepts that writes are lost.
+    FM_FS_CHANGE_ROTATE,
+    FM_FS_CHANGE_CHAIN_REMOVE, // `chain.id`, whose targets hold nothing
+    FM_FS_CHANGE_NODE_REMOVE   // `node`, which has no target in a chain
 };
 typedef struct fm_fs_change {
     uint8_t kind;

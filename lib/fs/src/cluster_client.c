@@ -14,6 +14,7 @@ static const int64_t ms = 1000000;
 
 struct floor {
     uint32_t chain;
+    uint32_t rotations; // of the chain: a floor from before the last one does not hold
     fm_fs_chunk_id id;
     uint64_t version;
 };
@@ -123,22 +124,29 @@ static struct floor *floor_of(fm_fs_client *client, const fm_fs_client_io *io)
     return &client->floors[(hash * 0x9E3779B97F4A7C15u) >> 54];
 }
 
-static int floor_is_of(const struct floor *floor, const fm_fs_client_io *io)
+static uint32_t rotations_of(const fm_fs_client *client, uint32_t id)
 {
-    return floor->chain == io->chain && fm_fs_chunk_id_compare(&floor->id, &io->id) == 0;
+    const fm_fs_chain *chain = fm_fs_routing_chain(&client->routing, id);
+    return chain ? chain->rotations : 0;
+}
+
+static int floor_is_of(const fm_fs_client *client, const struct floor *floor, const fm_fs_client_io *io)
+{
+    return floor->chain == io->chain && fm_fs_chunk_id_compare(&floor->id, &io->id) == 0 &&
+           floor->rotations == rotations_of(client, io->chain);
 }
 
 static uint64_t floor_read(fm_fs_client *client, const fm_fs_client_io *io)
 {
     const struct floor *floor = floor_of(client, io);
-    return floor_is_of(floor, io) ? floor->version : 0;
+    return floor_is_of(client, floor, io) ? floor->version : 0;
 }
 
 static void floor_raise(fm_fs_client *client, const fm_fs_client_io *io)
 {
     struct floor *floor = floor_of(client, io);
-    if (!floor_is_of(floor, io) || io->version > floor->version)
-        *floor = (struct floor){io->chain, io->id, io->version};
+    if (!floor_is_of(client, floor, io) || io->version > floor->version)
+        *floor = (struct floor){io->chain, io->rotations, io->id, io->version};
 }
 
 /* Operations */
@@ -290,6 +298,7 @@ static void send(fm_fs_client_io *io, const fm_fs_chain *chain, const fm_fs_memb
     }
     fm_fs_message_encode(args, &message);
     io->node = to->node;
+    io->rotations = chain->rotations;
     io->calling = 1;
     client->loads[io->node % LOADS]++;
     io->call = (fm_fs_call){.node = to->node,

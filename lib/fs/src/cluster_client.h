@@ -52,6 +52,7 @@ typedef struct fm_fs_client_io {
     uint32_t failures; // of replicas, so that another is chosen
     int unknown;       // a try may have been executed
     uint32_t node;
+    uint32_t rotations; // of the chain, as it was asked
     int calling;
     fm_fs_call call;
     fm_fs_timer timer;

@@ -174,6 +174,7 @@ size_t fm_fs_chain_encode(uint8_t *to, const fm_fs_chain *chain)
 {
     uint8_t *at = put_u32(to, chain->id);
     at = put_u32(at, chain->version);
+    at = put_u32(at, chain->rotations);
     at = put_u32(at, chain->count);
     for (uint32_t i = 0; i < chain->count; i++) {
         at = put_u32(at, chain->members[i].target);
@@ -187,6 +188,7 @@ static fm_status take_chain(struct cursor *in, fm_fs_chain *chain)
 {
     *chain = (fm_fs_chain){.id = take_u32(in)};
     chain->version = take_u32(in);
+    chain->rotations = take_u32(in);
     chain->count = take_u32(in);
     if (chain->count > FM_FS_REPLICAS_MAX)
         return wrong("a chain with too many members");
@@ -284,7 +286,7 @@ fm_status fm_fs_routing_decode(const uint8_t *bytes, size_t size, fm_fs_routing 
     routing.node_count = take_u32(&in);
     routing.chain_count = take_u32(&in);
     // Each takes some bytes, so a forged count cannot ask for more memory than its message is long.
-    if (in.dry || routing.node_count > in.left / 6 || routing.chain_count > in.left / 12)
+    if (in.dry || routing.node_count > in.left / 6 || routing.chain_count > in.left / 16)
         return wrong("counts that its size does not hold");
     fm_status status = take_all(&in, &routing);
     if (status < 0) {
@@ -341,7 +343,9 @@ size_t fm_fs_heartbeat_encode(uint8_t *to, const fm_fs_heartbeat *heartbeat)
         at = put_u32(at, report->target);
         at = put_u32(at, report->chain_version);
         at = put_u8(at, report->local);
+        at = put_u32(at, (uint32_t)report->health);
         at = put_u64(at, report->used_bytes);
+        at = put_u64(at, report->capacity_bytes);
         at = put_bytes(at, report->identity, 16);
     }
     return (size_t)(at - to);
@@ -369,10 +373,73 @@ fm_status fm_fs_heartbeat_decode(const void *bytes, size_t size, fm_fs_heartbeat
         report->target = take_u32(&in);
         report->chain_version = take_u32(&in);
         report->local = take_u8(&in);
+        report->health = (fm_status)take_u32(&in);
         report->used_bytes = take_u64(&in);
+        report->capacity_bytes = take_u64(&in);
         memcpy(report->identity, take(&in, 16), 16);
     }
     return in.dry || in.left ? wrong("a heartbeat of the wrong size") : FM_OK;
+}
+
+enum { NODE_REPORT_HEAD = 4 + 8 + 4 };
+
+fm_fs_buffer *fm_fs_reports_encode(const fm_fs_node_report *reports, uint32_t count)
+{
+    fm_fs_buffer *buffer =
+        fm_fs_buffer_new(8 + (size_t)count * (NODE_REPORT_HEAD + FM_FS_HEARTBEAT_BYTES_MAX));
+    if (!buffer)
+        return NULL;
+    uint8_t *at = put_u32(buffer->data, FM_FS_WIRE_VERSION);
+    at = put_u32(at, count);
+    for (uint32_t i = 0; i < count; i++) {
+        size_t length = fm_fs_heartbeat_encode(at + NODE_REPORT_HEAD, &reports[i].last);
+        at = put_u32(at, reports[i].silent_ms);
+        at = put_u64(at, reports[i].other_disks);
+        at = put_u32(at, (uint32_t)length) + length;
+    }
+    buffer->size = (size_t)(at - buffer->data);
+    return buffer;
+}
+
+static fm_status take_report(struct cursor *in, fm_fs_node_report *report)
+{
+    report->silent_ms = take_u32(in);
+    report->other_disks = take_u64(in);
+    uint32_t length = take_u32(in);
+    if (in->dry || length > in->left)
+        return wrong("a node's report that is cut off");
+    const uint8_t *bytes = in->at;
+    in->at += length;
+    in->left -= length;
+    return fm_fs_heartbeat_decode(bytes, length, &report->last);
+}
+
+fm_status fm_fs_reports_decode(const void *bytes, size_t size, fm_fs_node_report **out_reports,
+                               uint32_t *out_count)
+{
+    struct cursor in = {bytes, size, 0};
+    uint32_t version = take_u32(&in);
+    if (!in.dry && version != FM_FS_WIRE_VERSION)
+        return fm_base_error_set(FM_ERR_VERSION, "reports of wire version %u; this is version %d", version,
+                                 FM_FS_WIRE_VERSION);
+    uint32_t count = take_u32(&in);
+    if (in.dry || count > FM_FS_NODES_MAX || count > in.left / NODE_REPORT_HEAD)
+        return wrong("a count of reports that its size does not hold");
+    fm_fs_node_report *reports = fm_base_mem_zalloc(count + 1, sizeof *reports);
+    if (!reports)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the reports of %u nodes", count);
+    fm_status status = FM_OK;
+    for (uint32_t i = 0; i < count && status == FM_OK; i++)
+        status = take_report(&in, &reports[i]);
+    if (status == FM_OK && in.left)
+        status = wrong("bytes behind the reports");
+    if (status < 0) {
+        fm_base_mem_free(reports);
+        return status;
+    }
+    *out_reports = reports;
+    *out_count = count;
+    return FM_OK;
 }
 
 size_t fm_fs_change_encode(uint8_t *to, const fm_fs_change *change)
@@ -390,7 +457,7 @@ fm_status fm_fs_change_decode(const void *bytes, size_t size, fm_fs_change *out_
     change.value = take_u8(&in);
     change.node = take_u32(&in);
     FM_TRY(take_chain(&in, &change.chain));
-    if (in.left || change.kind > FM_FS_CHANGE_ROTATE)
+    if (in.left || change.kind > FM_FS_CHANGE_NODE_REMOVE)
         return wrong("an unknown change of the cluster");
     *out_change = change;
     return FM_OK;

@@ -1,4 +1,4 @@
-// The embedded cluster: one process, one directory. Node 1 is the manager; target t is on node 100 + t.
+// The services of a cluster: all in one process, or each in its own.
 #include "fathom/fs_cluster.h"
 
 #include <errno.h>
@@ -18,71 +18,43 @@
 #include "manager.h"
 #include "storage.h"
 
-enum { FIRST_NODE = 100, CONF_BYTES_MAX = 256 };
-
 static const int64_t ms = 1000000;
+static const uint64_t TARGET_BYTES = (uint64_t)64 << 30;
 
 struct service { // a storage node
-    fm_fs_cluster *cluster;
     fm_fs_runtime *runtime;
-    fm_fs_disk *disk;
     fm_fs_storage *storage;
 };
 
 struct fm_fs_cluster {
-    struct fm_fs_cluster_conf conf;
+    struct fm_fs_cluster_managers managers;
     fm_net_key key;
     int lock;
     fm_fs_kv *kv;
     fm_fs_host *host;
     fm_fs_runtime *manager_runtime;
     fm_fs_manager *manager;
+    fm_fs_disk *disks[FM_FS_CLUSTER_TARGETS_MAX];
+    uint32_t disk_count;
     struct service services[FM_FS_CLUSTER_TARGETS_MAX];
+    uint32_t service_count;
 };
-
-fm_status fm_fs_cluster_path(const char *dir, const char *name, char *out_path)
-{
-    int length = snprintf(out_path, FM_FS_CLUSTER_PATH_MAX, "%s/%s", dir, name);
-    if (length < 0 || length >= FM_FS_CLUSTER_PATH_MAX)
-        return fm_base_error_set(FM_ERR_LIMIT, "%s: expected at most %d characters", dir,
-                                 FM_FS_CLUSTER_PATH_MAX - 32);
-    return FM_OK;
-}
-
-fm_status fm_fs_cluster_conf_read(const char *dir, struct fm_fs_cluster_conf *out_conf)
-{
-    char path[FM_FS_CLUSTER_PATH_MAX];
-    char *text;
-    size_t length;
-    FM_TRY(fm_fs_cluster_path(dir, "cluster.conf", path));
-    FM_TRY(fm_base_file_read(path, CONF_BYTES_MAX, &text, &length));
-    struct fm_fs_cluster_conf conf = {0};
-    char line[CONF_BYTES_MAX + 1];
-    memcpy(line, text, length);
-    line[length] = 0;
-    fm_base_mem_free(text);
-    unsigned long long bytes = 0;
-    int got = sscanf(line, "fathom-cluster-1 targets %u replicas %u target_bytes %llu", &conf.targets,
-                     &conf.replicas, &bytes);
-    conf.target_bytes = bytes;
-    if (got != 3 || conf.targets < 1 || conf.targets > FM_FS_CLUSTER_TARGETS_MAX || conf.replicas < 1 ||
-        conf.targets % conf.replicas != 0)
-        return fm_base_error_set(
-            FM_ERR_FORMAT, "%s: expected \"fathom-cluster-1 targets N replicas R target_bytes B\"", path);
-    *out_conf = conf;
-    return FM_OK;
-}
 
 /* Init */
 
-static fm_status complete(const char *dir, const fm_fs_cluster_options *options,
+static fm_status complete(const char *dir, const fm_fs_cluster_options *given,
                           struct fm_fs_cluster_conf *conf)
 {
-    static const fm_fs_cluster_options none = {.size = sizeof none};
-    const fm_fs_cluster_options *given = options ? options : &none;
-    conf->targets = given->targets ? given->targets : 3;
-    conf->replicas = given->replicas ? given->replicas : conf->targets < 3 ? conf->targets : 3;
-    conf->target_bytes = given->target_bytes ? given->target_bytes : (uint64_t)64 << 30;
+    fm_fs_cluster_options options = {.size = sizeof options};
+    if (given && (given->size < sizeof given->size || given->size > sizeof options))
+        return fm_base_error_set(FM_ERR_ARG, "options->size is %zu; expected at most %zu", given->size,
+                                 sizeof options);
+    if (given)
+        memcpy(&options, given, given->size);
+    conf->targets = options.targets ? options.targets : 3;
+    conf->replicas = options.replicas ? options.replicas : conf->targets < 3 ? conf->targets : 3;
+    conf->nodes = options.nodes ? options.nodes : conf->targets;
+    conf->target_bytes = options.target_bytes ? options.target_bytes : TARGET_BYTES;
     if (conf->targets > FM_FS_CLUSTER_TARGETS_MAX)
         return fm_base_error_set(FM_ERR_ARG, "%s: %u targets; expected at most %d", dir, conf->targets,
                                  FM_FS_CLUSTER_TARGETS_MAX);
@@ -90,17 +62,25 @@ static fm_status complete(const char *dir, const fm_fs_cluster_options *options,
         return fm_base_error_set(
             FM_ERR_ARG, "%s: %u replicas on %u targets; expected at most %d, and targets a multiple of them",
             dir, conf->replicas, conf->targets, FM_FS_CLUSTER_REPLICAS_MAX);
+    if (conf->nodes < conf->replicas || conf->targets % conf->nodes != 0)
+        return fm_base_error_set(
+            FM_ERR_ARG,
+            "%s: %u targets on %u nodes; expected as many on each, and at least %u nodes, one for "
+            "each replica",
+            dir, conf->targets, conf->nodes, conf->replicas);
     return FM_OK;
 }
 
 static fm_status write_chains(fm_fs_kv_tx *tx, void *context)
 {
     const struct fm_fs_cluster_conf *conf = context;
+    uint32_t of_node = conf->targets / conf->nodes;
     for (uint32_t c = 0; c < conf->targets / conf->replicas; c++) {
         fm_fs_chain chain = {.id = c + 1, .version = 1, .count = conf->replicas};
         for (uint32_t r = 0; r < conf->replicas; r++) {
-            uint32_t target = c * conf->replicas + r + 1;
-            chain.members[r] = (fm_fs_member){target, FIRST_NODE + target, FM_FS_SERVING};
+            uint32_t place = c * conf->replicas + r; // goes round the nodes
+            uint32_t target = place % conf->nodes * of_node + place / conf->nodes + 1;
+            chain.members[r] = (fm_fs_member){target, fm_fs_cluster_node_of(conf, target), FM_FS_SERVING};
         }
         FM_TRY(fm_fs_manager_put_chain(tx, &chain));
     }
@@ -122,7 +102,6 @@ fm_status fm_fs_cluster_init(const char *dir, const fm_fs_cluster_options *optio
 {
     struct fm_fs_cluster_conf conf;
     char path[FM_FS_CLUSTER_PATH_MAX];
-    char text[CONF_BYTES_MAX];
     struct stat there;
     fm_net_key key;
     FM_TRY(complete(dir, options, &conf));
@@ -141,9 +120,7 @@ fm_status fm_fs_cluster_init(const char *dir, const fm_fs_cluster_options *optio
     FM_TRY(fm_fs_cluster_path(dir, "meta", key_path));
     FM_TRY(fm_base_dir_remove(key_path));
     FM_TRY(init_meta(dir, &conf));
-    int length = snprintf(text, sizeof text, "fathom-cluster-1 targets %u replicas %u target_bytes %llu\n",
-                          conf.targets, conf.replicas, (unsigned long long)conf.target_bytes);
-    return fm_base_file_save(path, text, (size_t)length);
+    return fm_fs_cluster_conf_write(dir, &conf);
 }
 
 /* Up */
@@ -160,11 +137,15 @@ static void serve_storage(void *context, fm_fs_request *request)
     fm_fs_storage_serve(service->storage, request);
 }
 
-static fm_status take_lock(fm_fs_cluster *cluster, const char *dir)
+// One process on a machine is the manager of this number.
+static fm_status take_lock(fm_fs_cluster *cluster, const char *dir, uint32_t manager)
 {
     char path[FM_FS_CLUSTER_PATH_MAX];
+    char name[32] = "lock";
     char pid[32];
-    FM_TRY(fm_fs_cluster_path(dir, "lock", path));
+    if (manager != 1)
+        snprintf(name, sizeof name, "lock-%u", manager);
+    FM_TRY(fm_fs_cluster_path(dir, name, path));
     cluster->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (cluster->lock < 0)
         return fm_base_file_error(errno, "%s", path);
@@ -178,10 +159,12 @@ static fm_status take_lock(fm_fs_cluster *cluster, const char *dir)
 
 fm_status fm_fs_cluster_process(const char *dir, int *out_pid)
 {
-    struct fm_fs_cluster_conf conf;
+    struct stat there;
     char path[FM_FS_CLUSTER_PATH_MAX];
     char pid[32] = "";
-    FM_TRY(fm_fs_cluster_conf_read(dir, &conf));
+    FM_TRY(fm_fs_cluster_path(dir, "key", path));
+    if (stat(path, &there) != 0)
+        return fm_base_file_error(errno, "%s: there is no cluster; its key", path);
     FM_TRY(fm_fs_cluster_path(dir, "lock", path));
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     int held = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0;
@@ -193,76 +176,215 @@ fm_status fm_fs_cluster_process(const char *dir, int *out_pid)
     return FM_OK;
 }
 
-static fm_status start_target(fm_fs_cluster *cluster, const char *dir, uint32_t target)
+static fm_status open_disk(fm_fs_cluster *cluster, const char *dir, uint32_t target, uint64_t bytes,
+                           fm_fs_storage_disk *out_disk)
 {
-    static const uint32_t managers[] = {1};
-    struct service *service = &cluster->services[target - 1];
     char name[32];
     char path[FM_FS_CLUSTER_PATH_MAX];
+    fm_fs_disk **disk = &cluster->disks[cluster->disk_count];
     snprintf(name, sizeof name, "target-%u", target);
     FM_TRY(fm_fs_cluster_path(dir, name, path));
-    FM_TRY(
-        fm_fs_disk_open(fm_fs_host_loop(cluster->host), path, cluster->conf.target_bytes, 0, &service->disk));
-    FM_TRY(fm_fs_host_node(cluster->host, FIRST_NODE + target, serve_storage, service, &service->runtime));
+    FM_TRY(fm_fs_disk_open(fm_fs_host_loop(cluster->host), path, bytes, 0, disk));
+    cluster->disk_count++;
     // A directory that is empty is a new disk: it is formatted, and filled from the other replicas.
-    fm_fs_storage_disk disk = {.target = target, .disk = service->disk, .format = 1};
-    if (getrandom(disk.identity, sizeof disk.identity, 0) != (ssize_t)sizeof disk.identity)
+    *out_disk = (fm_fs_storage_disk){.target = target, .disk = *disk, .format = 1};
+    if (getrandom(out_disk->identity, sizeof out_disk->identity, 0) != (ssize_t)sizeof out_disk->identity)
         return fm_base_error_set(FM_ERR_IO, "the system gives no random numbers");
+    return FM_OK;
+}
+
+static fm_status start_node(fm_fs_cluster *cluster, const char *dir, uint32_t node, const uint32_t *targets,
+                            uint32_t count, uint64_t bytes)
+{
+    fm_fs_storage_disk disks[FM_FS_CLUSTER_TARGETS_MAX];
+    struct service *service = &cluster->services[cluster->service_count++];
+    for (uint32_t i = 0; i < count; i++)
+        FM_TRY(open_disk(cluster, dir, targets[i], bytes, &disks[i]));
+    FM_TRY(fm_fs_host_node(cluster->host, node, serve_storage, service, &service->runtime));
     const fm_fs_storage_options options = {.address = fm_fs_host_address(cluster->host),
-                                           .managers = managers,
-                                           .manager_count = 1,
+                                           .managers = cluster->managers.nodes,
+                                           .manager_count = cluster->managers.count,
                                            .incarnation = fm_base_clock_unix_ns(),
                                            .heartbeat_ns = 200 * ms,
                                            .lease_ns = 2000 * ms,
                                            .call_timeout_ns = 5000 * ms,
                                            .scrub_ns = 1000 * ms};
-    return fm_fs_storage_new(service->runtime, &options, &disk, 1, &service->storage);
+    return fm_fs_storage_new(service->runtime, &options, disks, count, &service->storage);
 }
 
-static fm_status start(fm_fs_cluster *cluster, const char *dir)
+static fm_status start_manager(fm_fs_cluster *cluster, const char *dir, uint32_t node, const char *store)
 {
     char path[FM_FS_CLUSTER_PATH_MAX + 8];
-    FM_TRY(take_lock(cluster, dir));
-    FM_TRY(fm_fs_cluster_path(dir, "key", path));
-    FM_TRY(fm_net_key_read(path, &cluster->key));
+    FM_TRY(take_lock(cluster, dir, node));
     snprintf(path, sizeof path, "lmdb:%s/meta", dir);
-    FM_TRY(fm_fs_kv_open(path, NULL, &cluster->kv));
+    FM_TRY(fm_fs_kv_open(store ? store : path, NULL, &cluster->kv));
     FM_TRY(fm_fs_host_new(&cluster->key, cluster->kv, &cluster->host));
-    // Clients connect from other directories: the address that the nodes tell is a whole path.
-    char *whole = realpath(dir, NULL);
-    if (!whole)
-        return fm_base_file_error(errno, "%s", dir);
-    int length = snprintf(path, sizeof path, "unix:%s/socket", whole);
-    free(whole);
-    if (length > FM_FS_ADDRESS_MAX)
-        return fm_base_error_set(FM_ERR_LIMIT, "%s: expected a path of at most %d bytes", dir,
-                                 FM_FS_ADDRESS_MAX - (int)strlen("unix:/socket"));
-    FM_TRY(fm_fs_host_listen(cluster->host, path));
-    FM_TRY(fm_fs_host_node(cluster->host, 1, serve_manager, cluster, &cluster->manager_runtime));
+    FM_TRY(fm_fs_host_node(cluster->host, node, serve_manager, cluster, &cluster->manager_runtime));
     const fm_fs_manager_options options = {
         .lease_ns = 3000 * ms, .tick_ns = 100 * ms, .node_timeout_ns = 6000 * ms};
-    FM_TRY(fm_fs_manager_new(cluster->manager_runtime, &options, &cluster->manager));
-    for (uint32_t target = 1; target <= cluster->conf.targets; target++)
-        FM_TRY(start_target(cluster, dir, target));
+    return fm_fs_manager_new(cluster->manager_runtime, &options, &cluster->manager);
+}
+
+// The targets that cluster.conf gives a node.
+static uint32_t targets_of(const struct fm_fs_cluster_conf *conf, uint32_t node, uint32_t *out_targets)
+{
+    uint32_t count = 0;
+    for (uint32_t target = 1; target <= conf->targets; target++)
+        if (fm_fs_cluster_node_of(conf, target) == node)
+            out_targets[count++] = target;
+    return count;
+}
+
+static fm_status new_cluster(const char *dir, fm_fs_cluster **out_cluster)
+{
+    char path[FM_FS_CLUSTER_PATH_MAX];
+    fm_fs_cluster *cluster = fm_base_mem_zalloc(1, sizeof *cluster);
+    if (!cluster)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a cluster");
+    cluster->lock = -1;
+    *out_cluster = cluster;
+    FM_TRY(fm_fs_cluster_path(dir, "key", path));
+    return fm_net_key_read(path, &cluster->key);
+}
+
+/* All in one */
+
+static fm_status start_all(fm_fs_cluster *cluster, const char *dir)
+{
+    struct fm_fs_cluster_conf conf;
+    char path[FM_FS_CLUSTER_PATH_MAX];
+    char address[FM_FS_ADDRESS_MAX + 1];
+    FM_TRY(fm_fs_cluster_conf_read(dir, &conf));
+    FM_TRY(fm_fs_cluster_path(dir, "managers", path));
+    if (access(path, F_OK) == 0)
+        return fm_base_error_set(FM_ERR_STATE,
+                                 "%s: its managers are named by a file; serve each service apart", dir);
+    cluster->managers = (struct fm_fs_cluster_managers){.count = 1, .nodes = {1}};
+    FM_TRY(start_manager(cluster, dir, 1, NULL));
+    FM_TRY(fm_fs_cluster_socket(dir, "socket", address));
+    FM_TRY(fm_fs_host_listen(cluster->host, address));
+    for (uint32_t node = FM_FS_FIRST_STORAGE; node < FM_FS_FIRST_STORAGE + conf.nodes; node++) {
+        uint32_t targets[FM_FS_CLUSTER_TARGETS_MAX];
+        uint32_t count = targets_of(&conf, node, targets);
+        FM_TRY(start_node(cluster, dir, node, targets, count, conf.target_bytes));
+    }
     return FM_OK;
 }
 
 fm_status fm_fs_cluster_up(const char *dir, fm_fs_cluster **out_cluster)
 {
+    fm_fs_cluster *cluster = NULL;
     struct fm_fs_cluster_conf conf;
-    FM_TRY(fm_fs_cluster_conf_read(dir, &conf));
-    fm_fs_cluster *cluster = fm_base_mem_zalloc(1, sizeof *cluster);
-    if (!cluster)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a cluster");
-    cluster->conf = conf;
-    cluster->lock = -1;
-    fm_status status = start(cluster, dir);
+    FM_TRY(fm_fs_cluster_conf_read(dir, &conf)); // says best what is missing
+    fm_status status = new_cluster(dir, &cluster);
+    if (status == FM_OK)
+        status = start_all(cluster, dir);
     if (status < 0) {
         fm_fs_cluster_down(cluster);
         return status;
     }
     *out_cluster = cluster;
     return FM_OK;
+}
+
+/* One service */
+
+static fm_status listen_at(fm_fs_cluster *cluster, const char *address)
+{
+    FM_TRY(fm_fs_host_listen(cluster->host, address));
+    const char *bound = fm_fs_host_address(cluster->host);
+    fm_net_address parsed;
+    FM_TRY(fm_net_address_parse(bound, &parsed));
+    if (strcmp(parsed.host, "*") == 0 || strcmp(parsed.host, "0.0.0.0") == 0 ||
+        strcmp(parsed.host, "::") == 0)
+        return fm_base_error_set(FM_ERR_ARG, "%s: others cannot reach that; name this machine's address",
+                                 address);
+    if (strlen(bound) > FM_FS_ADDRESS_MAX)
+        return fm_base_error_set(FM_ERR_LIMIT, "%s: expected an address of at most %d bytes", bound,
+                                 FM_FS_ADDRESS_MAX);
+    return FM_OK;
+}
+
+static fm_status serve_one_manager(fm_fs_cluster *cluster, const char *dir,
+                                   const fm_fs_serve_options *options)
+{
+    const struct fm_fs_cluster_managers *managers = &cluster->managers;
+    uint32_t place = 0;
+    while (place < managers->count && managers->nodes[place] != options->node)
+        place++;
+    if (place == managers->count)
+        return fm_base_error_set(FM_ERR_ARG,
+                                 "%s: %u is no manager there; expected one of the file managers, "
+                                 "or 1 without it",
+                                 dir, options->node);
+    FM_TRY(start_manager(cluster, dir, options->node, options->store));
+    return listen_at(cluster, options->listen ? options->listen : managers->addresses[place]);
+}
+
+static fm_status serve_one_node(fm_fs_cluster *cluster, const char *dir, const fm_fs_serve_options *options)
+{
+    struct fm_fs_cluster_conf conf = {0};
+    uint32_t own[FM_FS_CLUSTER_TARGETS_MAX];
+    const uint32_t *targets = options->targets;
+    uint32_t count = options->target_count;
+    uint64_t bytes = options->target_bytes;
+    char address[FM_FS_ADDRESS_MAX + 1];
+    char name[32];
+    if (options->node < FM_FS_FIRST_STORAGE || count > FM_FS_CLUSTER_TARGETS_MAX)
+        return fm_base_error_set(FM_ERR_ARG,
+                                 "node %u with %u targets; expected a node from %d on, at most %d",
+                                 options->node, count, FM_FS_FIRST_STORAGE, FM_FS_CLUSTER_TARGETS_MAX);
+    if (!targets || !bytes) {
+        fm_status status = fm_fs_cluster_conf_read(dir, &conf);
+        if (status < 0 && (status != FM_ERR_NOT_FOUND || !targets))
+            return status;
+        bytes = bytes ? bytes : conf.target_bytes ? conf.target_bytes : TARGET_BYTES;
+    }
+    if (!targets) {
+        count = targets_of(&conf, options->node, own);
+        targets = own;
+    }
+    if (!count)
+        return fm_base_error_set(FM_ERR_ARG, "%s: cluster.conf gives node %u no targets; name them", dir,
+                                 options->node);
+    FM_TRY(fm_fs_host_new(&cluster->key, NULL, &cluster->host));
+    for (uint32_t i = 0; i < cluster->managers.count; i++)
+        FM_TRY(fm_fs_host_know(cluster->host, cluster->managers.nodes[i], cluster->managers.addresses[i]));
+    snprintf(name, sizeof name, "socket-%u", options->node);
+    if (!options->listen)
+        FM_TRY(fm_fs_cluster_socket(dir, name, address));
+    FM_TRY(listen_at(cluster, options->listen ? options->listen : address));
+    return start_node(cluster, dir, options->node, targets, count, bytes);
+}
+
+fm_status fm_fs_cluster_serve(const char *dir, const fm_fs_serve_options *given, fm_fs_cluster **out_cluster)
+{
+    fm_fs_serve_options options = {.size = sizeof options};
+    fm_fs_cluster *cluster = NULL;
+    if (given->size < sizeof given->size || given->size > sizeof options)
+        return fm_base_error_set(FM_ERR_ARG, "options->size is %zu; expected at most %zu", given->size,
+                                 sizeof options);
+    memcpy(&options, given, given->size);
+    if (options.role != FM_FS_MANAGER && options.role != FM_FS_STORAGE)
+        return fm_base_error_set(FM_ERR_ARG, "role %d; expected FM_FS_MANAGER or FM_FS_STORAGE",
+                                 (int)options.role);
+    fm_status status = new_cluster(dir, &cluster);
+    if (status == FM_OK)
+        status = fm_fs_cluster_managers_read(dir, &cluster->managers);
+    if (status == FM_OK)
+        status = options.role == FM_FS_MANAGER ? serve_one_manager(cluster, dir, &options)
+                                               : serve_one_node(cluster, dir, &options);
+    if (status < 0) {
+        fm_fs_cluster_down(cluster);
+        return status;
+    }
+    *out_cluster = cluster;
+    return FM_OK;
+}
+
+const char *fm_fs_cluster_address(const fm_fs_cluster *cluster)
+{
+    return fm_fs_host_address(cluster->host);
 }
 
 fm_status fm_fs_cluster_run(fm_fs_cluster *cluster)
@@ -280,11 +402,11 @@ void fm_fs_cluster_down(fm_fs_cluster *cluster)
     if (!cluster)
         return;
     fm_fs_host_end(cluster->host);
-    for (uint32_t i = 0; i < FM_FS_CLUSTER_TARGETS_MAX; i++) {
-        // What the kernel still writes comes to its end before the memory goes.
-        fm_fs_disk_close(cluster->services[i].disk);
+    // What the kernel still writes comes to its end before the memory goes.
+    for (uint32_t i = 0; i < cluster->disk_count; i++)
+        fm_fs_disk_close(cluster->disks[i]);
+    for (uint32_t i = 0; i < cluster->service_count; i++)
         fm_fs_storage_free(cluster->services[i].storage);
-    }
     fm_fs_manager_free(cluster->manager);
     fm_fs_host_free(cluster->host);
     fm_fs_kv_close(cluster->kv);

@@ -1,18 +1,38 @@
-// What the embedded cluster and its client share: the directory.
+// What the cluster's services and its clients share: the directory.
 #ifndef FATHOM_FS_CLUSTER_PRIVATE_H
 #define FATHOM_FS_CLUSTER_PRIVATE_H
 
+#include "cluster.h"
 #include "fathom/fs_cluster.h"
 
-enum { FM_FS_CLUSTER_PATH_MAX = 512 };
+enum {
+    FM_FS_CLUSTER_PATH_MAX = 512,
+    FM_FS_MANAGERS_MAX = 9,
+    FM_FS_FIRST_STORAGE = 101 // nodes below are managers
+};
 
 struct fm_fs_cluster_conf {
-    uint32_t targets, replicas; // chain c is targets c * replicas + 1 and those that follow
+    uint32_t targets, replicas, nodes;
     uint64_t target_bytes;
 };
 
+struct fm_fs_cluster_managers {
+    uint32_t count;
+    uint32_t nodes[FM_FS_MANAGERS_MAX];
+    char addresses[FM_FS_MANAGERS_MAX][FM_FS_ADDRESS_MAX + 1];
+};
+
 fm_status fm_fs_cluster_conf_read(const char *dir, struct fm_fs_cluster_conf *out_conf);
+fm_status fm_fs_cluster_conf_write(const char *dir, const struct fm_fs_cluster_conf *conf);
+fm_status fm_fs_cluster_managers_read(const char *dir, struct fm_fs_cluster_managers *out_managers);
 // `out_path` has FM_FS_CLUSTER_PATH_MAX bytes. FM_ERR_LIMIT.
 fm_status fm_fs_cluster_path(const char *dir, const char *name, char *out_path);
+// The address of a socket in the directory, a whole path: who reads it may be elsewhere. It has FM_FS_ADDRESS_MAX + 1 bytes.
+fm_status fm_fs_cluster_socket(const char *dir, const char *name, char *out_address);
+
+static inline uint32_t fm_fs_cluster_node_of(const struct fm_fs_cluster_conf *conf, uint32_t target)
+{
+    return FM_FS_FIRST_STORAGE + (target - 1) / (conf->targets / conf->nodes);
+}
 
 #endif

@@ -1,9 +1,10 @@
 #include "host.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <sys/random.h>
 
-enum { HEAD_BYTES = 8, NODES_MAX = 512, ARGS_MAX = 8192 };
+enum { HEAD_BYTES = 8, NODES_MAX = 512, ARGS_MAX = 8192, MESSAGE_BYTES = 1024 };
 
 // A request as both ends have it: to (4), from (4), args. A reply: status (4), args.
 
@@ -612,10 +613,8 @@ void fm_fs_host_end(fm_fs_host *host)
     }
 }
 
-void fm_fs_host_free(fm_fs_host *host)
+static void free_all(fm_fs_host *host)
 {
-    if (!host)
-        return;
     fm_fs_host_end(host);
     for (uint32_t i = 0; host->loop && i < host->peer_count; i++) {
         fm_net_dialer_free(host->peers[i]->dialer);
@@ -647,6 +646,17 @@ void fm_fs_host_free(fm_fs_host *host)
     pthread_cond_destroy(&host->changed);
     fm_net_key_clear(&host->key);
     fm_base_mem_free(host);
+}
+
+void fm_fs_host_free(fm_fs_host *host)
+{
+    if (!host)
+        return;
+    // Who frees after a failure wants to know of that one, not of what the end of its connections says.
+    char message[MESSAGE_BYTES];
+    snprintf(message, sizeof message, "%s", fm_error_message());
+    free_all(host);
+    fm_base_error_set(FM_ERR_CANCELLED, "%s", message);
 }
 
 fm_net_loop *fm_fs_host_loop(fm_fs_host *host)

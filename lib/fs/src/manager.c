@@ -1,5 +1,7 @@
 #include "manager.h"
 
+#include "cluster_change.h"
+
 enum {
     CHAINS_AT_ONCE = 16,  // in one transaction: each is two writes or a few more
     MEMBERS_AT_ONCE = 64, // with the rest below FM_FS_KV_OPS_MAX
@@ -43,6 +45,8 @@ struct transaction {
     struct identity identities[MEMBERS_AT_ONCE];
     int has_node;
     fm_fs_node_info node;
+    uint32_t node_removed; // 0: none
+    uint32_t chain_removed;
 
     fm_fs_routing routing; // LOAD
     struct identity *targets;
@@ -210,6 +214,10 @@ static fm_status write_closure(fm_fs_kv_tx *kv, void *context)
         memcpy(value + 1, tx->node.address, length);
         FM_TRY(fm_fs_kv_put(kv, key_of('n', tx->node.id, key), (fm_fs_kv_bytes){value, 1 + length}));
     }
+    if (tx->node_removed)
+        FM_TRY(fm_fs_kv_delete(kv, key_of('n', tx->node_removed, key)));
+    if (tx->chain_removed)
+        FM_TRY(fm_fs_kv_delete(kv, key_of('c', tx->chain_removed, key)));
     fm_put_le64(value, tx->version + 1);
     return fm_fs_kv_put(kv, version_key, (fm_fs_kv_bytes){value, 8});
 }
@@ -387,8 +395,9 @@ static int64_t now(const fm_fs_manager *manager)
 
 static void answer_change(fm_fs_manager *manager, fm_status status)
 {
+    const char *why = status < 0 ? fm_error_message() : "";
     if (manager->change)
-        fm_fs_reply(manager->runtime, manager->change, status, NULL, 0, NULL);
+        fm_fs_reply(manager->runtime, manager->change, status, why, strlen(why), NULL);
     manager->change = NULL;
 }
 
@@ -452,7 +461,11 @@ static void load_done(fm_fs_manager *manager, fm_status status)
 // Whatever was written, it is read back: one way for success, failure and an unknown outcome.
 static void write_done(fm_fs_manager *manager, fm_status status)
 {
-    answer_change(manager, status == FM_ERR_STATE ? FM_ERR_FS_CONFLICT : status);
+    // A fence or another version stopped it, in another thread: its message is not here.
+    if (status < 0)
+        status = fm_base_error_set(status == FM_ERR_STATE ? FM_ERR_FS_CONFLICT : status,
+                                   "the change was not written; look again, and ask again");
+    answer_change(manager, status);
     begin_work(manager, LOAD, load_closure);
 }
 
@@ -552,74 +565,55 @@ static void begin_write(fm_fs_manager *manager)
     begin_work(manager, WRITE, write_closure);
 }
 
-static fm_status change_member(const fm_fs_chain *old, const fm_fs_change *change, fm_fs_chain *chain)
+// A chain that is taken away takes its chunks along, so there must be none.
+static fm_status check_empty(fm_fs_manager *manager, const fm_fs_chain *chain)
 {
-    const fm_fs_member *member = &change->chain.members[0];
-    uint32_t at = 0;
-    while (at < old->count && old->members[at].target != member->target)
-        at++;
-    *chain = *old;
-    chain->version++;
-    if (change->value) {
-        if (at < old->count || old->count == FM_FS_REPLICAS_MAX || change->chain.count != 1)
-            return fm_base_error_set(FM_ERR_ARG, "target %u cannot join chain %u", member->target, old->id);
-        chain->members[chain->count] = *member;
-        chain->members[chain->count++].state = FM_FS_OFFLINE;
-        return FM_OK;
+    for (uint32_t m = 0; m < chain->count; m++) {
+        const fm_fs_report *report = report_of(manager, &chain->members[m]);
+        if (!report || report->health < 0)
+            return fm_base_error_set(FM_ERR_STATE, "chain %u: what target %u holds is not known", chain->id,
+                                     chain->members[m].target);
+        if (report->used_bytes > 0)
+            return fm_base_error_set(FM_ERR_STATE, "chain %u: target %u holds %llu bytes", chain->id,
+                                     chain->members[m].target, (unsigned long long)report->used_bytes);
     }
-    if (at == old->count || (old->members[at].state & (FM_FS_SERVING | FM_FS_LASTSRV)))
-        return fm_base_error_set(FM_ERR_STATE,
-                                 "target %u serves chain %u, or is not in it; drain its node first",
-                                 member->target, old->id);
-    chain->count--;
-    memmove(&chain->members[at], &chain->members[at + 1], (chain->count - at) * sizeof *chain->members);
     return FM_OK;
 }
 
-// The last-serving replicas are given up: the next one, whatever it lacks, is made the one that may restart.
-static fm_status change_rotate(const fm_fs_chain *old, fm_fs_chain *chain)
+// A node that lives would be back with its next heartbeat.
+static fm_status check_silent(fm_fs_manager *manager, uint32_t id)
 {
-    if (!old->count || old->members[0].state != FM_FS_LASTSRV)
-        return fm_base_error_set(FM_ERR_STATE, "chain %u does not wait for a last-serving target", old->id);
-    *chain = *old;
-    chain->version++;
-    fm_fs_member first = chain->members[0];
-    memmove(&chain->members[0], &chain->members[1], (chain->count - 1) * sizeof *chain->members);
-    chain->members[chain->count - 1] = first;
-    for (uint32_t i = 0; i < chain->count; i++)
-        chain->members[i].state = i == 0 ? FM_FS_LASTSRV : FM_FS_OFFLINE;
+    struct node *node = node_find(manager, id);
+    if (!node)
+        return FM_OK;
+    if (node->heard && now(manager) - node->heard_ns <= manager->options.node_timeout_ns)
+        return fm_base_error_set(FM_ERR_STATE, "node %u is alive; end its process first", id);
+    node->heard = 0; // what it said once does not bring it back
     return FM_OK;
 }
 
-static fm_status plan_change(fm_fs_manager *manager, const fm_fs_request *request)
+// Fills in what to write. `*out_any` 0: it is so already.
+static fm_status plan_change(fm_fs_manager *manager, const fm_fs_request *request, int *out_any)
 {
     struct transaction *tx = &manager->tx;
     fm_fs_change change;
+    fm_fs_plan plan;
     FM_TRY(fm_fs_change_decode(request->args, request->args_bytes, &change));
+    FM_TRY(fm_fs_change_plan(&manager->routing, &change, &plan));
+    if (plan.chain_removed)
+        FM_TRY(check_empty(manager, &plan.chain));
+    if (plan.node_removed)
+        FM_TRY(check_silent(manager, plan.node_removed));
     tx_clear(tx);
-    if (change.kind == FM_FS_CHANGE_DRAIN) {
-        const fm_fs_node_info *node = fm_fs_routing_node(&manager->routing, change.node);
-        if (!node)
-            return fm_base_error_set(FM_ERR_NOT_FOUND, "there is no node %u", change.node);
-        tx->has_node = 1;
-        tx->node = *node;
-        tx->node.draining = change.value;
-        return FM_OK;
-    }
-    const fm_fs_chain *old = fm_fs_routing_chain(&manager->routing, change.chain.id);
-    tx->chain_count = 1;
-    if (change.kind == FM_FS_CHANGE_CHAIN) {
-        if (old)
-            return fm_base_error_set(FM_ERR_EXISTS, "there is a chain %u", change.chain.id);
-        tx->chains[0] = change.chain;
-        tx->chains[0].version = 1;
-        return FM_OK;
-    }
-    if (!old)
-        return fm_base_error_set(FM_ERR_NOT_FOUND, "there is no chain %u", change.chain.id);
-    tx->old_versions[0] = old->version;
-    return change.kind == FM_FS_CHANGE_MEMBER ? change_member(old, &change, &tx->chains[0])
-                                              : change_rotate(old, &tx->chains[0]);
+    tx->has_node = plan.has_node;
+    tx->node = plan.node;
+    tx->node_removed = plan.node_removed;
+    tx->chain_count = plan.has_chain;
+    tx->chains[0] = plan.chain;
+    tx->old_versions[0] = plan.old_version;
+    tx->chain_removed = plan.chain_removed ? plan.chain.id : 0;
+    *out_any = tx->has_node || tx->node_removed || tx->chain_count || tx->chain_removed;
+    return FM_OK;
 }
 
 static void next_work(fm_fs_manager *manager)
@@ -637,9 +631,10 @@ static void next_work(fm_fs_manager *manager)
         return;
     }
     while (manager->change_count > 0) {
+        int any = 0;
         manager->change = manager->changes[--manager->change_count];
-        fm_status status = plan_change(manager, manager->change);
-        if (status == FM_OK) {
+        fm_status status = plan_change(manager, manager->change, &any);
+        if (any) {
             begin_write(manager);
             return;
         }
@@ -727,6 +722,35 @@ static void serve_routing(fm_fs_manager *manager, fm_fs_request *request)
     fm_fs_buffer_drop(routing);
 }
 
+// What was heard of one node.
+static fm_fs_node_report report_node(fm_fs_manager *manager, const struct node *node)
+{
+    fm_fs_node_report out = {.silent_ms = FM_FS_NEVER, .last = {.node = node->id}};
+    if (!node->heard)
+        return out;
+    int64_t silent = (now(manager) - node->heard_ns) / 1000000;
+    out.silent_ms = silent < FM_FS_NEVER ? (uint32_t)silent : FM_FS_NEVER - 1;
+    out.last = node->last;
+    for (uint32_t i = 0; i < node->last.count; i++)
+        out.other_disks |= (uint64_t)is_other_disk(manager, &node->last.reports[i]) << i;
+    return out;
+}
+
+static void serve_reports(fm_fs_manager *manager, fm_fs_request *request)
+{
+    fm_fs_node_report *reports = fm_base_mem_alloc((manager->node_count + 1) * sizeof *reports);
+    fm_fs_buffer *payload = NULL;
+    for (uint32_t i = 0; reports && i < manager->node_count; i++)
+        reports[i] = report_node(manager, &manager->nodes[i]);
+    if (reports)
+        payload = fm_fs_reports_encode(reports, manager->node_count);
+    fm_base_mem_free(reports);
+    fm_status status =
+        payload ? FM_OK : fm_base_error_set(FM_ERR_NOMEM, "no memory for the reports of nodes");
+    fm_fs_reply(manager->runtime, request, status, NULL, 0, payload);
+    fm_fs_buffer_drop(payload);
+}
+
 void fm_fs_manager_serve(fm_fs_manager *manager, fm_fs_request *request)
 {
     if (!fm_fs_manager_is_primary(manager) || !manager->loaded) {
@@ -740,6 +764,9 @@ void fm_fs_manager_serve(fm_fs_manager *manager, fm_fs_request *request)
         break;
     case FM_FS_ROUTING:
         serve_routing(manager, request);
+        break;
+    case FM_FS_REPORTS:
+        serve_reports(manager, request);
         break;
     case FM_FS_CHANGE:
         if (manager->change_count == CHANGES_WAITING_MAX) {

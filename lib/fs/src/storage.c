@@ -240,7 +240,9 @@ static void fill_heartbeat(fm_fs_storage *storage, fm_fs_heartbeat *heartbeat)
         report->target = target->id;
         report->chain_version = target->chain.version;
         report->local = target->local;
-        if (target->open && fm_fs_store_health(target->store) < 0)
+        report->health = target->open ? fm_fs_store_health(target->store) : target->health;
+        report->capacity_bytes = target->disk->capacity_bytes;
+        if (report->health < 0)
             report->local = FM_FS_DOWN;
         if (target->open) {
             report->used_bytes = fm_fs_store_used_bytes(target->store);

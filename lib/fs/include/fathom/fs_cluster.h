@@ -16,6 +16,12 @@
  *
  * The directory holds cluster.conf, key (mode 0600), meta/ (LMDB), target-<id>/, socket, and lock while it is up.
  *
+ * Or each service has a process of its own, on one machine or many: fm_fs_cluster_serve() runs a manager, or a node's
+ * storage. Every machine then has a directory with the same `key`, and a text `managers` of lines "NODE ADDRESS", one for
+ * each manager, where they listen ("1 10.0.0.1:7000"; without it there is one manager, 1, at DIR/socket). Addresses are
+ * those of fathom/net.h. Managers share one store: an LMDB directory on one machine, PostgreSQL from many. Nodes are
+ * numbers: managers from 1 to 100, storage from 101 on.
+ *
  * Threads: each object is used by one thread at a time; fm_fs_cluster_stop() by any, and by signal handlers. A cluster
  * starts one thread of its own, for the transactions of its state, which wait for the disk.
  */
@@ -45,6 +51,9 @@ typedef struct fm_fs_cluster_options {
     uint32_t
         replicas; /**< of each chunk, at most 8; as many targets make a chain. 3, or the targets if fewer */
     uint64_t target_bytes; /**< the most that a target may hold. 64 GiB */
+    uint32_t
+        nodes; /**< on which the targets are, the same number on each: node 101 has the first ones. As many as
+                       targets. Members of a chain are on different nodes */
 } fm_fs_cluster_options;
 
 /**
@@ -58,12 +67,32 @@ typedef struct fm_fs_cluster fm_fs_cluster;
 /** Opens it, with all its services. FM_ERR_NOT_FOUND (no cluster there), FM_ERR_BUSY (it is up already), FM_ERR_IO,
  *  FM_ERR_FORMAT, FM_ERR_NOMEM. */
 FM_API FM_MUST_USE fm_status fm_fs_cluster_up(const char *dir, fm_fs_cluster **out_cluster);
+
+typedef enum fm_fs_role { FM_FS_MANAGER = 1, FM_FS_STORAGE } fm_fs_role;
+/** Zero it and set `size`, `role` and `node`; what is 0 has its default. */
+typedef struct fm_fs_serve_options {
+    size_t size;
+    fm_fs_role role;
+    uint32_t node;
+    const char *listen; /**< where. A manager: what `managers` says of it. Storage: DIR/socket-<node> */
+    const char *store;  /**< manager: the cluster's state, as fm_fs_kv_open() names stores. lmdb:DIR/meta */
+    const uint32_t *
+        targets; /**< storage: which, in DIR/target-<id>, made if missing. Those that cluster.conf gives the node */
+    uint32_t target_count;
+    uint64_t target_bytes; /**< storage: the most that each may hold. What cluster.conf says, or 64 GiB */
+} fm_fs_serve_options;
+/** Opens one service of the cluster whose directory is `dir`, to be run, stopped and ended as below. FM_ERR_ARG,
+ *  FM_ERR_BUSY (that manager, or a target, is open already), and as fm_fs_cluster_up(). */
+FM_API FM_MUST_USE fm_status fm_fs_cluster_serve(const char *dir, const fm_fs_serve_options *options,
+                                                 fm_fs_cluster **out_cluster);
+/** Where the others reach it. */
+FM_API const char *fm_fs_cluster_address(const fm_fs_cluster *cluster);
 /** Serves until fm_fs_cluster_stop(). */
 FM_API FM_MUST_USE fm_status fm_fs_cluster_run(fm_fs_cluster *cluster);
 FM_API void fm_fs_cluster_stop(fm_fs_cluster *cluster);
 /** Ends it: as safe as a kill, only tidier. NULL is allowed. */
 FM_API void fm_fs_cluster_down(fm_fs_cluster *cluster);
-/** The process that has the cluster up; 0: none. FM_ERR_NOT_FOUND: no cluster there. */
+/** The process that has the cluster up, or its manager 1; 0: none on this machine. FM_ERR_NOT_FOUND: no cluster there. */
 FM_API FM_MUST_USE fm_status fm_fs_cluster_process(const char *dir, int *out_pid);
 
 /** A member of a chain, in the chain's order. */
@@ -79,14 +108,28 @@ typedef struct fm_fs_cluster_node {
     uint32_t id;
     int draining;
     const char *address;
+    int64_t silent_ms; /**< since its last heartbeat; -1: this manager has had none */
 } fm_fs_cluster_node;
+/** A target that is in a chain, or that a node told of. */
+typedef struct fm_fs_cluster_target {
+    uint32_t id, node;
+    uint32_t chain;          /**< 0: in none */
+    const char *state;       /**< there; "unused" */
+    const char *says;        /**< of itself: "complete", "alive", "down"; "nothing" when nothing was heard */
+    uint32_t chain_version;  /**< that it knows */
+    fm_status health;        /**< FM_OK, FM_ERR_BUSY (it is being opened), or why it cannot be used */
+    int other_disk;          /**< its disk is not the one that was complete */
+    uint64_t used_bytes;     /**< by blocks of chunks */
+    uint64_t capacity_bytes; /**< 0: not heard */
+} fm_fs_cluster_target;
 
 /** How the cluster stands. */
 typedef struct fm_fs_cluster_state {
     uint64_t version;
-    uint32_t chain_count, node_count;
-    const fm_fs_cluster_chain *chains;
-    const fm_fs_cluster_node *nodes;
+    uint32_t chain_count, node_count, target_count;
+    const fm_fs_cluster_chain *chains;   /**< ascending by id, as all of these */
+    const fm_fs_cluster_node *nodes;     /**< those that are known */
+    const fm_fs_cluster_target *targets; /**< all */
 } fm_fs_cluster_state;
 
 /** A connection to a cluster that is up. */
@@ -95,12 +138,37 @@ typedef struct fm_fs_chunks fm_fs_chunks;
 /** Connects to the cluster in `dir`; it need not be up yet. FM_ERR_NOT_FOUND, FM_ERR_PERM (the key), FM_ERR_NOMEM. */
 FM_API FM_MUST_USE fm_status fm_fs_chunks_open(const char *dir, fm_fs_chunks **out_chunks);
 FM_API void fm_fs_chunks_close(fm_fs_chunks *chunks);
-/** Asks the manager. The state is valid until the next call here. FM_ERR_TIMEOUT. */
+/** Asks the managers for the primary's view. The state is valid until the next call here. FM_ERR_TIMEOUT. */
 FM_API FM_MUST_USE fm_status fm_fs_chunks_state(fm_fs_chunks *chunks, int64_t timeout_ms,
                                                 fm_fs_cluster_state *out_state);
+
+/*
+ * Changes of the cluster by who runs it. One that is so already is no failure. FM_ERR_NOT_FOUND, FM_ERR_EXISTS and
+ * FM_ERR_STATE say why it cannot be; FM_ERR_TIMEOUT: nobody knows whether it was made, ask again.
+ */
 /** Takes a node's targets out of the chains that can spare them (`drain` 1), or lets them back in. */
 FM_API FM_MUST_USE fm_status fm_fs_chunks_drain(fm_fs_chunks *chunks, uint32_t node, int drain,
                                                 int64_t timeout_ms);
+/** Forgets a node that is silent and has no target in a chain. */
+FM_API FM_MUST_USE fm_status fm_fs_chunks_node_remove(fm_fs_chunks *chunks, uint32_t node,
+                                                      int64_t timeout_ms);
+/** A target joins a chain, behind the others, and is filled. */
+FM_API FM_MUST_USE fm_status fm_fs_chunks_target_add(fm_fs_chunks *chunks, uint32_t chain, uint32_t target,
+                                                     uint32_t node, int64_t timeout_ms);
+/** A target that does not serve leaves its chain for good. */
+FM_API FM_MUST_USE fm_status fm_fs_chunks_target_remove(fm_fs_chunks *chunks, uint32_t chain, uint32_t target,
+                                                        int64_t timeout_ms);
+/** A new chain of `count` targets that are in none, each on the node beside it, and empty. */
+FM_API FM_MUST_USE fm_status fm_fs_chunks_chain_add(fm_fs_chunks *chunks, uint32_t chain,
+                                                    const uint32_t *targets, const uint32_t *nodes,
+                                                    uint32_t count, int64_t timeout_ms);
+/** Takes away a chain that holds nothing. */
+FM_API FM_MUST_USE fm_status fm_fs_chunks_chain_remove(fm_fs_chunks *chunks, uint32_t chain,
+                                                       int64_t timeout_ms);
+/** Gives up the last-serving targets of a chain that waits for them, and what they alone have: the next target, whatever
+ *  it lacks, may restart the chain. `version` is the chain's, as it was seen. FM_ERR_FS_CONFLICT: it has another. */
+FM_API FM_MUST_USE fm_status fm_fs_chunks_chain_rotate(fm_fs_chunks *chunks, uint32_t chain, uint32_t version,
+                                                       int64_t timeout_ms);
 
 /*
  * Chunks. An update that times out returns FM_ERR_FS_MAYBE where it may have happened, or may still; FM_ERR_TIMEOUT

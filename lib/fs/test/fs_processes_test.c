@@ -1,0 +1,284 @@
+// A cluster whose managers and storage nodes are processes of their own, which are killed, stopped and drained.
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "chunk_ledger.h"
+#include "fathom/clock.h"
+#include "fm_gen.h"
+#include "fm_test.h"
+
+enum { MANAGERS = 2, NODES = 4, PROCESSES = MANAGERS + NODES, FIRST_NODE = 101 };
+
+struct world {
+    char dir[400];
+    pid_t processes[PROCESSES];
+    fm_fs_chunks *chunks;
+    chunk_ledger ledger;
+};
+
+static fm_fs_cluster *running;
+
+static void stop(int signal_number)
+{
+    (void)signal_number;
+    fm_fs_cluster_stop(running); // NOLINT(bugprone-signal-handler): its contract allows it
+}
+
+static uint32_t node_of(int process)
+{
+    return process < MANAGERS ? (uint32_t)process + 1 : (uint32_t)(FIRST_NODE + process - MANAGERS);
+}
+
+static void serve(const struct world *world, int process, int ready)
+{
+    const uint32_t spare[] = {77}; // of the last node, which is in no chain
+    fm_fs_serve_options options = {.size = sizeof options,
+                                   .role = process < MANAGERS ? FM_FS_MANAGER : FM_FS_STORAGE,
+                                   .node = node_of(process)};
+    if (process == PROCESSES - 1) {
+        options.targets = spare;
+        options.target_count = 1;
+    }
+    fm_status status = fm_fs_cluster_serve(world->dir, &options, &running);
+    if (status < 0) {
+        fprintf(stderr, "node %u: %s\n", options.node, fm_error_message());
+        _exit(1);
+    }
+    signal(SIGTERM, stop);
+    if (write(ready, "", 1) != 1)
+        _exit(1);
+    close(ready);
+    status = fm_fs_cluster_run(running);
+    fm_fs_cluster_down(running);
+    _exit(status < 0);
+}
+
+static void start(struct world *world, int process)
+{
+    int ready[2];
+    char byte;
+    assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        close(ready[0]);
+        prctl(PR_SET_PDEATHSIG, SIGKILL); // no process outlives a test that failed
+        serve(world, process, ready[1]);
+    }
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    world->processes[process] = pid;
+}
+
+static void end_process(struct world *world, int process, int how)
+{
+    int state;
+    kill(world->processes[process], how);
+    assert_int_equal(waitpid(world->processes[process], &state, 0), world->processes[process]);
+    if (how == SIGTERM)
+        assert_int_equal(state, 0);
+}
+
+static void begin(struct world *world)
+{
+    static int n;
+    const fm_fs_cluster_options options = {.size = sizeof options, .targets = 3, .target_bytes = 1 << 30};
+    char path[450];
+    *world = (struct world){.ledger = {.chain = 1}};
+    snprintf(world->dir, sizeof world->dir, "%s/p%d", fm_test_tmpdir(), n++);
+    assert_ok(fm_fs_cluster_init(world->dir, &options));
+    snprintf(path, sizeof path, "%s/managers", world->dir);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    for (int m = 0; m < MANAGERS; m++)
+        fprintf(file, "%u unix:%s/m%d\n", node_of(m), world->dir, m);
+    assert_int_equal(fclose(file), 0);
+    for (int p = 0; p < PROCESSES; p++)
+        start(world, p);
+    assert_ok(fm_fs_chunks_open(world->dir, &world->chunks));
+}
+
+static void end(struct world *world)
+{
+    fm_fs_chunks_close(world->chunks);
+    for (int p = 0; p < PROCESSES; p++)
+        end_process(world, p, SIGTERM);
+}
+
+// Any process, several, or all of them, in the midst of writes.
+static void kills_of_any_process_lose_nothing(void **state)
+{
+    (void)state;
+    struct world world;
+    fm_gen gen = fm_gen_seeded(3);
+    begin(&world);
+    for (int life = 0; life < 10; life++) {
+        unsigned victims = life == 5 ? (1u << PROCESSES) - 1 : 1u << fm_gen_int(&gen, 0, PROCESSES - 1);
+        if (fm_gen_int(&gen, 0, 2) == 0)
+            victims |= 1u << fm_gen_int(&gen, 0, PROCESSES - 1);
+        uint64_t delay_ns = (uint64_t)fm_gen_int(&gen, 1, 100) * 1000000;
+        pid_t killer = fork(); // at any moment, also within a write
+        if (killer == 0) {
+            fm_base_clock_sleep_ns(delay_ns);
+            for (int p = 0; p < PROCESSES; p++)
+                if (victims >> p & 1)
+                    kill(world.processes[p], SIGKILL);
+            _exit(0);
+        }
+        for (int64_t i = fm_gen_int(&gen, 5, 40); i > 0; i--)
+            if (ledger_write(&world.ledger, world.chunks, (int)fm_gen_int(&gen, 0, LEDGER_CHUNKS - 1), 400) <
+                0)
+                break;
+        assert_int_equal(waitpid(killer, NULL, 0), killer);
+        for (int p = 0; p < PROCESSES; p++)
+            if (victims >> p & 1) {
+                end_process(&world, p, SIGKILL);
+                start(&world, p);
+            }
+        ledger_check(&world.ledger, world.chunks);
+    }
+    ledger_wait_whole(world.chunks, 0);
+    ledger_check(&world.ledger, world.chunks);
+    end(&world);
+}
+
+// A process that stands still is left out, and does not hand out what it had when it goes on.
+static void a_stopped_node_is_left_out_and_reads_nothing_old(void **state)
+{
+    (void)state;
+    struct world world;
+    begin(&world);
+    for (int chunk = 0; chunk < LEDGER_CHUNKS; chunk++)
+        assert_ok(ledger_write(&world.ledger, world.chunks, chunk, LEDGER_PATIENCE_MS));
+    ledger_wait_whole(world.chunks, 0);
+    assert_int_equal(kill(world.processes[MANAGERS + 1], SIGSTOP), 0);
+    for (int chunk = 0; chunk < LEDGER_CHUNKS; chunk++)
+        assert_ok(ledger_write(&world.ledger, world.chunks, chunk, LEDGER_PATIENCE_MS));
+    assert_int_equal(kill(world.processes[MANAGERS + 1], SIGCONT), 0);
+    for (int i = 0; i < 20; i++)
+        ledger_check(&world.ledger, world.chunks);
+    ledger_wait_whole(world.chunks, 0);
+    ledger_check(&world.ledger, world.chunks);
+    end(&world);
+}
+
+static const char *state_of(fm_fs_chunks *chunks, uint32_t id)
+{
+    fm_fs_cluster_state now;
+    assert_ok(fm_fs_chunks_state(chunks, LEDGER_PATIENCE_MS, &now));
+    for (uint32_t t = 0; t < now.target_count; t++)
+        if (now.targets[t].id == id)
+            return now.targets[t].state;
+    return "missing";
+}
+
+static void wait_state(fm_fs_chunks *chunks, uint32_t target, const char *expected)
+{
+    for (int i = 0; i < LEDGER_PATIENCE_MS / 20; i++) {
+        if (strcmp(state_of(chunks, target), expected) == 0)
+            return;
+        fm_base_clock_sleep_ns(20000000);
+    }
+    fail_msg("target %u does not become %s", target, expected);
+}
+
+// A node is emptied, its target leaves, another one comes in its place, all while clients write.
+static void a_drained_node_is_replaced(void **state)
+{
+    (void)state;
+    struct world world;
+    const int64_t patience = LEDGER_PATIENCE_MS;
+    begin(&world);
+    ledger_check(&world.ledger, world.chunks);
+    ledger_wait_whole(world.chunks, 0);
+    assert_fails(fm_fs_chunks_target_remove(world.chunks, 1, 2, patience), FM_ERR_STATE, "drain its node");
+    assert_fails(fm_fs_chunks_drain(world.chunks, 9, 1, patience), FM_ERR_NOT_FOUND, "no node 9");
+    assert_ok(fm_fs_chunks_drain(world.chunks, FIRST_NODE + 1, 1, patience));
+    assert_ok(fm_fs_chunks_drain(world.chunks, FIRST_NODE + 1, 1, patience));
+    wait_state(world.chunks, 2, "offline");
+    assert_ok(ledger_write(&world.ledger, world.chunks, 0, patience));
+    assert_ok(fm_fs_chunks_drain(world.chunks, FIRST_NODE + 1, 0, patience)); // and back
+    wait_state(world.chunks, 2, "serving");
+    assert_ok(fm_fs_chunks_drain(world.chunks, FIRST_NODE + 1, 1, patience));
+    wait_state(world.chunks, 2, "offline");
+    assert_fails(fm_fs_chunks_node_remove(world.chunks, FIRST_NODE + 1, patience), FM_ERR_STATE, "target 2");
+    assert_ok(fm_fs_chunks_target_remove(world.chunks, 1, 2, patience));
+    assert_ok(fm_fs_chunks_target_remove(world.chunks, 1, 2, patience));
+    assert_string_equal(state_of(world.chunks, 2), "unused");
+    assert_fails(fm_fs_chunks_node_remove(world.chunks, FIRST_NODE + 1, patience), FM_ERR_STATE, "alive");
+    assert_ok(fm_fs_chunks_target_add(world.chunks, 1, 77, FIRST_NODE + 3, patience));
+    assert_ok(fm_fs_chunks_target_add(world.chunks, 1, 77, FIRST_NODE + 3, patience));
+    assert_fails(fm_fs_chunks_target_add(world.chunks, 1, 1, FIRST_NODE + 3, patience), FM_ERR_EXISTS,
+                 "target 1");
+    for (int chunk = 0; chunk < LEDGER_CHUNKS; chunk++)
+        assert_ok(ledger_write(&world.ledger, world.chunks, chunk, patience));
+    wait_state(world.chunks, 77, "serving");
+    // The new one holds all of it: the others are gone, and each acknowledged change is there.
+    end_process(&world, MANAGERS, SIGKILL);
+    end_process(&world, MANAGERS + 2, SIGKILL);
+    ledger_check(&world.ledger, world.chunks);
+    assert_fails(fm_fs_chunks_chain_rotate(world.chunks, 1, 1, patience), FM_ERR_FS_CONFLICT, "version");
+    assert_fails(fm_fs_chunks_chain_remove(world.chunks, 1, patience), FM_ERR_STATE, "chain 1");
+    start(&world, MANAGERS);
+    start(&world, MANAGERS + 2);
+    end(&world);
+}
+
+// All that were complete are lost for good: the operator lets one that is behind go on.
+static void a_chain_whose_last_is_lost_is_rotated(void **state)
+{
+    (void)state;
+    struct world world;
+    const int64_t patience = LEDGER_PATIENCE_MS;
+    fm_fs_cluster_state now;
+    char command[500];
+    begin(&world);
+    ledger_check(&world.ledger, world.chunks);
+    ledger_wait_whole(world.chunks, 0);
+    for (int chunk = 0; chunk < LEDGER_CHUNKS; chunk++)
+        assert_ok(ledger_write(&world.ledger, world.chunks, chunk, patience));
+    const chunk_ledger before = world.ledger;
+    end_process(&world, MANAGERS + 1, SIGKILL);
+    end_process(&world, MANAGERS + 2, SIGKILL);
+    assert_ok(ledger_write(&world.ledger, world.chunks, 0, patience)); // target 1 alone has it
+    end_process(&world, MANAGERS, SIGKILL);
+    wait_state(world.chunks, 1, "last-serving");
+    start(&world, MANAGERS + 1);
+    wait_state(world.chunks, 2, "waiting");
+    snprintf(command, sizeof command, "rm -r '%s/target-1'", world.dir);
+    assert_int_equal(system(command), 0);
+    assert_ok(fm_fs_chunks_state(world.chunks, patience, &now));
+    assert_ok(fm_fs_chunks_chain_rotate(world.chunks, 1, now.chains[0].version, patience));
+    world.ledger = before;
+    ledger_check(&world.ledger, world.chunks);
+    start(&world, MANAGERS);
+    start(&world, MANAGERS + 2);
+    ledger_wait_whole(world.chunks, now.version);
+    ledger_check(&world.ledger, world.chunks);
+    end(&world);
+}
+
+int main(int argc, char **argv)
+{
+    const struct {
+        const char *name;
+        struct CMUnitTest test;
+    } cases[] = {
+        {"kill", cmocka_unit_test(kills_of_any_process_lose_nothing)},
+        {"stop", cmocka_unit_test(a_stopped_node_is_left_out_and_reads_nothing_old)},
+        {"drain", cmocka_unit_test(a_drained_node_is_replaced)},
+        {"rotate", cmocka_unit_test(a_chain_whose_last_is_lost_is_rotated)},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        if (argc == 2 && strcmp(argv[1], cases[i].name) == 0) {
+            const struct CMUnitTest tests[] = {cases[i].test};
+            return fm_test_run("fs_processes", tests);
+        }
+    fprintf(stderr, "usage: fs_processes_test kill|stop|drain|rotate\n");
+    return 2;
+}
