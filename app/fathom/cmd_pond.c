@@ -265,6 +265,7 @@ struct job_options {
     int64_t threads;
     int64_t memory;
     int64_t retries;
+    double idle_s;
     const char *work;
     const char *listen;
     const char *key;
@@ -281,8 +282,10 @@ static const fm_option run_schema[] = {
     {"explain", FM_OPTION_FLAG, JOB_OPTION(explain), .help = "show stages and bytes, and run nothing"},
     {"executors", FM_OPTION_INT, JOB_OPTION(executors), .value = "0", .min = -1, .max = 256,
      .help =
-         "processes: local, or of --slurm or --launch (0: the job's, or as many as cores; -1: none, others "
-         "will join)"},
+         "processes at most: local, or of --slurm or --launch (0: the job's, or as many as cores; -1: none, "
+         "others will join)"},
+    {"idle", FM_OPTION_REAL, JOB_OPTION(idle_s), .value = "10", .min = 0.1, .max = 86400, .unit = "s",
+     .help = "executors without work for so long are sent home"},
     {"threads", FM_OPTION_INT, JOB_OPTION(threads), .value = "0", .min = 0, .max = 256,
      .help = "of each task (0: the job's, or 1)"},
     {"memory", FM_OPTION_SIZE, JOB_OPTION(memory), .value = "0", .metavar = "SIZE",
@@ -317,6 +320,8 @@ static void write_run_json(const fm_pond_run_report *report, fm_json *json)
     fm_base_json_int(json, "moved_rows", (int64_t)report->moved_rows);
     fm_base_json_int(json, "skipped", (int64_t)report->skipped);
     fm_base_json_real(json, "seconds", (double)report->wall_ns * 1e-9);
+    fm_base_json_real(json, "cpu_seconds", (double)report->cpu_ns * 1e-9);
+    fm_base_json_int(json, "rss_bytes_max", (int64_t)report->rss_bytes_max);
     fm_base_json_end(json);
 }
 
@@ -331,6 +336,9 @@ static fm_status show_run(const fm_invocation *invocation, const fm_pond_run_rep
            (unsigned long long)report->rows, fm_base_text_duration((double)report->wall_ns).text,
            (unsigned long long)report->tasks_run, (unsigned long long)report->tasks_kept,
            (unsigned long long)report->retries);
+    printf("tasks took %s of processor time, and at most %s of memory\n",
+           fm_base_text_duration((double)report->cpu_ns).text,
+           fm_base_text_bytes((double)report->rss_bytes_max).text);
     if (report->moved_rows)
         printf("%llu rows moved between partitions, as many and the same on both sides\n",
                (unsigned long long)report->moved_rows);
@@ -358,6 +366,7 @@ static fm_status explain_or_run(const fm_invocation *invocation, const struct jo
                                      .launch_stop = options->launch_stop,
                                      .slurm = options->slurm,
                                      .launch_count = options->executors > 0 ? (int)options->executors : 1,
+                                     .idle_ms = (int)(options->idle_s * 1000),
                                      .threads = (int)options->threads,
                                      .memory_bytes = (uint64_t)options->memory,
                                      .retries = (int)options->retries,
@@ -390,7 +399,9 @@ static const fm_command run_command = {
     .operands = "JOB",
     .details =
         "A job is stopped by Ctrl-C and goes on where it was when it is run again; an edited job runs again\n"
-        "only what the edit changes. fathom/pond.h describes the steps.\n"
+        "only what the edit changes. fathom/pond.h describes the steps. The work folder's trace.json says "
+        "what\n"
+        "each task took; 'fathom trace' reads it.\n"
         "  fathom pond run --executors 4 job.yaml",
     .options = run_schema,
     .options_size = sizeof(struct job_options),

@@ -1,8 +1,10 @@
 #include "pond_batch.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "fathom/file.h"
 #include "fathom/mem.h"
 
 const fm_pond_column *fm_pond_batch_find(const fm_pond_batch *batch, const char *name)
@@ -236,7 +238,7 @@ fm_status fm_pond_batch_run(const fm_pond_session *session, const char *name, co
     return status < 0 ? fm_base_error_prefix(status, "function %s", name) : FM_OK;
 }
 
-static fm_status write_values(struct reader *reader, FILE *file, uint64_t *rows, uint64_t *bytes)
+static fm_status write_values(struct reader *reader, FILE *file, uint64_t *rows)
 {
     const fm_duckdb *api = reader->session->api;
     fm_status status = FM_OK;
@@ -244,11 +246,9 @@ static fm_status write_values(struct reader *reader, FILE *file, uint64_t *rows,
         size_t count = (size_t)api->data_chunk_get_size(chunk);
         show_column(reader, chunk, 0, count);
         const fm_pond_bytes *values = reader->columns[0].values;
-        for (size_t i = 0; i < count && status == FM_OK; i++) {
-            *bytes += values[i].length;
+        for (size_t i = 0; i < count && status == FM_OK; i++)
             if (values[i].length && fwrite(values[i].bytes, 1, values[i].length, file) != values[i].length)
-                status = fm_base_error_set_errno(FM_ERR_IO, 28, "writing rows");
-        }
+                status = fm_base_file_error(errno, "writing rows");
         *rows += count;
         api->destroy_data_chunk(&chunk);
     }
@@ -257,10 +257,10 @@ static fm_status write_values(struct reader *reader, FILE *file, uint64_t *rows,
 }
 
 fm_status fm_pond_batch_write_raw(const fm_pond_session *session, const char *from, const char *path,
-                                  uint64_t *out_rows, uint64_t *out_bytes)
+                                  uint64_t *out_rows)
 {
     struct reader reader;
-    uint64_t rows = 0, bytes = 0;
+    uint64_t rows = 0;
     FM_TRY(open_reader(session, from, &reader));
     fm_status status = FM_OK;
     if (reader.column_count != 1 || reader.columns[0].type != FM_POND_BYTES)
@@ -272,12 +272,11 @@ fm_status fm_pond_batch_write_raw(const fm_pond_session *session, const char *fr
     if (status == FM_OK && !file)
         status = fm_base_error_set(FM_ERR_IO, "%s cannot be written", path);
     if (status == FM_OK)
-        status = write_values(&reader, file, &rows, &bytes);
+        status = write_values(&reader, file, &rows);
     if (file && fclose(file) != 0 && status == FM_OK)
         status = fm_base_error_set(FM_ERR_SPACE, "%s cannot be written to its end", path);
     close_reader(&reader);
     *out_rows = rows;
-    *out_bytes = bytes;
     return status;
 }
 

@@ -25,7 +25,7 @@ FM_MUST_USE fm_status fm_pond_batch_run(const fm_pond_session *session, const ch
                                         const char *into, const char *schema, int64_t partition);
 /** Writes the bytes of the only column of `from` to a new file. */
 FM_MUST_USE fm_status fm_pond_batch_write_raw(const fm_pond_session *session, const char *from,
-                                              const char *path, uint64_t *out_rows, uint64_t *out_bytes);
+                                              const char *path, uint64_t *out_rows);
 #endif
 
 #endif

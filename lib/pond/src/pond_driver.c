@@ -1,29 +1,23 @@
 /*
  * The driver gives tasks to whoever asks. An executor is a connection; the task it has is leased: a connection that breaks, or
- * says nothing for the length of a lease, gives it back. Local executors are children of this process, forked anew when they die.
+ * says nothing for the length of a lease, gives it back. One that has had nothing to do for long is sent home.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fathom/clock.h"
 #include "fathom/file.h"
 #include "fathom/interrupt.h"
 #include "fathom/log.h"
-#include "pond_run.h"
-#include "pond_task.h"
+#include "fathom/span.h"
+#include "pond_fleet.h"
 
 enum {
-    LOCAL_MAX = 256,
-    DESCRIPTORS_MAX = 4096, // looked at when an executor is forked
-    STRAGGLER_SAMPLES = 3,  // tasks of a stage that are done before any is called slow
-    COPIES_MAX = 2,         // of a task at a time
+    STRAGGLER_SAMPLES = 3, // tasks of a stage that are done before any is called slow
+    COPIES_MAX = 2,        // of a task at a time
+    NAME_BYTES = 320,      // of an executor: a host's and a process's
 };
 
 struct executor {
@@ -31,7 +25,17 @@ struct executor {
     fm_net_conn *conn;
     fm_net_request *lease; // waits for a task; NULL: none
     int64_t task;          // at work; -1: none; -2: a copy that another has overtaken
-    uint64_t begun_ns, heard_ns;
+    int attempt;           // of the task
+    uint64_t begun_ns, begun_unix_ns, heard_ns;
+    uint64_t idle_ns; // since when it waits
+    int remote, track;
+    int leaving; // was told to go
+};
+
+// Where executors come in.
+struct door {
+    struct fm_pond_driver *driver;
+    int remote;
 };
 
 struct task {
@@ -46,12 +50,10 @@ struct fm_pond_driver {
     fm_net_listener *local, *remote;
     char address[FM_NET_ADDRESS_BYTES];
     struct executor *executors;
-    pid_t children[LOCAL_MAX];
-    int child_count;
-    uint64_t forked;
-    uint8_t open_before[DESCRIPTORS_MAX / 8];
+    struct door doors[2]; // of this machine, of others
+    fm_pond_fleet fleet;
+    fm_pond_trace *trace; // NULL: none could be begun
     fm_net_key key;
-    char launched[64]; // id of executors elsewhere; "": none
     uint64_t reported_ns;
     /* The stage at work; NULL between stages. */
     const char *stage;
@@ -64,60 +66,6 @@ struct fm_pond_driver {
     char message[1024];
     int ending;
 };
-
-/* Local executors */
-
-static void note_descriptors(struct fm_pond_driver *driver)
-{
-    for (int fd = 0; fd < DESCRIPTORS_MAX; fd++)
-        if (fcntl(fd, F_GETFD) >= 0)
-            driver->open_before[fd / 8] |= (uint8_t)(1 << fd % 8);
-    // The lock of the work folder goes with the driver alone.
-    if (driver->run->lock < DESCRIPTORS_MAX)
-        driver->open_before[driver->run->lock / 8] &= (uint8_t) ~(1 << driver->run->lock % 8);
-}
-
-static void be_child(const struct fm_pond_driver *driver)
-{
-    // The parent's connections must end when it does, whoever of its children live.
-    for (int fd = 3; fd < DESCRIPTORS_MAX; fd++)
-        if (!(driver->open_before[fd / 8] & (1 << fd % 8)))
-            close(fd);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    signal(SIGINT, SIG_IGN); // the driver's to answer; it ends its executors
-    signal(SIGTERM, SIG_DFL);
-    const fm_net_security security = {FM_NET_SAME_USER, NULL};
-    fm_status status = fm_pond_executor_serve(driver->address, &security);
-    _exit(status < 0);
-}
-
-static fm_status fork_one(struct fm_pond_driver *driver, int slot)
-{
-    fflush(NULL); // or what is buffered would come twice
-    pid_t pid = fork();
-    if (pid < 0)
-        return fm_base_error_set_errno(FM_ERR_LIMIT, errno, "an executor cannot be forked");
-    if (pid == 0)
-        be_child(driver);
-    driver->children[slot] = pid;
-    driver->forked++;
-    return FM_OK;
-}
-
-// Forks again for those that died. Executors that die again and again end the run.
-static fm_status tend_children(struct fm_pond_driver *driver)
-{
-    for (int i = 0; i < driver->child_count; i++) {
-        if (driver->children[i] && waitpid(driver->children[i], NULL, WNOHANG) != driver->children[i])
-            continue;
-        driver->children[i] = 0;
-        if (driver->forked > (uint64_t)driver->child_count * 8 + driver->task_count)
-            return fm_base_error_set(FM_ERR_UNAVAILABLE, "executors die as soon as they start (%llu have)",
-                                     (unsigned long long)driver->forked);
-        FM_TRY(fork_one(driver, i));
-    }
-    return FM_OK;
-}
 
 /* Tasks */
 
@@ -136,33 +84,66 @@ static int is_passing(fm_status status)
            status == FM_ERR_NET_CLOSED || status == FM_ERR_INTERNAL || status == FM_ERR_TIMEOUT;
 }
 
+// Memory that was not enough is doubled, as far as there is any; DuckDB spills what it can before it gives up.
+static int give_more_memory(const struct fm_pond_driver *driver, struct task *task)
+{
+    uint64_t most = 0, given = task->memory_bytes;
+    if (fm_base_space_memory(&most) < 0 || most < driver->run->options.memory_bytes)
+        most = driver->run->options.memory_bytes;
+    task->memory_bytes = 2 * given < most ? 2 * given : most;
+    return task->memory_bytes > given;
+}
+
 static void take_failure(struct fm_pond_driver *driver, size_t index, fm_status status, const char *message)
 {
     struct task *task = &driver->tasks[index];
     if (driver->made[index].done)
         return;
     task->failures++;
+    int exhausted = status == FM_ERR_NOMEM && !give_more_memory(driver, task);
+    status = exhausted ? FM_ERR_LIMIT : status;
     if (!is_passing(status) || task->failures > driver->run->options.retries) {
-        char text[1024];
-        snprintf(text, sizeof text, "stage %s, task %zu: %s", driver->stage, index, message);
+        char text[1200];
+        snprintf(text, sizeof text, "stage %s, task %zu%s: %s", driver->stage, index,
+                 exhausted ? ", with all the memory there is" : "", message);
         fail(driver, status, text);
         return;
     }
     fm_log_warn("pond", "stage %s, task %zu failed and is run again: %s", driver->stage, index, message);
     driver->run->report.retries++;
-    // Memory that was not enough is doubled; DuckDB spills what it can before it gives up.
-    if (status == FM_ERR_NOMEM)
-        task->memory_bytes *= 2;
     if (task->copies == 0)
         task->again = 1;
 }
 
-static void take_result(struct fm_pond_driver *driver, size_t index, const char *text, size_t length)
+// What an executor has had, for the trace.
+static void trace_task(struct fm_pond_driver *driver, const struct executor *executor, size_t index,
+                       fm_status status, const fm_pond_made *made)
+{
+    fm_pond_trace_task task = {.stage = driver->stage,
+                               .key = driver->made[index].key,
+                               .number = index,
+                               .memory_bytes = driver->tasks[index].memory_bytes,
+                               .attempt = executor->attempt,
+                               .status = status,
+                               .usage = {.begin_unix_ns = executor->begun_unix_ns,
+                                         .wall_ns = fm_base_clock_ns() - executor->begun_ns}};
+    if (made) {
+        task.rows_in = made->rows_in;
+        task.rows = made->rows;
+        task.bytes = made->bytes;
+        task.usage = made->usage;
+    }
+    fm_pond_trace_task_add(driver->trace, executor->track, &task);
+}
+
+static void take_result(struct fm_pond_driver *driver, const struct executor *executor, size_t index,
+                        const char *text, size_t length)
 {
     fm_pond_made *made = &driver->made[index];
     if (made->done)
         return;
     fm_status status = fm_pond_made_read(text, length, made);
+    trace_task(driver, executor, index, status, status < 0 ? NULL : made);
     if (status < 0) {
         take_failure(driver, index, status, fm_error_message());
         return;
@@ -177,6 +158,7 @@ static void give_back(struct fm_pond_driver *driver, struct executor *executor, 
     if (executor->task < 0)
         return;
     size_t index = (size_t)executor->task;
+    trace_task(driver, executor, index, FM_ERR_NET_CLOSED, NULL);
     executor->task = -1;
     driver->tasks[index].copies--;
     take_failure(driver, index, FM_ERR_NET_CLOSED, why);
@@ -225,10 +207,11 @@ static void give(struct fm_pond_driver *driver, struct executor *executor, size_
         return;
     }
     task->copies++;
-    task->attempts++;
     task->again = 0;
     executor->task = (int64_t)index;
+    executor->attempt = ++task->attempts;
     executor->begun_ns = executor->heard_ns = fm_base_clock_ns();
+    executor->begun_unix_ns = fm_base_clock_unix_ns();
 }
 
 static int by_time(const void *a, const void *b)
@@ -243,8 +226,8 @@ static uint64_t slow_after_ns(const struct fm_pond_driver *driver)
     uint64_t times[1024];
     size_t count = 0;
     for (size_t i = 0; i < driver->task_count && count < 1024; i++)
-        if (driver->made[i].done && driver->made[i].wall_ns)
-            times[count++] = driver->made[i].wall_ns;
+        if (driver->made[i].done && driver->made[i].usage.wall_ns)
+            times[count++] = driver->made[i].usage.wall_ns;
     if (count < STRAGGLER_SAMPLES)
         return UINT64_MAX;
     qsort(times, count, sizeof *times, by_time);
@@ -296,20 +279,24 @@ static void give_out(struct fm_pond_driver *driver)
 
 static void opened(void *context, fm_net_conn *conn)
 {
-    struct fm_pond_driver *driver = context;
+    const struct door *door = context;
+    struct fm_pond_driver *driver = door->driver;
     struct executor *executor = fm_base_mem_zalloc(1, sizeof *executor);
     if (!executor) {
         fm_net_conn_close(conn);
         return;
     }
-    *executor = (struct executor){.next = driver->executors, .conn = conn, .task = -1};
+    *executor =
+        (struct executor){.next = driver->executors, .conn = conn, .task = -1, .remote = door->remote};
     driver->executors = executor;
+    driver->fleet.connected += door->remote;
+    driver->fleet.joined += (uint64_t)door->remote;
     fm_net_conn_set_user(conn, executor);
 }
 
 static void closed(void *context, fm_net_conn *conn, fm_status status)
 {
-    struct fm_pond_driver *driver = context;
+    struct fm_pond_driver *driver = ((const struct door *)context)->driver;
     struct executor *executor = fm_net_conn_user(conn);
     (void)status;
     if (!executor)
@@ -319,11 +306,39 @@ static void closed(void *context, fm_net_conn *conn, fm_status status)
             *link = executor->next;
             break;
         }
+    driver->fleet.connected -= executor->remote;
     if (executor->lease)
         fm_net_request_fail(executor->lease, FM_ERR_CANCELLED);
+    if (executor->track && !executor->leaving && !driver->ending)
+        fm_pond_trace_mark(driver->trace, executor->track, "lost");
     if (!driver->ending)
         give_back(driver, executor, "its executor was lost");
     fm_base_mem_free(executor);
+}
+
+static void send_home(struct executor *executor)
+{
+    fm_net_request *lease = executor->lease;
+    executor->lease = NULL;
+    executor->leaving = 1;
+    fm_net_request_fail(lease, fm_base_error_set(FM_ERR_CANCELLED, "there is no more work"));
+}
+
+// Who has waited for long goes; one stays, for a second copy of a task that turns out to be slow.
+static void send_idle_home(struct fm_pond_driver *driver)
+{
+    uint64_t now = fm_base_clock_ns(), patience = (uint64_t)driver->run->options.idle_ms * 1000000u;
+    int waiting = 0;
+    for (struct executor *executor = driver->executors; executor; executor = executor->next) {
+        if (!executor->lease)
+            continue;
+        // Those whom this run has not started could not be called back.
+        int ours = !executor->remote || driver->fleet.remote_max;
+        if (waiting++ && ours && now - executor->idle_ns > patience) {
+            fm_pond_trace_mark(driver->trace, executor->track, "sent home");
+            send_home(executor);
+        }
+    }
 }
 
 static fm_status land(void *context, fm_net_request *request, void **out_payload)
@@ -360,20 +375,32 @@ static void take_done(struct fm_pond_driver *driver, struct executor *executor, 
     if (driver->stage && number >> 32 == driver->serial && index < driver->task_count) {
         driver->tasks[index].copies--;
         if (status < 0) {
+            trace_task(driver, executor, index, status, NULL);
             char message[1024];
             snprintf(message, sizeof message, "%.*s",
                      (int)(request->payload_bytes < 1000 ? request->payload_bytes : 1000), text ? text : "");
             take_failure(driver, index, status, message);
         } else {
-            take_result(driver, index, text ? text : "", request->payload_bytes);
+            take_result(driver, executor, index, text ? text : "", request->payload_bytes);
         }
     }
     fm_base_mem_free(text);
 }
 
+static void name_executor(struct fm_pond_driver *driver, struct executor *executor,
+                          const fm_net_request *request)
+{
+    char name[NAME_BYTES];
+    size_t length = request->args_bytes < sizeof name ? request->args_bytes : sizeof name - 1;
+    memcpy(name, request->args, length);
+    name[length] = '\0';
+    executor->track = fm_pond_trace_track(driver->trace, name);
+    fm_pond_trace_mark(driver->trace, executor->track, "joined");
+}
+
 static void serve(void *context, fm_net_request *request)
 {
-    struct fm_pond_driver *driver = context;
+    struct fm_pond_driver *driver = ((const struct door *)context)->driver;
     struct executor *executor = request->conn ? fm_net_conn_user(request->conn) : NULL;
     if (!executor) {
         fm_base_mem_free(request->payload);
@@ -387,7 +414,10 @@ static void serve(void *context, fm_net_request *request)
             fm_net_request_fail(request, fm_base_error_set(FM_ERR_CANCELLED, "the run is over"));
             return;
         }
+        if (!executor->track)
+            name_executor(driver, executor, request);
         executor->lease = request;
+        executor->idle_ns = executor->heard_ns;
         give_out(driver);
     } else if (request->method == FM_POND_CALL_DONE && request->args_bytes == FM_POND_DONE_ARGS_BYTES) {
         take_done(driver, executor, request);
@@ -404,32 +434,30 @@ static void serve(void *context, fm_net_request *request)
 /* Life */
 
 // An address that listens on all interfaces is reached by this machine's name.
-static fm_status launch(struct fm_pond_driver *driver)
+static fm_status name_address(struct fm_pond_driver *driver)
 {
-    const char *address = fm_net_listener_address(driver->remote);
     fm_net_address parsed;
-    char text[FM_NET_ADDRESS_BYTES];
-    FM_TRY(fm_net_address_parse(address, &parsed));
+    FM_TRY(fm_net_address_parse(fm_net_listener_address(driver->remote), &parsed));
     if (strcmp(parsed.host, "*") == 0 || strcmp(parsed.host, "0.0.0.0") == 0 ||
         strcmp(parsed.host, "::") == 0) {
         gethostname(parsed.host, sizeof parsed.host);
         parsed.host[sizeof parsed.host - 1] = '\0';
     }
-    fm_net_address_format(&parsed, text);
-    return fm_pond_launch_start(driver->run, text, driver->launched, sizeof driver->launched);
+    fm_net_address_format(&parsed, driver->fleet.remote_address);
+    return FM_OK;
 }
 
 static fm_status listen_here(struct fm_pond_driver *driver)
 {
     const fm_pond_run_options *options = &driver->run->options;
     const char *folder = getenv("TMPDIR");
-    const fm_net_service service = {.size = sizeof service,
-                                    .land = land,
-                                    .serve = serve,
-                                    .drop = drop,
-                                    .opened = opened,
-                                    .closed = closed,
-                                    .context = driver};
+    fm_net_service service = {.size = sizeof service,
+                              .land = land,
+                              .serve = serve,
+                              .drop = drop,
+                              .opened = opened,
+                              .closed = closed,
+                              .context = &driver->doors[0]};
     fm_net_listen_options listening = {
         .size = sizeof listening, .service = &service, .security = {FM_NET_SAME_USER, NULL}};
     if (folder && strlen(folder) > 64) // a socket's path has 107 bytes
@@ -437,17 +465,29 @@ static fm_status listen_here(struct fm_pond_driver *driver)
     snprintf(driver->address, sizeof driver->address, "unix:%s/fathom-pond-%d-%llx.sock",
              folder ? folder : "/tmp", (int)getpid(), (unsigned long long)fm_base_clock_ns());
     FM_TRY(fm_net_loop_listen(driver->loop, driver->address, &listening, &driver->local));
-    int launches = options->launch || options->slurm;
-    if (!options->listen && !launches)
+    driver->fleet.local_address = driver->address;
+    if (!options->listen && !driver->fleet.remote_max)
         return FM_OK;
     if (!options->key_path)
         return fm_base_error_set(FM_ERR_ARG, "executors of other machines need a key: give key_path");
     FM_TRY(fm_net_key_read(options->key_path, &driver->key));
     listening.security = (fm_net_security){FM_NET_KEYED, &driver->key};
+    service.context = &driver->doors[1];
     FM_TRY(fm_net_loop_listen(driver->loop, options->listen ? options->listen : "*:0", &listening,
                               &driver->remote));
     fm_log_info("pond", "executors may join at %s", fm_net_listener_address(driver->remote));
-    return launches ? launch(driver) : FM_OK;
+    return name_address(driver);
+}
+
+// Without its trace a run is as good.
+static void begin_trace(struct fm_pond_driver *driver)
+{
+    fm_pond_text path = {0};
+    fm_pond_text_add(&path, "%.*s/trace.json", (int)(driver->run->tasks.length - strlen("/tasks")),
+                     driver->run->tasks.text);
+    if (!path.text || fm_pond_trace_open(path.text, &driver->trace) < 0)
+        fm_log_warn("pond", "no trace of this run: %s", fm_error_message());
+    fm_pond_text_clear(&path);
 }
 
 fm_status fm_pond_driver_new(fm_pond_run *run, struct fm_pond_driver **out_driver)
@@ -458,13 +498,13 @@ fm_status fm_pond_driver_new(fm_pond_run *run, struct fm_pond_driver **out_drive
     if (!driver)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a driver");
     driver->run = run;
-    note_descriptors(driver);
+    driver->doors[0] = (struct door){driver, 0};
+    driver->doors[1] = (struct door){driver, 1};
+    fm_pond_fleet_init(&driver->fleet, run);
+    begin_trace(driver);
     fm_status status = fm_net_loop_new(&options, &driver->loop);
     if (status == FM_OK)
         status = listen_here(driver);
-    driver->child_count = run->options.executors < 0           ? 0
-                          : run->options.executors > LOCAL_MAX ? LOCAL_MAX
-                                                               : run->options.executors;
     if (status < 0) {
         fm_pond_driver_free(driver);
         return status;
@@ -479,22 +519,16 @@ void fm_pond_driver_free(struct fm_pond_driver *driver)
         return;
     driver->ending = 1;
     // Tasks that are still at work are copies of what is done, or of a run that ends.
-    for (int i = 0; i < driver->child_count; i++)
-        if (driver->children[i])
-            kill(driver->children[i], SIGKILL);
-    for (int i = 0; i < driver->child_count; i++)
-        if (driver->children[i])
-            waitpid(driver->children[i], NULL, 0);
+    fm_pond_fleet_kill(&driver->fleet);
     // Executors elsewhere are told, and have a moment to hear it.
     for (struct executor *executor = driver->executors; executor; executor = executor->next)
-        if (executor->lease) {
-            fm_net_request_fail(executor->lease, fm_base_error_set(FM_ERR_CANCELLED, "the run is over"));
-            executor->lease = NULL;
-        }
-    fm_pond_launch_stop(driver->run, driver->launched);
+        if (executor->lease)
+            send_home(executor);
+    fm_pond_fleet_stop(&driver->fleet);
     if (driver->remote && fm_net_loop_progress(driver->loop, 50000000) < 0)
         fm_log_warn("pond", "%s", fm_error_message());
     fm_net_loop_free(driver->loop);
+    fm_pond_trace_close(driver->trace);
     fm_net_key_clear(&driver->key);
     fm_base_mem_free(driver);
 }
@@ -531,10 +565,11 @@ static void show(struct fm_pond_driver *driver)
 static fm_status run_stage(struct fm_pond_driver *driver)
 {
     while (driver->done_count < driver->task_count && driver->status == FM_OK) {
-        FM_TRY(tend_children(driver));
+        FM_TRY(fm_pond_fleet_tend(&driver->fleet, driver->task_count - driver->done_count));
         give_out(driver);
         FM_TRY(fm_net_loop_progress(driver->loop, 200000000));
         check_leases(driver);
+        send_idle_home(driver);
         FM_TRY(fm_base_interrupt_check());
         show(driver);
     }
@@ -544,6 +579,8 @@ static fm_status run_stage(struct fm_pond_driver *driver)
 fm_status fm_pond_driver_run(struct fm_pond_driver *driver, const char *stage, char *const *bodies,
                              fm_pond_made *made, size_t count)
 {
+    FM_SPAN_ARGS(span, "stage", "pond", "tasks", NULL);
+    span.args[0] = (int64_t)count;
     driver->tasks = fm_base_mem_zalloc(count + 1, sizeof *driver->tasks);
     if (!driver->tasks)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu tasks", count);

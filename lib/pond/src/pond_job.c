@@ -15,6 +15,7 @@ static const struct {
     {FM_POND_SQL, ""},
     {FM_POND_FILTER, ""},
     {FM_POND_MAP, ""},
+    {FM_POND_FLAT_MAP, ""},
     {FM_POND_MAP_BATCHES, "schema"},
     {FM_POND_SAMPLE, "seed"},
     {FM_POND_LIMIT, ""},
@@ -94,8 +95,8 @@ static fm_status find_kind(const fm_doc *step, size_t *out_index, const fm_doc *
     }
     return fm_base_doc_error(
         FM_ERR_FORMAT, step,
-        "the step says not what it does; expected one of source, sql, filter, map, map_batches, "
-        "sample, limit, distinct, group_by, join, repartition, sort, sink");
+        "the step says not what it does; expected one of source, sql, filter, map, flat_map, "
+        "map_batches, sample, limit, distinct, group_by, join, repartition, sort, sink");
 }
 
 static fm_status check_keys(const fm_doc *step, size_t index)

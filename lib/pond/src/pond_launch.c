@@ -80,7 +80,8 @@ static fm_status run_command(const char *command, char *out_line, size_t size)
     return FM_OK;
 }
 
-fm_status fm_pond_launch_start(const fm_pond_run *run, const char *address, char *out_id, size_t size)
+fm_status fm_pond_launch_start(const fm_pond_run *run, const char *address, int how_many, char *out_id,
+                               size_t size)
 {
     const fm_pond_run_options *options = &run->options;
     char program[PATH_MAX] = "fathom", last[16], count[16];
@@ -88,8 +89,8 @@ fm_status fm_pond_launch_start(const fm_pond_run *run, const char *address, char
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length > 0)
         program[length] = '\0';
-    snprintf(count, sizeof count, "%d", options->launch_count);
-    snprintf(last, sizeof last, "%d", options->launch_count - 1);
+    snprintf(count, sizeof count, "%d", how_many);
+    snprintf(last, sizeof last, "%d", how_many - 1);
     fm_status status = slurm_options(options->slurm ? options->slurm : "", &slurm);
     const struct place places[] = {{"address", address},
                                    {"key", options->key_path},

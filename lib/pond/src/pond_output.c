@@ -1,5 +1,8 @@
 #include "pond_output.h"
 
+#include <dirent.h>
+#include <limits.h>
+#include <sys/stat.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -95,6 +98,24 @@ fm_status fm_pond_scratch_open(const char *folder, int *out_fd)
         return fm_base_file_error(errno, "%s", folder);
     *out_fd = fd;
     return FM_OK;
+}
+
+uint64_t fm_pond_folder_bytes(const char *path)
+{
+    DIR *folder = opendir(path);
+    uint64_t bytes = 0;
+    for (struct dirent *entry; folder && (entry = readdir(folder));) {
+        char name[PATH_MAX];
+        struct stat info;
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+            snprintf(name, sizeof name, "%s/%s", path, entry->d_name) >= (int)sizeof name ||
+            lstat(name, &info) != 0)
+            continue;
+        bytes += S_ISDIR(info.st_mode) ? fm_pond_folder_bytes(name) : (uint64_t)info.st_size;
+    }
+    if (folder)
+        closedir(folder);
+    return bytes;
 }
 
 void fm_pond_folder_discard(const char *path)

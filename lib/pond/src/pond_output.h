@@ -39,6 +39,8 @@ FM_MUST_USE fm_status fm_pond_output_write_fd(int fd, const char *path, uint64_t
  * system can. */
 FM_MUST_USE fm_status fm_pond_scratch_open(const char *folder, int *out_fd);
 
+/** Bytes of the files in a folder and below; 0 for what cannot be read. */
+uint64_t fm_pond_folder_bytes(const char *path);
 /** Removes a folder in the making. What goes wrong is logged; the thread's message stays as it is. */
 void fm_pond_folder_discard(const char *path);
 

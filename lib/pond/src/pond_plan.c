@@ -2,9 +2,9 @@
 
 #include <string.h>
 
-static const char *const kind_names[] = {"",       "source", "sql",      "filter",   "map",  "map_batches",
-                                         "sample", "limit",  "distinct", "group_by", "join", "repartition",
-                                         "sort",   "sink"};
+static const char *const kind_names[] = {"",         "source",      "sql",         "filter", "map",
+                                         "flat_map", "map_batches", "sample",      "limit",  "distinct",
+                                         "group_by", "join",        "repartition", "sort",   "sink"};
 
 const char *fm_pond_kind_name(fm_pond_kind kind)
 {
@@ -43,8 +43,11 @@ static fm_status check_source(const fm_pond_op *op)
     if (op->format == FM_POND_RANGE)
         return needs(op, "low and high, low not above high", op->low <= op->high);
     FM_TRY(needs(op, "a format of files", op->format >= FM_POND_PARQUET && op->format <= FM_POND_FILES));
-    if (op->on_error == FM_POND_SKIP && op->format != FM_POND_CSV)
-        return fm_base_error_set(FM_ERR_ARG, "source: on_error is skip; only lines of CSV can be skipped");
+    if (op->on_error == FM_POND_SKIP && op->format != FM_POND_CSV && op->format != FM_POND_JSON)
+        return fm_base_error_set(FM_ERR_ARG,
+                                 "source: on_error is skip; only lines of CSV and JSON can be skipped");
+    if (op->on_error == FM_POND_SKIP && op->format == FM_POND_JSON)
+        FM_TRY(needs(op, "a schema, by which lines are malformed or not", op->schema != NULL));
     return needs(op, "paths", op->path_count > 0);
 }
 
@@ -88,6 +91,7 @@ static fm_status check(const fm_pond_op *op)
     case FM_POND_SQL:
     case FM_POND_FILTER:
     case FM_POND_MAP:
+    case FM_POND_FLAT_MAP:
         return needs(op, "SQL", op->text != NULL);
     case FM_POND_MAP_BATCHES:
         FM_TRY(needs(op, "a function", op->text != NULL));
@@ -164,6 +168,8 @@ fm_status fm_pond_plan_add(fm_pond_plan *plan, const fm_pond_op *op, int *out_no
     if (op->size != sizeof *op)
         return fm_base_error_set(FM_ERR_ARG, "op.size is %zu; expected %zu", op->size, sizeof *op);
     FM_TRY(check(op));
+    if (plan->count == FM_POND_NODES_MAX)
+        return fm_base_error_set(FM_ERR_LIMIT, "more than %d operations", FM_POND_NODES_MAX);
     if (plan->count == plan->capacity) {
         size_t capacity = plan->capacity ? 2 * plan->capacity : 16;
         fm_pond_node *nodes = fm_base_mem_realloc(plan->nodes, capacity, sizeof *nodes);

@@ -8,7 +8,12 @@
 #include "fathom/mem.h"
 #include "fathom/pond.h"
 
-enum { FM_POND_INPUTS_MAX = 8, FM_POND_PARTITIONS_MAX = 65536 };
+enum {
+    FM_POND_INPUTS_MAX = 8,
+    FM_POND_PARTITIONS_MAX = 65536,
+    FM_POND_NODES_MAX =
+        4096, // a chain of so many views is more than DuckDB nests, and what recursion here may go down
+};
 
 typedef struct fm_pond_node {
     fm_pond_op op; /**< with copies of all it points to */

@@ -15,6 +15,7 @@
 #include "fathom/file.h"
 #include "pond_batch.h"
 #include "pond_output.h"
+#include "pond_schema.h"
 #include "pond_task.h"
 #include "pond_team.h"
 
@@ -62,12 +63,13 @@ static void fill_in(const fm_pond_stage *stage, const fm_pond_def *def, int task
     }
 }
 
-static fm_status add_step(fm_json *json, fm_pond_text *sql)
+// Takes the text.
+static fm_status add_step(fm_json *json, const char *what, fm_pond_text *sql)
 {
     fm_status status = fm_pond_text_status(sql);
     if (status == FM_OK) {
         fm_base_json_begin(json, NULL, '{');
-        fm_base_json_string(json, "sql", sql->text);
+        fm_base_json_string(json, what, sql->text);
         fm_base_json_end(json);
     }
     fm_pond_text_clear(sql);
@@ -96,24 +98,34 @@ static int is_shuffled(const fm_pond_run *run, int dataset)
     return run->physical.datasets[dataset].kind == FM_POND_DATASET_SHUFFLED;
 }
 
-static fm_status add_steps(const fm_pond_run *run, const fm_pond_stage *stage, int task, fm_json *json,
-                           fm_pond_text *stamp)
+static fm_status add_inputs(const fm_pond_run *run, const fm_pond_stage *stage, int task, fm_json *json,
+                            fm_pond_text *stamp)
 {
-    fm_base_json_begin(json, "steps", '[');
     for (int i = 0; i < stage->dataset_count; i++) {
         int dataset = stage->datasets[i];
         int partition = run->physical.datasets[dataset].partitions == 1 ? 0 : task;
         fm_pond_text sql = {0};
         char name[16];
         snprintf(name, sizeof name, "i%d", i);
-        fm_status status = fm_pond_view_add(run, dataset, partition, name, &sql);
-        if (status < 0) {
-            fm_pond_text_clear(&sql);
-            return status;
-        }
-        FM_TRY(add_step(json, &sql));
+        fm_status status = fm_pond_view_check(run, dataset, partition, &sql);
+        if (status == FM_OK && sql.length)
+            status = add_step(json, "clash", &sql);
+        if (status == FM_OK)
+            status = fm_pond_view_add(run, dataset, partition, name, &sql);
+        if (status == FM_OK)
+            status = add_step(json, "sql", &sql);
+        fm_pond_text_clear(&sql);
+        FM_TRY(status);
         fm_pond_view_stamp(run, dataset, partition, stamp);
     }
+    return FM_OK;
+}
+
+static fm_status add_steps(const fm_pond_run *run, const fm_pond_stage *stage, int task, fm_json *json,
+                           fm_pond_text *stamp)
+{
+    fm_base_json_begin(json, "steps", '[');
+    FM_TRY(add_inputs(run, stage, task, json, stamp));
     for (int i = 0; i < stage->def_count; i++) {
         const fm_pond_def *def = &run->physical.defs[stage->defs[i]];
         fm_pond_text sql = {0};
@@ -125,7 +137,7 @@ static fm_status add_steps(const fm_pond_run *run, const fm_pond_stage *stage, i
         }
         fm_pond_text_add(&sql, "CREATE VIEW %s AS ", name);
         fill_in(stage, def, task, &sql);
-        FM_TRY(add_step(json, &sql));
+        FM_TRY(add_step(json, "sql", &sql));
     }
     fm_base_json_end(json);
     return FM_OK;
@@ -161,18 +173,24 @@ static void add_proofs(const fm_pond_run *run, const fm_pond_stage *stage, int t
     fm_base_json_end(json);
 }
 
-static int stores_rejects(const fm_pond_run *run, const fm_pond_stage *stage)
+static fm_status add_skipped(const fm_pond_run *run, const fm_pond_stage *stage, int task, fm_json *json)
 {
-    for (int i = 0; i < stage->dataset_count; i++) {
-        const fm_pond_dataset *dataset = &run->physical.datasets[stage->datasets[i]];
-        if (dataset->kind == FM_POND_DATASET_FILES)
-            dataset = &run->physical.datasets[dataset->of];
-        if (dataset->kind == FM_POND_DATASET_SOURCE &&
-            run->plan->nodes[dataset->node].op.format == FM_POND_CSV &&
-            run->plan->nodes[dataset->node].op.on_error == FM_POND_SKIP)
-            return 1;
+    fm_status status = FM_OK;
+    fm_base_json_begin(json, "skipped", '[');
+    for (int i = 0; i < stage->dataset_count && status == FM_OK; i++) {
+        int dataset = stage->datasets[i];
+        int partition = run->physical.datasets[dataset].partitions == 1 ? 0 : task;
+        fm_pond_text malformed = {0}, rejected = {0};
+        status = fm_pond_view_skipped(run, dataset, partition, &malformed, &rejected);
+        if (status == FM_OK && malformed.length)
+            status = add_step(json, "malformed", &malformed);
+        if (status == FM_OK && rejected.length)
+            status = add_step(json, "rejected", &rejected);
+        fm_pond_text_clear(&malformed);
+        fm_pond_text_clear(&rejected);
     }
-    return 0;
+    fm_base_json_end(json);
+    return status;
 }
 
 static void add_output(const fm_pond_run *run, const fm_pond_stage *stage, fm_json *json)
@@ -197,8 +215,6 @@ static void add_output(const fm_pond_run *run, const fm_pond_stage *stage, fm_js
         if (op->schema)
             fm_base_json_string(json, "columns", op->schema);
     }
-    if (stores_rejects(run, stage))
-        fm_base_json_bool(json, "rejects", 1);
 }
 
 fm_status fm_pond_run_describe(const fm_pond_run *run, int number, int task, fm_pond_text *out)
@@ -209,6 +225,8 @@ fm_status fm_pond_run_describe(const fm_pond_run *run, int number, int task, fm_
     fm_pond_text_add(&stamp, "%s ", run->engine);
     fm_base_json_begin(&json, NULL, '{');
     fm_status status = add_steps(run, stage, task, &json, &stamp);
+    if (status == FM_OK)
+        status = add_skipped(run, stage, task, &json);
     if (status == FM_OK) {
         add_proofs(run, stage, task, &json);
         add_output(run, stage, &json);
@@ -228,35 +246,65 @@ fm_status fm_pond_run_describe(const fm_pond_run *run, int number, int task, fm_
 
 /* Results */
 
-fm_status fm_pond_made_read(const char *text, size_t length, fm_pond_made *made)
+static fm_status take_figure(const fm_doc *result, const char *name, uint64_t *out_figure)
 {
-    fm_doc *doc = NULL;
-    int64_t rows = 0, rows_in = 0, skipped = 0, wall = 0;
-    FM_TRY(fm_base_doc_parse_json(text, length, "result of a task", &doc));
-    fm_status status = fm_base_doc_int(fm_base_doc_get(doc, "rows"), "rows", 0, INT64_MAX, &rows);
-    if (status == FM_OK)
-        status = fm_base_doc_int(fm_base_doc_get(doc, "rows_in"), "rows_in", 0, INT64_MAX, &rows_in);
-    if (status == FM_OK)
-        status = fm_base_doc_int(fm_base_doc_get(doc, "skipped"), "skipped", 0, INT64_MAX, &skipped);
-    if (status == FM_OK)
-        status = fm_base_doc_int(fm_base_doc_get(doc, "wall_ns"), "wall_ns", 0, INT64_MAX, &wall);
-    const fm_doc *parts = fm_base_doc_get(doc, "parts"), *columns = fm_base_doc_get(doc, "columns");
-    size_t count = fm_base_doc_count(parts);
-    fm_pond_part *list = fm_base_mem_zalloc(count + 1, sizeof *list);
-    if (!list && status == FM_OK)
-        status = fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu parts", count);
-    for (size_t i = 0; i < count && status == FM_OK; i++) {
-        const fm_doc *part = fm_base_doc_at(parts, i);
-        int64_t number = 0, part_rows = 0;
-        const char *sum = "";
-        status = fm_base_doc_int(fm_base_doc_at(part, 0), "part", 0, UINT32_MAX, &number);
-        if (status == FM_OK)
-            status = fm_base_doc_int(fm_base_doc_at(part, 1), "rows of a part", 0, INT64_MAX, &part_rows);
-        if (status == FM_OK)
-            status = fm_base_doc_string(fm_base_doc_at(part, 2), "sum of a part", &sum);
-        list[i] = (fm_pond_part){(uint32_t)number, (uint64_t)part_rows, strtoull(sum, NULL, 10)};
+    int64_t figure;
+    FM_TRY(fm_base_doc_int(fm_base_doc_get(result, name), name, 0, INT64_MAX, &figure));
+    *out_figure = (uint64_t)figure;
+    return FM_OK;
+}
+
+static fm_status take_figures(const fm_doc *result, fm_pond_made *made)
+{
+    const struct {
+        const char *name;
+        uint64_t *figure;
+    } figures[] = {{"rows", &made->rows},
+                   {"rows_in", &made->rows_in},
+                   {"bytes", &made->bytes},
+                   {"skipped", &made->skipped},
+                   {"begin_unix_ns", &made->usage.begin_unix_ns},
+                   {"wall_ns", &made->usage.wall_ns},
+                   {"cpu_ns", &made->usage.cpu_ns},
+                   {"rss_bytes", &made->usage.rss_bytes},
+                   {"read_bytes", &made->usage.read_bytes},
+                   {"written_bytes", &made->usage.written_bytes}};
+    const fm_doc *phases = fm_base_doc_get(result, "phases");
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
+        FM_TRY(take_figure(result, figures[i].name, figures[i].figure));
+    for (size_t i = 0; i < FM_POND_PHASES && i < fm_base_doc_count(phases); i++) {
+        int64_t length;
+        FM_TRY(fm_base_doc_int(fm_base_doc_at(phases, i), "a phase", 0, INT64_MAX, &length));
+        made->usage.phase_ns[i] = (uint64_t)length;
     }
+    return FM_OK;
+}
+
+static fm_status take_parts(const fm_doc *parts, fm_pond_made *made)
+{
+    size_t count = fm_base_doc_count(parts);
+    made->parts = fm_base_mem_zalloc(count + 1, sizeof *made->parts);
+    if (!made->parts)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu parts", count);
+    for (size_t i = 0; i < count; i++) {
+        const fm_doc *part = fm_base_doc_at(parts, i);
+        int64_t number, rows;
+        const char *sum;
+        FM_TRY(fm_base_doc_int(fm_base_doc_at(part, 0), "part", 0, UINT32_MAX, &number));
+        FM_TRY(fm_base_doc_int(fm_base_doc_at(part, 1), "rows of a part", 0, INT64_MAX, &rows));
+        FM_TRY(fm_base_doc_string(fm_base_doc_at(part, 2), "sum of a part", &sum));
+        made->parts[i] = (fm_pond_part){(uint32_t)number, (uint64_t)rows, strtoull(sum, NULL, 10)};
+    }
+    made->part_count = count;
+    return FM_OK;
+}
+
+// [[name, type]] as text.
+static fm_status take_columns(const fm_doc *columns, fm_pond_made *made)
+{
     fm_json json = {0};
+    fm_pond_text text = {0};
+    fm_status status = FM_OK;
     fm_base_json_begin(&json, NULL, '[');
     for (size_t i = 0; i < fm_base_doc_count(columns) && status == FM_OK; i++) {
         const char *name = "", *type = "";
@@ -269,24 +317,31 @@ fm_status fm_pond_made_read(const char *text, size_t length, fm_pond_made *made)
         fm_base_json_end(&json);
     }
     fm_base_json_end(&json);
-    fm_pond_text kept = {0};
-    fm_pond_text_add_bytes(&kept, json.text ? json.text : "", json.length);
+    fm_pond_text_add_bytes(&text, json.text ? json.text : "", json.length);
     fm_status finished = fm_base_json_finish(&json, NULL);
-    status = status < 0 ? status : finished < 0 ? finished : fm_pond_text_status(&kept);
+    status = status < 0 ? status : finished < 0 ? finished : fm_pond_text_status(&text);
+    if (status < 0)
+        fm_pond_text_clear(&text);
+    made->columns = text.text;
+    return status;
+}
+
+fm_status fm_pond_made_read(const char *text, size_t length, fm_pond_made *made)
+{
+    fm_doc *doc = NULL;
+    fm_pond_made read = *made;
+    FM_TRY(fm_base_doc_parse_json(text, length, "result of a task", &doc));
+    fm_status status = take_figures(doc, &read);
+    if (status == FM_OK)
+        status = take_parts(fm_base_doc_get(doc, "parts"), &read);
+    if (status == FM_OK)
+        status = take_columns(fm_base_doc_get(doc, "columns"), &read);
     fm_base_doc_free(doc);
-    if (status < 0) {
-        fm_base_mem_free(list);
-        fm_pond_text_clear(&kept);
-        return status;
-    }
-    made->rows = (uint64_t)rows;
-    made->rows_in = (uint64_t)rows_in;
-    made->skipped = (uint64_t)skipped;
-    made->wall_ns = (uint64_t)wall;
-    made->parts = list;
-    made->part_count = count;
-    made->columns = kept.text;
-    return FM_OK;
+    if (status == FM_OK)
+        *made = read;
+    else
+        fm_base_mem_free(read.parts);
+    return status;
 }
 
 static void clear_made(fm_pond_made *made, size_t count)
@@ -361,7 +416,7 @@ static fm_status detect(fm_pond_run *run, int dataset)
     fm_base_json_begin(&json, NULL, '{');
     fm_base_json_begin(&json, "steps", '[');
     if (status == FM_OK)
-        status = add_step(&json, &sql);
+        status = add_step(&json, "sql", &sql);
     fm_base_json_end(&json);
     fm_base_json_string(&json, "out", "v0");
     fm_base_json_string(&json, "kind", "plain");
@@ -383,7 +438,7 @@ static fm_status detect(fm_pond_run *run, int dataset)
     if (status == FM_OK)
         status = fm_base_doc_parse_json(made.columns, strlen(made.columns), "columns", &columns);
     if (status == FM_OK)
-        status = fm_pond_view_schema(NULL, columns, &schema);
+        status = fm_pond_schema_make(NULL, columns, &schema);
     run->schemas[dataset] = schema.text;
     fm_base_doc_free(columns);
     fm_base_mem_free(made.parts);
@@ -401,11 +456,12 @@ static fm_status learn_schemas(fm_pond_run *run)
         if (dataset->kind != FM_POND_DATASET_SOURCE)
             continue;
         const fm_pond_op *op = &run->plan->nodes[dataset->node].op;
-        if (op->format != FM_POND_CSV && op->format != FM_POND_JSON)
+        int is_text = op->format == FM_POND_CSV || op->format == FM_POND_JSON;
+        if (!is_text && !(op->format == FM_POND_PARQUET && op->schema))
             continue;
         fm_pond_text schema = {0};
         if (op->schema)
-            FM_TRY(fm_pond_view_schema(op->schema, NULL, &schema));
+            FM_TRY(fm_pond_schema_make(op->schema, NULL, &schema));
         if (op->schema)
             run->schemas[i] = schema.text;
         else
@@ -437,6 +493,9 @@ static fm_status run_one(fm_pond_run *run, int number)
     fm_base_mem_free(bodies);
     for (size_t i = 0; i < count && status == FM_OK; i++) {
         run->report.skipped += made[i].skipped;
+        run->report.cpu_ns += made[i].usage.cpu_ns;
+        if (made[i].usage.rss_bytes > run->report.rss_bytes_max)
+            run->report.rss_bytes_max = made[i].usage.rss_bytes;
         run->report.moved_rows += stage->kind == FM_POND_OUT_SHUFFLE ? made[i].rows : 0;
         run->report.rows += stage->kind == FM_POND_OUT_SINK ? made[i].rows : 0;
     }
@@ -485,6 +544,7 @@ static fm_status take_options(fm_pond_run *run, const fm_pond_run_options *given
     options->executors = options->executors ? options->executors : fm_pond_team_cores();
     options->threads = options->threads ? options->threads : plan->threads ? (int)plan->threads : 1;
     options->retries = options->retries ? options->retries : 3;
+    options->idle_ms = options->idle_ms ? options->idle_ms : 10000;
     options->memory_bytes = options->memory_bytes ? options->memory_bytes : (uint64_t)plan->memory_bytes;
     int launches = options->launch || options->slurm;
     if (launches && options->launch_count < 1)

@@ -8,6 +8,7 @@
 #include "fathom/progress.h"
 #include "pond_protocol.h"
 #include "pond_stage.h"
+#include "pond_trace.h"
 
 /** What a shuffle's task has sent to one partition. */
 typedef struct fm_pond_part {
@@ -19,7 +20,8 @@ typedef struct fm_pond_part {
 typedef struct fm_pond_made {
     char key[33];
     int done;
-    uint64_t rows, rows_in, skipped, wall_ns;
+    uint64_t rows, rows_in, skipped, bytes;
+    fm_pond_usage usage;
     fm_pond_part *parts; /**< in the order of their numbers */
     size_t part_count;
     char *columns; /**< the first task's of a stage: JSON [[name, type]] */
@@ -51,11 +53,14 @@ FM_MUST_USE fm_status fm_pond_view_add(const fm_pond_run *run, int dataset, int 
                                        fm_pond_text *sql);
 /** Adds sizes and times of the source files of a data set's partition: what its tasks' keys depend on beside names. */
 void fm_pond_view_stamp(const fm_pond_run *run, int dataset, int partition, fm_pond_text *out);
+/** Adds what finds clashes between the columns of Parquet files (pond_reader.h); nothing where there can be none. */
+FM_MUST_USE fm_status fm_pond_view_check(const fm_pond_run *run, int dataset, int partition,
+                                         fm_pond_text *sql);
+/** Adds what counts malformed lines that were left out (pond_reader.h); nothing where none may be. */
+FM_MUST_USE fm_status fm_pond_view_skipped(const fm_pond_run *run, int dataset, int partition,
+                                           fm_pond_text *malformed, fm_pond_text *rejected);
 /** What a source of text is asked for its columns: a SELECT over a few of its files. */
 FM_MUST_USE fm_status fm_pond_view_detect(const fm_pond_run *run, int dataset, fm_pond_text *sql);
-/** "{'a': 'BIGINT', ...}" of a schema given as text ("a BIGINT, b VARCHAR"), or of detected columns. */
-FM_MUST_USE fm_status fm_pond_view_schema(const char *given, const fm_doc *columns, fm_pond_text *out);
-
 /** The document of a task without its key, folder and resources: what the key is taken of. */
 FM_MUST_USE fm_status fm_pond_run_describe(const fm_pond_run *run, int stage, int task, fm_pond_text *out);
 
@@ -67,8 +72,8 @@ FM_MUST_USE fm_status fm_pond_driver_run(struct fm_pond_driver *driver, const ch
 void fm_pond_driver_free(struct fm_pond_driver *driver);
 
 /** Starts executors elsewhere, which are to join at `address`; the first line that the command prints is their id. */
-FM_MUST_USE fm_status fm_pond_launch_start(const fm_pond_run *run, const char *address, char *out_id,
-                                           size_t size);
+FM_MUST_USE fm_status fm_pond_launch_start(const fm_pond_run *run, const char *address, int how_many,
+                                           char *out_id, size_t size);
 void fm_pond_launch_stop(const fm_pond_run *run, const char *id);
 
 /** Writes the status file of the work folder; what goes wrong is logged. */

@@ -181,14 +181,24 @@ static fm_status shuffle(struct planner *planner, struct stream in, const char *
     return add_stage(planner, in, &like, -1, out);
 }
 
+// Whether files (or rows) of a data set can be shared out as they lie: those of a source, and of a stage's own output.
+static int lies_ready(const fm_pond_physical *physical, fm_pond_ref ref, fm_pond_dataset_kind kind)
+{
+    if (!is_dataset(ref))
+        return 0;
+    const fm_pond_dataset *dataset = &physical->datasets[-1 - ref];
+    // A query says itself what its partitions are.
+    if (dataset->kind == FM_POND_DATASET_SOURCE &&
+        physical->plan->nodes[dataset->node].op.format == FM_POND_QUERY)
+        return 0;
+    return dataset->kind == FM_POND_DATASET_PLAIN || kind == FM_POND_DATASET_FILES;
+}
+
 static fm_status regroup(struct planner *planner, struct stream in, fm_pond_dataset_kind kind, int partitions,
                          int node, const char *name, struct stream *out)
 {
     struct stream whole = in;
-    // Files and rows of a source or of a stage's own output can be shared out as they lie.
-    int lies =
-        is_dataset(in.ref) && (planner->physical->datasets[-1 - in.ref].kind == FM_POND_DATASET_PLAIN ||
-                               kind == FM_POND_DATASET_FILES);
+    int lies = lies_ready(planner->physical, in.ref, kind);
     if (is_dataset(in.ref) && !lies)
         FM_TRY(add_def(planner, "SELECT * FROM {0}", &in, 1, &whole));
     FM_TRY(materialise(planner, whole, name, node, &whole));
@@ -415,15 +425,18 @@ static fm_status lower(struct planner *planner, int number)
     case FM_POND_FILTER:
         return add_def(planner, text_of(planner, "SELECT * FROM {0} WHERE %s", op->text), in, 1, out);
     case FM_POND_MAP:
+    case FM_POND_FLAT_MAP:
         return add_def(planner, text_of(planner, "SELECT %s FROM {0}", op->text), in, 1, out);
     case FM_POND_MAP_BATCHES:
         return lower_batches(planner, node, in[0], out);
     case FM_POND_SAMPLE:
-        return add_def(planner,
-                       text_of(planner,
-                               "SELECT * FROM {0} USING SAMPLE %.9g PERCENT (bernoulli) REPEATABLE (%llu)",
-                               100 * op->fraction, (unsigned long long)(op->seed % 1000000007u + 1)),
-                       in, 1, out);
+        // The partition's number ends the seed's: each partition has its own.
+        return add_def(
+            planner,
+            text_of(planner,
+                    "SELECT * FROM {0} USING SAMPLE bernoulli(%.9g PERCENT) REPEATABLE (%llu{partition})",
+                    100 * op->fraction, (unsigned long long)(op->seed % 10007 + 1)),
+            in, 1, out);
     case FM_POND_LIMIT:
         return lower_limit(planner, node, in[0], out);
     case FM_POND_DISTINCT:

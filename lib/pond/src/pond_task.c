@@ -4,14 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
-#include "fathom/clock.h"
 #include "fathom/file.h"
 #include "fathom/mem.h"
 #include "pond_batch.h"
 #include "pond_output.h"
+#include "pond_trace.h"
 
 #ifdef FM_HAVE_DUCKDB
 
@@ -25,6 +24,7 @@ struct work {
     fm_pond_text select;  // how its columns are written where Parquet knows fewer types than DuckDB
     fm_pond_text parts;   // JSON: [[number, rows, sum], ...]
     uint64_t rows, rows_in, skipped, bytes;
+    fm_pond_meter meter;
 };
 
 static const char *get(const fm_doc *node, const char *key)
@@ -91,13 +91,33 @@ static fm_status check_proofs(struct work *work)
     return FM_OK;
 }
 
+static fm_status take_clash(void *context, const fm_pond_text *values, int count)
+{
+    (void)context, (void)count;
+    fm_pond_text message = {0};
+    fm_pond_text_add(&message, "%.*s: column '%.*s' is ", (int)values[0].length, values[0].text,
+                     (int)values[1].length, values[1].text);
+    for (int i = 2; i < 4; i++) {
+        if (values[i].text)
+            fm_pond_text_add_bytes(&message, values[i].text, values[i].length);
+        else
+            fm_pond_text_add(&message, "not there");
+        fm_pond_text_add(&message, "%s", i == 2 ? "; expected " : ", as in the source's first file");
+    }
+    fm_status status = fm_base_error_set(FM_ERR_FORMAT, "%s", message.text ? message.text : "columns clash");
+    fm_pond_text_clear(&message);
+    return status;
+}
+
 static fm_status run_steps(struct work *work)
 {
     const fm_doc *steps = fm_base_doc_get(work->task, "steps");
     for (size_t i = 0; i < fm_base_doc_count(steps); i++) {
         const fm_doc *step = fm_base_doc_at(steps, i);
-        const char *sql = get(step, "sql");
-        if (sql)
+        const char *sql = get(step, "sql"), *clash = get(step, "clash");
+        if (clash)
+            FM_TRY(fm_pond_session_each(&work->session, clash, take_clash, NULL));
+        else if (sql)
             FM_TRY(fm_pond_session_run(&work->session, sql));
         else
             FM_TRY(fm_pond_batch_run(&work->session, get(step, "function"), get(step, "from"),
@@ -362,7 +382,7 @@ static fm_status write_sink(struct work *work, const char *out)
         fm_pond_text_add(&path, "%s/out.bin", work->draft.text);
         status = fm_pond_text_status(&path);
         if (status == FM_OK)
-            status = fm_pond_batch_write_raw(&work->session, out, path.text, &work->rows, &work->bytes);
+            status = fm_pond_batch_write_raw(&work->session, out, path.text, &work->rows);
         fm_pond_text_clear(&path);
         return status;
     }
@@ -385,19 +405,28 @@ static fm_status write_sink(struct work *work, const char *out)
     return copy(work, &sql);
 }
 
-static fm_status write_result(struct work *work, uint64_t begin_ns, char **out_result)
+static fm_status write_result(struct work *work, char **out_result)
 {
     fm_pond_text text = {0}, path = {0};
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    fm_pond_text_add(
-        &text,
-        "{\"rows\": %llu, \"rows_in\": %llu, \"bytes\": %llu, \"skipped\": %llu, \"columns\": %s, "
-        "\"parts\": %s, \"wall_ns\": %llu, \"rss_bytes\": %llu}",
-        (unsigned long long)work->rows, (unsigned long long)work->rows_in, (unsigned long long)work->bytes,
-        (unsigned long long)work->skipped, work->columns.text ? work->columns.text : "[]",
-        work->parts.text ? work->parts.text : "[]", (unsigned long long)(fm_base_clock_ns() - begin_ns),
-        (unsigned long long)usage.ru_maxrss * 1024);
+    fm_pond_usage usage;
+    work->bytes = fm_pond_folder_bytes(work->draft.text);
+    fm_pond_meter_read(&work->meter, &usage);
+    fm_pond_text_add(&text,
+                     "{\"rows\": %llu, \"rows_in\": %llu, \"bytes\": %llu, \"skipped\": %llu, \"columns\": "
+                     "%s, \"parts\": %s, ",
+                     (unsigned long long)work->rows, (unsigned long long)work->rows_in,
+                     (unsigned long long)work->bytes, (unsigned long long)work->skipped,
+                     work->columns.text ? work->columns.text : "[]",
+                     work->parts.text ? work->parts.text : "[]");
+    fm_pond_text_add(&text,
+                     "\"begin_unix_ns\": %llu, \"wall_ns\": %llu, \"cpu_ns\": %llu, \"rss_bytes\": %llu, "
+                     "\"read_bytes\": %llu, \"written_bytes\": %llu, \"phases\": [",
+                     (unsigned long long)usage.begin_unix_ns, (unsigned long long)usage.wall_ns,
+                     (unsigned long long)usage.cpu_ns, (unsigned long long)usage.rss_bytes,
+                     (unsigned long long)usage.read_bytes, (unsigned long long)usage.written_bytes);
+    for (int i = 0; i < FM_POND_PHASES; i++)
+        fm_pond_text_add(&text, "%s%llu", i ? ", " : "", (unsigned long long)usage.phase_ns[i]);
+    fm_pond_text_add(&text, "]}");
     fm_pond_text_add(&path, "%s/" FM_POND_RESULT_NAME, work->draft.text);
     fm_status status = fm_pond_text_status(&text);
     if (status == FM_OK)
@@ -412,18 +441,24 @@ static fm_status write_result(struct work *work, uint64_t begin_ns, char **out_r
     return status;
 }
 
-static fm_status count_rejects(struct work *work)
+static fm_status count_skipped(struct work *work)
 {
-    uint64_t rejected = 0;
-    // The table is there once a CSV reader that stores what it rejects has run.
-    if (fm_base_doc_get(work->task, "rejects") == NULL)
-        return FM_OK;
-    FM_TRY(fm_pond_session_each(
-        &work->session,
-        "SELECT CAST(count(*) AS VARCHAR) FROM (SELECT DISTINCT scan_id, file_id, line FROM "
-        "reject_errors)",
-        take_numbers, &rejected));
-    work->skipped = rejected;
+    const fm_doc *queries = fm_base_doc_get(work->task, "skipped");
+    uint64_t noted = 0;
+    if (fm_base_doc_count(queries))
+        FM_TRY(fm_pond_session_each(
+            &work->session,
+            "SELECT CAST(count(*) AS VARCHAR) FROM duckdb_tables() WHERE table_name = 'reject_errors'",
+            take_numbers, &noted));
+    for (size_t i = 0; i < fm_base_doc_count(queries); i++) {
+        const char *malformed = get(fm_base_doc_at(queries, i), "malformed");
+        const char *rejected = get(fm_base_doc_at(queries, i), "rejected");
+        uint64_t skipped = 0;
+        if (malformed || (rejected && noted)) // nothing is noted where the plan had no need to read
+            FM_TRY(fm_pond_session_each(&work->session, malformed ? malformed : rejected, take_numbers,
+                                        &skipped));
+        work->skipped += skipped;
+    }
     return FM_OK;
 }
 
@@ -435,16 +470,18 @@ static fm_status run_inside(struct work *work)
     snprintf(sql, sizeof sql, "SELECT setseed(%.6f)", seed);
     FM_TRY(fm_pond_session_run(&work->session, sql));
     FM_TRY(run_steps(work));
+    fm_pond_meter_next(&work->meter);
     FM_TRY(check_proofs(work));
+    fm_pond_meter_next(&work->meter);
     FM_TRY(describe(work, out));
     fm_status status = strcmp(kind, "plain") == 0  ? write_plain(work, out)
                        : strcmp(kind, "sink") == 0 ? write_sink(work, out)
                                                    : write_shuffle(work);
     FM_TRY(status);
-    return count_rejects(work);
+    return count_skipped(work);
 }
 
-static fm_status run_in_draft(struct work *work, uint64_t begin_ns, char **out_result)
+static fm_status run_in_draft(struct work *work, char **out_result)
 {
     fm_pond_text scratch = {0};
     FM_TRY(fm_base_dir_create(work->draft.text));
@@ -455,11 +492,13 @@ static fm_status run_in_draft(struct work *work, uint64_t begin_ns, char **out_r
         status = fm_pond_session_open(threads > 0 ? (int)threads : 1, (uint64_t)get_int(work->task, "memory"),
                                       scratch.text, &work->session);
     if (status == FM_OK) {
+        fm_pond_meter_next(&work->meter);
         status = run_inside(work);
+        fm_pond_meter_next(&work->meter);
         fm_pond_session_close(&work->session);
     }
     if (status == FM_OK)
-        status = write_result(work, begin_ns, out_result);
+        status = write_result(work, out_result);
     if (scratch.text)
         fm_pond_folder_discard(scratch.text);
     fm_pond_text_clear(&scratch);
@@ -469,10 +508,10 @@ static fm_status run_in_draft(struct work *work, uint64_t begin_ns, char **out_r
 fm_status fm_pond_task_run(const fm_doc *task, char **out_result)
 {
     static int attempts; // of this process
-    uint64_t begin_ns = fm_base_clock_ns();
     struct work work = {.task = task};
     fm_pond_text final = {0};
     char *result = NULL;
+    fm_pond_meter_begin(&work.meter);
     fm_pond_text_add(&final, "%s/%s", get(task, "folder"), get(task, "key"));
     fm_pond_text_add(&work.draft, "%s/.%s.%d.%d", get(task, "folder"), get(task, "key"), (int)getpid(),
                      __atomic_add_fetch(&attempts, 1, __ATOMIC_RELAXED));
@@ -480,7 +519,7 @@ fm_status fm_pond_task_run(const fm_doc *task, char **out_result)
     if (status == FM_OK)
         status = fm_pond_text_status(&work.draft);
     if (status == FM_OK)
-        status = run_in_draft(&work, begin_ns, &result);
+        status = run_in_draft(&work, &result);
     // Another copy of the task may have been faster; its result is as good.
     if (status == FM_OK && rename(work.draft.text, final.text) != 0 && errno != ENOTEMPTY && errno != EEXIST)
         status = fm_base_file_error(errno, "%s", final.text);

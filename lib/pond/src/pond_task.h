@@ -4,12 +4,12 @@
  * is one, too.
  *
  *     {"key", "folder", "partition", "partitions", "threads", "memory", "seed",
- *      "steps": [{"sql"} | {"function", "from", "into", "schema"}], "out": a relation,
+ *      "steps": [{"sql"} | {"clash": a query that gives no row} | {"function", "from", "into", "schema"}], "out": a relation,
  *      "kind": "plain" | "shuffle" | "sink", "scheme", "by", "parts", "samples", "format", "columns",
- *      "proofs": [{"view", "rows", "sum"}]}
+ *      "proofs": [{"view", "rows", "sum"}], "skipped": [{"malformed" | "rejected": a query for a number}]}
  *
  *     {"rows", "bytes", "skipped", "columns": [[name, type]], "parts": [[number, rows, sum]],
- *      "rows_in", "wall_ns", "cpu_ns", "rss_bytes"}
+ *      "rows_in", "begin_unix_ns", "wall_ns", "cpu_ns", "rss_bytes", "read_bytes", "written_bytes", "phases": [ns]}
  */
 #ifndef POND_TASK_H
 #define POND_TASK_H

@@ -68,18 +68,20 @@ void fm_pond_text_add_quoted(fm_pond_text *text, const char *value)
 
 const char *fm_pond_text_skip(const char *at)
 {
-    if (*at == '\'' || *at == '"') {
-        const char *end = at + 1;
-        while (*end && *end != *at)
-            end++;
-        return *end ? end + 1 : end;
-    }
-    if (*at != '(' && *at != '[' && *at != '{')
-        return at + 1;
-    const char *inside = at + 1;
-    while (*inside && *inside != ')' && *inside != ']' && *inside != '}')
-        inside = fm_pond_text_skip(inside);
-    return *inside ? inside + 1 : inside;
+    size_t depth = 0;
+    do {
+        if (*at == '\'' || *at == '"') {
+            const char *end = at + 1;
+            while (*end && *end != *at)
+                end++;
+            at = *end ? end + 1 : end;
+            continue;
+        }
+        depth += *at == '(' || *at == '[' || *at == '{';
+        depth -= depth && (*at == ')' || *at == ']' || *at == '}');
+        at++;
+    } while (depth && *at);
+    return at;
 }
 
 // Cuts a word off the end of a term, with the blanks before it.

@@ -1,8 +1,8 @@
 /* The SQL by which a task sees its input. */
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "pond_reader.h"
 #include "pond_run.h"
 
 static void add_name(fm_pond_text *sql, const char *name)
@@ -120,42 +120,6 @@ static void list_files(const fm_pond_dataset *dataset, size_t first, size_t end,
     }
 }
 
-// The function that reads files of a format, without its closing bracket.
-static void add_reader(const fm_pond_op *op, const char *schema, const char *list, fm_pond_text *sql)
-{
-    switch (op->format) {
-    case FM_POND_PARQUET:
-        fm_pond_text_add(sql, "SELECT * FROM read_parquet([%s])", list);
-        break;
-    case FM_POND_CSV:
-        fm_pond_text_add(sql, "SELECT * FROM read_csv([%s], header = true", list);
-        if (schema)
-            fm_pond_text_add(sql, ", columns = %s, auto_detect = false", schema);
-        if (op->on_error == FM_POND_SKIP)
-            fm_pond_text_add(sql, ", store_rejects = true");
-        fm_pond_text_add(sql, ")");
-        break;
-    case FM_POND_JSON:
-        fm_pond_text_add(sql, "SELECT * FROM read_json([%s], format = 'newline_delimited'", list);
-        if (schema)
-            fm_pond_text_add(sql, ", columns = %s", schema);
-        fm_pond_text_add(sql, ")");
-        break;
-    case FM_POND_TEXT:
-        // A line is one value: nothing separates, nothing quotes. 64 MiB is the longest line.
-        fm_pond_text_add(
-            sql,
-            "SELECT coalesce(line, '') AS line FROM read_csv([%s], columns = {'line': 'VARCHAR'}, header = "
-            "false, auto_detect = "
-            "false, delim = '\x01', quote = '', escape = '', strict_mode = false, null_padding = true, "
-            "max_line_size = 67108864)",
-            list);
-        break;
-    default:
-        fm_pond_text_add(sql, "SELECT filename, content, size FROM read_text([%s])", list);
-    }
-}
-
 static void add_range_source(const fm_pond_op *op, int partition, int partitions, fm_pond_text *sql)
 {
     __extension__ typedef __int128 wide;
@@ -199,7 +163,8 @@ static void share_files(const fm_pond_dataset *dataset, int partition, int parti
 }
 
 // A partition of fewer files than partitions: a stretch of one file's rows.
-static void add_stretch(const fm_pond_dataset *dataset, int partition, int partitions, fm_pond_text *sql)
+static void add_stretch(const fm_pond_dataset *dataset, const char *schema, int partition, int partitions,
+                        fm_pond_text *sql)
 {
     size_t count = dataset->file_count, file = (size_t)partition * count / (size_t)partitions;
     // The first partition of this file and of the next.
@@ -209,14 +174,26 @@ static void add_stretch(const fm_pond_dataset *dataset, int partition, int parti
     fm_pond_text_add_quoted(&path, dataset->files[file].path);
     const char *name = path.text ? path.text : "''";
     unsigned long long part = (unsigned long long)((size_t)partition - begin), parts = next - begin;
-    fm_pond_text_add(
-        sql,
-        "SELECT * EXCLUDE (file_row_number) FROM read_parquet([%s], file_row_number = true) WHERE "
-        "file_row_number >= (SELECT num_rows * %llu // %llu FROM parquet_file_metadata(%s)) AND "
-        "file_row_number < (SELECT num_rows * %llu // %llu FROM parquet_file_metadata(%s))",
-        name, part, parts, name, part + 1, parts, name);
+    fm_pond_text_add(sql, "SELECT ");
+    fm_pond_reader_add_columns(schema, sql);
+    fm_pond_text_add(sql,
+                     "%s FROM read_parquet([%s], file_row_number = true) WHERE "
+                     "file_row_number >= (SELECT num_rows * %llu // %llu FROM parquet_file_metadata(%s)) AND "
+                     "file_row_number < (SELECT num_rows * %llu // %llu FROM parquet_file_metadata(%s))",
+                     schema ? "" : " EXCLUDE (file_row_number)", name, part, parts, name, part + 1, parts,
+                     name);
     sql->failed |= path.failed;
     fm_pond_text_clear(&path);
+}
+
+// The files of a partition, of which a stretch may be meant; 0: none.
+static size_t files_of(const fm_pond_dataset *dataset, int partition, int partitions, size_t *out_first)
+{
+    size_t first = (size_t)partition * dataset->file_count / (size_t)partitions, end = first + 1;
+    if ((size_t)partitions <= dataset->file_count)
+        share_files(dataset, partition, partitions, &first, &end);
+    *out_first = first;
+    return end - first;
 }
 
 static fm_status add_source(const fm_pond_run *run, int number, int partition, int partitions,
@@ -233,42 +210,86 @@ static fm_status add_source(const fm_pond_run *run, int number, int partition, i
         return FM_OK;
     }
     if (op->format == FM_POND_PARQUET && (size_t)partitions > dataset->file_count) {
-        add_stretch(dataset, partition, partitions, sql);
+        add_stretch(dataset, run->schemas[number], partition, partitions, sql);
         return FM_OK;
     }
     fm_pond_text list = {0};
-    size_t first = 0, end = 0;
-    share_files(dataset, partition, partitions, &first, &end);
-    int nothing = first == end;
+    size_t first = 0, count = files_of(dataset, partition, partitions, &first);
     // Columns of a partition without files are those of the first file.
-    list_files(dataset, nothing ? 0 : first, nothing ? 1 : end, &list);
+    list_files(dataset, count ? first : 0, count ? first + count : 1, &list);
     fm_status status = fm_pond_text_status(&list);
+    if (status == FM_OK && !count)
+        fm_pond_text_add(sql, "SELECT * FROM (");
     if (status == FM_OK)
-        add_reader(op, run->schemas[number], list.text, sql);
-    if (nothing)
-        fm_pond_text_add(sql, " WHERE false");
+        fm_pond_reader_add(op, run->schemas[number], list.text, sql);
+    if (!count)
+        fm_pond_text_add(sql, ") LIMIT 0");
+    fm_pond_text_clear(&list);
+    return status;
+}
+
+// The source that a data set reads, itself or shared out by files; NULL: none of files.
+static const fm_pond_dataset *source_of(const fm_pond_run *run, int number)
+{
+    const fm_pond_dataset *dataset = &run->physical.datasets[number];
+    if (dataset->kind == FM_POND_DATASET_FILES)
+        dataset = &run->physical.datasets[dataset->of];
+    return dataset->kind == FM_POND_DATASET_SOURCE && dataset->file_count ? dataset : NULL;
+}
+
+fm_status fm_pond_view_check(const fm_pond_run *run, int number, int partition, fm_pond_text *sql)
+{
+    const fm_pond_dataset *source = source_of(run, number);
+    const fm_pond_op *op = source ? &run->plan->nodes[source->node].op : NULL;
+    size_t first = 0, count = 0;
+    if (!source || op->format != FM_POND_PARQUET || op->schema)
+        return FM_OK;
+    count = files_of(source, partition, run->physical.datasets[number].partitions, &first);
+    if (count == 0 || first + count == 1)
+        return FM_OK; // the first file is as it is
+    fm_pond_text like = {0}, list = {0};
+    list_files(source, 0, 1, &like);
+    list_files(source, first, first + count, &list);
+    fm_status status = fm_pond_text_status(&like);
+    if (status == FM_OK)
+        status = fm_pond_text_status(&list);
+    if (status == FM_OK)
+        fm_pond_reader_add_clash(like.text, list.text, sql);
+    fm_pond_text_clear(&like);
+    fm_pond_text_clear(&list);
+    return status;
+}
+
+fm_status fm_pond_view_skipped(const fm_pond_run *run, int number, int partition, fm_pond_text *malformed,
+                               fm_pond_text *rejected)
+{
+    const fm_pond_dataset *source = source_of(run, number);
+    const fm_pond_op *op = source ? &run->plan->nodes[source->node].op : NULL;
+    size_t first = 0, count = 0;
+    if (source && op->on_error == FM_POND_SKIP)
+        count = files_of(source, partition, run->physical.datasets[number].partitions, &first);
+    if (!count)
+        return FM_OK;
+    fm_pond_text list = {0};
+    list_files(source, first, first + count, &list);
+    fm_status status = fm_pond_text_status(&list);
+    if (status == FM_OK && op->format == FM_POND_JSON)
+        fm_pond_reader_add_malformed(run->schemas[source - run->physical.datasets], list.text, malformed);
+    if (status == FM_OK)
+        fm_pond_reader_add_rejected(list.text, rejected);
     fm_pond_text_clear(&list);
     return status;
 }
 
 void fm_pond_view_stamp(const fm_pond_run *run, int number, int partition, fm_pond_text *out)
 {
-    const fm_pond_dataset *dataset = &run->physical.datasets[number];
-    int partitions = dataset->partitions;
-    if (dataset->kind == FM_POND_DATASET_FILES &&
-        run->physical.datasets[dataset->of].kind == FM_POND_DATASET_SOURCE)
-        dataset = &run->physical.datasets[dataset->of];
-    if (dataset->kind != FM_POND_DATASET_SOURCE || dataset->file_count == 0)
-        return;
-    size_t first = 0, end = 0;
-    share_files(dataset, partition, partitions, &first, &end);
-    if ((size_t)partitions > dataset->file_count) {
-        first = (size_t)partition * dataset->file_count / (size_t)partitions;
-        end = first + 1;
-    }
-    for (size_t i = first; i < end; i++)
-        fm_pond_text_add(out, "%llu.%llu ", (unsigned long long)dataset->files[i].bytes,
-                         (unsigned long long)dataset->files[i].mtime_ns);
+    const fm_pond_dataset *source = source_of(run, number);
+    size_t first = 0,
+           count =
+               source ? files_of(source, partition, run->physical.datasets[number].partitions, &first) : 0;
+    for (size_t i = first; i < first + count; i++)
+        fm_pond_text_add(out, "%llu.%llu ", (unsigned long long)source->files[i].bytes,
+                         (unsigned long long)source->files[i].mtime_ns);
 }
 
 fm_status fm_pond_view_detect(const fm_pond_run *run, int number, fm_pond_text *sql)
@@ -281,47 +302,9 @@ fm_status fm_pond_view_detect(const fm_pond_run *run, int number, fm_pond_text *
         list_files(dataset, i, i + 1, &list);
     fm_status status = fm_pond_text_status(&list);
     if (status == FM_OK)
-        add_reader(&run->plan->nodes[dataset->node].op, NULL, list.text, sql);
+        fm_pond_reader_add(&run->plan->nodes[dataset->node].op, NULL, list.text, sql);
     fm_pond_text_clear(&list);
     return status;
-}
-
-fm_status fm_pond_view_schema(const char *given, const fm_doc *columns, fm_pond_text *out)
-{
-    int count = 0;
-    fm_pond_text_add(out, "{");
-    for (const char *at = given ? given : ""; *at;) {
-        while (isspace((unsigned char)*at))
-            at++;
-        const char *name = at;
-        int quoted = *at == '"';
-        while (*at && *at != ',' &&
-               (quoted ? at == name || at[-1] != '"' || at == name + 1 : !isspace((unsigned char)*at)))
-            at++;
-        size_t length = (size_t)(at - name);
-        const char *type = at;
-        while (*at && *at != ',')
-            at = fm_pond_text_skip(at);
-        while (type < at && isspace((unsigned char)*type))
-            type++;
-        if (length == 0 || type == at)
-            return fm_base_error_set(FM_ERR_ARG, "schema is '%s'; expected 'name TYPE, name TYPE, ...'",
-                                     given);
-        fm_pond_text_add(out, "%s'%.*s': '%.*s'", count++ ? ", " : "", (int)(quoted ? length - 2 : length),
-                         quoted ? name + 1 : name, (int)(at - type), type);
-        at += *at == ',';
-    }
-    for (size_t i = 0; i < fm_base_doc_count(columns); i++) {
-        const char *name = NULL, *type = NULL;
-        FM_TRY(fm_base_doc_string(fm_base_doc_at(fm_base_doc_at(columns, i), 0), "name", &name));
-        FM_TRY(fm_base_doc_string(fm_base_doc_at(fm_base_doc_at(columns, i), 1), "type", &type));
-        fm_pond_text_add(out, "%s", count++ ? ", " : "");
-        fm_pond_text_add_quoted(out, name);
-        fm_pond_text_add(out, ": ");
-        fm_pond_text_add_quoted(out, type);
-    }
-    fm_pond_text_add(out, "}");
-    return fm_pond_text_status(out);
 }
 
 /* Others */

@@ -34,11 +34,20 @@ fm_pond_plan *pond_jobs_plan(const char *yaml)
 
 fm_status pond_jobs_run(const char *yaml, int executors, fm_pond_run_report *out_report)
 {
+    return pond_jobs_run_with(
+        yaml, &(fm_pond_run_options){.executors = executors, .memory_bytes = (uint64_t)256 << 20},
+        out_report);
+}
+
+fm_status pond_jobs_run_with(const char *yaml, const fm_pond_run_options *given,
+                             fm_pond_run_report *out_report)
+{
     fm_pond_run_report report;
     fm_pond_plan *plan = pond_jobs_plan(yaml);
     char *work = pond_jobs_expand("@/work");
-    const fm_pond_run_options options = {
-        .size = sizeof options, .work = work, .executors = executors, .memory_bytes = (uint64_t)256 << 20};
+    fm_pond_run_options options = *given;
+    options.size = sizeof options;
+    options.work = work;
     fm_status status = fm_pond_plan_run(plan, &options, out_report ? out_report : &report);
     fm_pond_plan_free(plan);
     fm_base_mem_free(work);
@@ -61,7 +70,9 @@ const char *pond_jobs_query(const char *sql)
         fm_status status = fm_pond_sql_run(expanded, 1, out);
         fclose(out);
         FILE *end = fdopen(ends[1], "w");
-        fputs(status < 0 ? fm_error_message() : strchr(rows, '\n') + 1, end);
+        const char *names_end =
+            status < 0 ? NULL : strchr(rows, '\n'); // a statement without rows prints nothing
+        fputs(status < 0 ? fm_error_message() : names_end ? names_end + 1 : "", end);
         fclose(end);
         _exit(0);
     }

@@ -5,19 +5,27 @@
 #include "pond_jobs.h"
 #include "pond_text.h"
 
-// A step of a job with the SQL that does the same to all rows at once; {0} stands for the rows before.
+// A step of a job with the SQL that does the same to all rows at once; {0} stands for the rows before, and in a step $ for the name
+// of the step before.
 struct pair {
     const char *step;
     const char *sql;
 };
 
+#define SIDE "(SELECT range % 9 AS k FROM range(12))"
+
 // Rows are (k BIGINT, v BIGINT, s VARCHAR); every step keeps that, so that any may follow any.
 static const struct pair pairs[] = {
     {"{filter: k % 3 <> 1}", "SELECT * FROM {0} WHERE k % 3 <> 1"},
     {"{map: 'k + 1 AS k, v * 2 AS v, s'}", "SELECT k + 1 AS k, v * 2 AS v, s FROM {0}"},
-    {"{map: \"unnest([k, v]) AS k, v, s\"}", "SELECT unnest([k, v]) AS k, v, s FROM {0}"},
+    {"{flat_map: \"unnest([k, v]) AS k, v, s\"}", "SELECT unnest([k, v]) AS k, v, s FROM {0}"},
+    {"{map: 'k::BIGINT AS k, v::BIGINT AS v, s'}\n  - {map_batches: add_one, schema: 'k BIGINT, v BIGINT, s "
+     "VARCHAR'}",
+     "SELECT k + 1 AS k, v, s FROM {0}"},
     {"{sql: \"SELECT k, v + 1 AS v, s || '!' AS s FROM {0}\"}",
      "SELECT k, v + 1 AS v, s || '!' AS s FROM {0}"},
+    {"{sql: 'SELECT x.* FROM {0} x WHERE x.k NOT IN (SELECT k FROM {1})', inputs: [$, all]}",
+     "SELECT * FROM {0} x WHERE x.k NOT IN (SELECT k FROM " SIDE ")"},
     {"{repartition: hash, by: k, partitions: 3}", "SELECT * FROM {0}"},
     {"{repartition: hash, partitions: 2}", "SELECT * FROM {0}"},
     {"{repartition: column, by: 'abs(v) % 4', partitions: 4}", "SELECT * FROM {0}"},
@@ -31,6 +39,37 @@ static const struct pair pairs[] = {
     {"{group_by: k, aggregate: 'median(v)::BIGINT AS v, min(s) AS s'}",
      "SELECT k, median(v)::BIGINT AS v, min(s) AS s FROM {0} GROUP BY k"},
     {"{sort: 'v DESC, k', partitions: 2}", "SELECT * FROM {0} ORDER BY v DESC, k"},
+    {"{sample: 1}", "SELECT * FROM {0}"},
+    {"{sample: 0}", "SELECT * FROM {0} WHERE false"},
+    {"{limit: 100000}", "SELECT * FROM {0}"},
+    {"{join: inner, inputs: [$, side], on: k}", "SELECT * FROM {0} JOIN " SIDE " USING (k)"},
+    {"{join: left, inputs: [side, $], on: k, partitions: 3}",
+     "SELECT * FROM " SIDE " LEFT JOIN {0} USING (k)"},
+    {"{join: right, inputs: [$, side], on: k, partitions: 2}",
+     "SELECT * FROM {0} RIGHT JOIN " SIDE " USING (k)"},
+    {"{join: full, inputs: [$, side], on: k}", "SELECT * FROM {0} FULL JOIN " SIDE " USING (k)"},
+    {"{join: semi, inputs: [$, side], on: k}", "SELECT * FROM {0} SEMI JOIN " SIDE " USING (k)"},
+    {"{join: anti, inputs: [$, side], on: k, partitions: 4}",
+     "SELECT * FROM {0} ANTI JOIN " SIDE " USING (k)"},
+};
+
+// Sinks, with what reads them again.
+static const struct pair sinks[] = {
+    {"{sink: parquet, path: '@/random', mode: overwrite}", "read_parquet('@/random/*.parquet')"},
+    {"{sink: csv, path: '@/random', mode: overwrite}",
+     "read_csv('@/random/*.csv', header = true, all_varchar = true)"},
+    {"{sink: json, path: '@/random', mode: overwrite}",
+     "read_json('@/random/part-*.json', format = 'newline_delimited', columns = {'k': 'VARCHAR', 'v': "
+     "'VARCHAR', 's': 'VARCHAR'})"},
+};
+
+// What every task of an SQL step is given.
+static const char *const all = "{source: query, name: all, query: 'SELECT range % 9 AS k FROM range(12)'}";
+// The same as a side that joins, in one partition or in several.
+static const char *const sides[] = {
+    "{source: query, name: side, query: 'SELECT range % 9 AS k FROM range(12)'}",
+    "{source: query, name: side, partitions: 2, query: 'SELECT (range + 6 * {partition}) % 9 AS k FROM "
+    "range(6)'}",
 };
 
 static const char *const sources[][2] = {
@@ -48,57 +87,115 @@ static const char *const sources[][2] = {
      "SELECT NULL::BIGINT AS k, range AS v, NULL::VARCHAR AS s FROM range(0)"},
 };
 
-static void add_sql(fm_pond_text *to, const char *sql, const char *before)
+static void add_filled(fm_pond_text *to, const char *text, const char *place, const char *value)
 {
-    for (const char *at = sql; *at;)
-        if (strncmp(at, "{0}", 3) == 0) {
-            fm_pond_text_add(to, "(%s)", before);
-            at += 3;
+    for (const char *at = text; *at;)
+        if (strncmp(at, place, strlen(place)) == 0) {
+            fm_pond_text_add(to, "%s", value);
+            at += strlen(place);
         } else {
             fm_pond_text_add_bytes(to, at++, 1);
         }
 }
 
+static fm_status add_one(void *context, const fm_pond_batch *batch, fm_pond_rows *out)
+{
+    const fm_pond_column *k = fm_pond_batch_find(batch, "k"), *v = fm_pond_batch_find(batch, "v");
+    const fm_pond_column *s = fm_pond_batch_find(batch, "s");
+    (void)context;
+    for (size_t i = 0; i < batch->rows; i++) {
+        FM_TRY(k->is_null && k->is_null[i] ? fm_pond_rows_null(out)
+                                           : fm_pond_rows_int(out, k->integers[i] + 1));
+        FM_TRY(v->is_null && v->is_null[i] ? fm_pond_rows_null(out) : fm_pond_rows_int(out, v->integers[i]));
+        FM_TRY(s->is_null && s->is_null[i]
+                   ? fm_pond_rows_null(out)
+                   : fm_pond_rows_bytes(out, s->values[i].bytes, s->values[i].length));
+        FM_TRY(fm_pond_rows_end(out));
+    }
+    return FM_OK;
+}
+
+// Adds a step to the job, by which its rows' name is `name`, and its SQL around that of the steps before.
+static void add_step(const struct pair *pair, int number, fm_pond_text *job, fm_pond_text *sql)
+{
+    fm_pond_text step = {0}, before = {0}, next = {0};
+    char name[16];
+    snprintf(name, sizeof name, "s%d", number - 1);
+    add_filled(&step, pair->step, "$", name);
+    step.text[--step.length] = '\0'; // the bracket that ends the step, to be put behind its name
+    fm_pond_text_add(job, "  - %s, name: s%d}\n", step.text, number);
+    fm_pond_text_add(&before, "(%s)", sql->text);
+    add_filled(&next, pair->sql, "{0}", before.text);
+    fm_pond_text_clear(&step);
+    fm_pond_text_clear(&before);
+    fm_pond_text_clear(sql);
+    *sql = next;
+}
+
 // Columns come in any order, and sums as HUGEINT: what is compared are the values.
 #define SORTED "SELECT CAST(k AS DOUBLE), CAST(v AS DOUBLE), s FROM (%s) ORDER BY ALL"
 
-static void compare_with_duckdb(fm_gen *gen)
+static void compare(const char *job, const char *rows, const char *sql)
 {
-    fm_pond_text job = {0}, sql = {0}, query = {0};
-    const char *const *source = sources[fm_gen_int(gen, 0, 2)];
-    int steps = (int)fm_gen_int(gen, 1, 4);
-    fm_pond_text_add(&job, "steps:\n  - %s\n", source[0]);
-    fm_pond_text_add(&sql, "%s", source[1]);
-    for (int i = 0; i < steps; i++) {
-        const struct pair *pair = &pairs[fm_gen_int(gen, 0, (int64_t)(sizeof pairs / sizeof *pairs) - 1)];
-        fm_pond_text next = {0};
-        fm_pond_text_add(&job, "  - %s\n", pair->step);
-        add_sql(&next, pair->sql, sql.text);
-        fm_pond_text_clear(&sql);
-        sql = next;
-    }
-    fm_pond_text_add(&job, "  - {sink: parquet, path: '@/random', mode: overwrite}\n");
-    fm_status status = pond_jobs_run(job.text, 2, NULL);
+    fm_pond_text query = {0};
+    fm_status status = pond_jobs_run(job, 2, NULL);
     if (status < 0)
-        fail_msg("%s\n%s", fm_error_message(), job.text);
-    fm_pond_text_add(&query, SORTED, sql.text);
+        fail_msg("%s\n%s", fm_error_message(), job);
+    fm_pond_text_add(&query, SORTED, sql);
     char *expected = strdup(pond_jobs_query(query.text));
     fm_pond_text_clear(&query);
-    fm_pond_text_add(&query, SORTED, "SELECT k, v, s FROM read_parquet('@/random/*.parquet')");
+    fm_pond_text_add(&query, "SELECT CAST(k AS DOUBLE), CAST(v AS DOUBLE), s FROM %s ORDER BY ALL", rows);
     const char *got = pond_jobs_query(query.text);
     if (strcmp(got, expected) != 0)
-        fail_msg("%s\ngot:\n%.500s\nexpected:\n%.500s", job.text, got, expected);
+        fail_msg("%s\ngot:\n%.500s\nexpected:\n%.500s", job, got, expected);
     free(expected);
     fm_pond_text_clear(&query);
+}
+
+#define PICK(array) (&(array)[fm_gen_int(gen, 0, (int64_t)(sizeof(array) / sizeof(array)[0]) - 1)])
+
+static void compare_with_duckdb(fm_gen *gen)
+{
+    fm_pond_text job = {0}, sql = {0};
+    const char *const *source = *PICK(sources);
+    const struct pair *sink = PICK(sinks);
+    int steps = (int)fm_gen_int(gen, 1, 4);
+    fm_pond_text_add(&job, "steps:\n  - %s\n  - %s\n", all, *PICK(sides));
+    fm_pond_text_add(&job, "  - %.*s, name: s0}\n", (int)strlen(source[0]) - 1, source[0]);
+    fm_pond_text_add(&sql, "%s", source[1]);
+    for (int i = 1; i <= steps; i++)
+        add_step(PICK(pairs), i, &job, &sql);
+    fm_pond_text_add(&job, "  - %s\n", sink->step);
+    compare(job.text, sink->sql, sql.text);
     fm_pond_text_clear(&job);
     fm_pond_text_clear(&sql);
+}
+
+// Each step once, so that none is left to chance.
+static void it_does_each_step_as_duckdb_does(void **state)
+{
+    (void)state;
+    pond_jobs_need_duckdb();
+    assert_ok(fm_pond_function_register("add_one", add_one, NULL, "1"));
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        fm_pond_text job = {0}, sql = {0};
+        fm_pond_text_add(&job, "steps:\n  - %s\n  - %s\n", all, sides[i % 2]);
+        fm_pond_text_add(&job, "  - %.*s, name: s0}\n", (int)strlen(sources[0][0]) - 1, sources[0][0]);
+        fm_pond_text_add(&sql, "%s", sources[0][1]);
+        add_step(&pairs[i], 1, &job, &sql);
+        fm_pond_text_add(&job, "  - %s\n", sinks[i % 3].step);
+        compare(job.text, sinks[i % 3].sql, sql.text);
+        fm_pond_text_clear(&job);
+        fm_pond_text_clear(&sql);
+    }
 }
 
 static void it_gives_what_duckdb_gives_alone(void **state)
 {
     (void)state;
     pond_jobs_need_duckdb();
-    fm_gen_property(4, compare_with_duckdb);
+    assert_ok(fm_pond_function_register("add_one", add_one, NULL, "1"));
+    fm_gen_property(6, compare_with_duckdb);
 }
 
 static void it_joins_like_duckdb(void **state)
@@ -133,6 +230,33 @@ static void it_joins_like_duckdb(void **state)
         }
 }
 
+static void it_takes_as_many_rows_as_it_is_told(void **state)
+{
+    (void)state;
+    fm_pond_run_report report;
+    pond_jobs_need_duckdb();
+    assert_ok(pond_jobs_run("steps:\n"
+                            "  - {source: range, low: 0, high: 5000, partitions: 3}\n"
+                            "  - {limit: 1234}\n"
+                            "  - {sink: parquet, path: '@/limited', mode: overwrite}\n",
+                            2, &report));
+    assert_int_equal(report.rows, 1234);
+    static const char *const job = "steps:\n"
+                                   "  - {source: range, low: 0, high: 5000, partitions: 3}\n"
+                                   "  - {sample: 0.3, seed: %d}\n"
+                                   "  - {sink: parquet, path: '@/sample-%d', mode: overwrite}\n";
+    for (int seed = 1; seed <= 2; seed++) {
+        char text[512];
+        snprintf(text, sizeof text, job, seed, seed);
+        assert_ok(pond_jobs_run(text, 2, &report));
+        assert_in_range(report.rows, 1300, 1700); // 1500, and six sigma
+    }
+    assert_string_equal(
+        pond_jobs_query("SELECT count(*) > 0 FROM (SELECT * FROM '@/sample-1/*.parquet' EXCEPT "
+                        "SELECT * FROM '@/sample-2/*.parquet')"),
+        "true\n");
+}
+
 static void it_sorts_globally(void **state)
 {
     (void)state;
@@ -160,8 +284,10 @@ static void it_sorts_globally(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(it_does_each_step_as_duckdb_does),
         cmocka_unit_test(it_gives_what_duckdb_gives_alone),
         cmocka_unit_test(it_joins_like_duckdb),
+        cmocka_unit_test(it_takes_as_many_rows_as_it_is_told),
         cmocka_unit_test(it_sorts_globally),
     };
     return fm_test_run("pond_plan", tests);

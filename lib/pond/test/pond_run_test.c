@@ -29,18 +29,6 @@ static void it_keeps_what_an_edit_does_not_change(void **state)
     assert_string_equal(pond_jobs_query("SELECT count(*) FROM '@/kept/*.csv'"), "572\n");
 }
 
-static void it_names_partition_keys_out_of_range(void **state)
-{
-    (void)state;
-    pond_jobs_need_duckdb();
-    assert_fails(pond_jobs_run("steps:\n"
-                               "  - {source: range, low: 0, high: 10}\n"
-                               "  - {repartition: column, by: id - 1, partitions: 20}\n"
-                               "  - {sink: csv, path: '@/none'}\n",
-                               1, NULL),
-                 FM_ERR_LIMIT, "partition key -1 of \"id - 1\" is out of range; expected 0 to 19");
-}
-
 static void it_protects_what_others_wrote(void **state)
 {
     (void)state;
@@ -155,7 +143,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_keeps_what_an_edit_does_not_change),
-        cmocka_unit_test(it_names_partition_keys_out_of_range),
         cmocka_unit_test(it_protects_what_others_wrote),
         cmocka_unit_test(it_survives_the_death_of_an_executor),
         cmocka_unit_test(it_names_a_column_that_is_missing),

@@ -26,6 +26,9 @@
  * whose name is the hash of all that the task depends on: its operations, its function's version, its input. The folder appears
  * by rename when it is complete. So a run that was stopped, in whatever way, goes on where it was, and a job that was edited runs
  * again only what the edit changes. Rows that move between partitions are counted and summed on both sides.
+ * There are as many executors as there is work for: they are started when tasks wait and sent home when there are none. `work` also
+ * holds trace.json, which says what each task of the last run did and used: time, processor time, memory, bytes from and to disks
+ * (`fathom trace` reads it).
  *
  * **Threads.** A plan belongs to one thread at a time. fm_pond_plan_run() forks its local executors at its beginning: no other
  * thread of the caller may then hold a lock that the C library or a registered function needs.
@@ -51,7 +54,8 @@ typedef enum fm_pond_kind {
     FM_POND_SQL, /**< `text`: a SELECT on each partition of {0}, {1}, ...; an input of one partition is given to all
                             tasks, others have equally many */
     FM_POND_FILTER,      /**< `text`: a condition */
-    FM_POND_MAP,         /**< `text`: a select list: "a, b + 1 AS c"; unnest() makes several rows of one */
+    FM_POND_MAP,         /**< `text`: a select list: "a, b + 1 AS c" */
+    FM_POND_FLAT_MAP,    /**< `text`: a select list in which unnest(list) makes a row of each element */
     FM_POND_MAP_BATCHES, /**< `text`: a function, registered or "file.so:symbol"; `schema`: what it makes */
     FM_POND_SAMPLE,      /**< `fraction` of the rows, at random by `seed` */
     FM_POND_LIMIT,       /**< any `rows` rows; one partition comes out */
@@ -65,10 +69,10 @@ typedef enum fm_pond_kind {
 
 typedef enum fm_pond_format {
     FM_POND_PARQUET = 1,
-    FM_POND_CSV,   /**< the first line holds the names of columns */
-    FM_POND_JSON,  /**< an object a line */
-    FM_POND_TEXT,  /**< source: a line is a row with the column `line`; sink: the only column, a line each */
-    FM_POND_FILES, /**< source: a file is a row with the columns filename, content (VARCHAR) */
+    FM_POND_CSV,  /**< the first line holds the names of columns */
+    FM_POND_JSON, /**< an object a line */
+    FM_POND_TEXT, /**< source: a line, of 16 MiB at most, is a row with the column `line`; sink: the only column, a line each */
+    FM_POND_FILES, /**< source: a file is a row with the columns filename, content (VARCHAR), size */
     FM_POND_RANGE, /**< source: the integers from `low` to `high` - 1 as the column `id` */
     FM_POND_QUERY, /**< source: `text`, a SELECT that may use {partition} and {partitions} */
     FM_POND_RAW /**< sink: the bytes of the only column, a BLOB, one value behind another: part-00000.bin, ... */
@@ -105,12 +109,13 @@ typedef struct fm_pond_op {
     fm_pond_format format;
     fm_pond_scheme scheme;
     fm_pond_mode mode;
-    fm_pond_on_error on_error; /**< CSV sources */
+    fm_pond_on_error on_error; /**< CSV sources, and JSON sources with a schema */
     const char *const *paths;  /**< source: files, folders or patterns (* ? [..]); sink: a folder */
     size_t path_count;
     const char *text, *by, *join;
     /** MAP_BATCHES: columns of its result ("tokens BLOB, n BIGINT"; types BIGINT, DOUBLE, VARCHAR, BLOB). CSV and JSON sources:
-     * columns and types, NULL to detect them. Sinks: hive partition columns. */
+     * columns and types, NULL to detect them. Parquet sources: columns, and types that each file's are cast to; NULL: all files
+     * have the columns of the first, or the job fails. Sinks: hive partition columns. */
     const char *schema;
     int64_t partitions; /**< 0: sources: as many as files, at most 4 a core; others: as many as the input */
     int64_t low, high;
@@ -127,7 +132,7 @@ FM_API FM_MUST_USE fm_status fm_pond_plan_add(fm_pond_plan *plan, const fm_pond_
 
 /**
  * Reads a job: a document with the keys `name`, `work`, `executors`, `threads`, `memory` and `steps`. A step is an object with
- * one of the keys source, sql, filter, map, map_batches, sample, limit, distinct, group_by, join, repartition, sort, sink, and
+ * one of the keys source, sql, filter, map, flat_map, map_batches, sample, limit, distinct, group_by, join, repartition, sort, sink, and
  * those of its details; `name` names it, and `input` or `inputs` name the steps it reads (default: the one before).
  *
  *     steps:
@@ -198,8 +203,8 @@ FM_API FM_MUST_USE fm_status fm_pond_function_register(const char *name, fm_pond
 typedef struct fm_pond_run_options {
     size_t size;      /**< sizeof(fm_pond_run_options) */
     const char *work; /**< folder for what tasks make; NULL: the job's `work`, or ".pond" */
-    int executors;    /**< local processes; 0: the job's, or as many as cores; -1: none, others will join */
-    int threads;      /**< of each task; 0: the job's, or 1 */
+    int executors; /**< local processes at most; 0: the job's, or as many as cores; -1: none, others will join */
+    int threads;           /**< of each task; 0: the job's, or 1 */
     uint64_t memory_bytes; /**< of each task; 0: the job's, or half of what is free, divided by executors */
     int retries;           /**< of a task, after which the job fails; 0: 3 */
     int progress;          /**< show it on standard error */
@@ -208,7 +213,8 @@ typedef struct fm_pond_run_options {
      * are filled in, or by Slurm: `slurm` holds options of sbatch ("partition=batch,time=60"), "" for none. What the command prints
      * first is an id, for {id} in `launch_stop`. All see the work folder under its name. */
     const char *launch, *launch_stop, *slurm;
-    int launch_count; /**< how many; with launch or slurm, at least 1 */
+    int launch_count; /**< how many at a time, at most; with launch or slurm, at least 1 */
+    int idle_ms;      /**< executors without work for so long are sent home, all but one; 0: 10,000 */
     const char *
         key_path; /**< key file that they share; required with listen, made for the run with launch and slurm */
 } fm_pond_run_options;
@@ -221,6 +227,8 @@ typedef struct fm_pond_run_report {
     uint64_t moved_rows;                   /**< between partitions, proved */
     uint64_t skipped;                      /**< malformed lines left out */
     uint64_t wall_ns;
+    uint64_t cpu_ns;        /**< of all tasks, those that were kept included */
+    uint64_t rss_bytes_max; /**< of the task that took most memory */
 } fm_pond_run_report;
 
 /**
