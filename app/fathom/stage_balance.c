@@ -1,4 +1,5 @@
-// Balance: where the trained model's experts would go, from the loads that it made.
+// Balance: where the trained model's experts would go: planned from the loads that some held-out sequences made, judged on
+// those of others.
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -25,33 +26,51 @@ static const fm_option balance_schema[] = {
     {0},
 };
 
-/** Loads [layers][experts]. */
+/** Loads [layers][experts]: of the tokens that a placement is planned from, and of others, on which it is judged. */
 struct loads {
     int layers, experts;
-    float *values;
+    float *plan, *judge;
 };
+
+static fm_status read_half(const fm_doc *root, const char *name, const struct loads *loads, float *out_values)
+{
+    const fm_doc *half = fm_base_doc_get(root, name);
+    for (int layer = 0; layer < loads->layers; layer++)
+        for (int e = 0; e < loads->experts; e++) {
+            double load;
+            const fm_doc *row = fm_base_doc_at(half, (size_t)layer);
+            FM_TRY(fm_base_doc_real(fm_base_doc_at(row, (size_t)e), name, &load));
+            *out_values++ = (float)load;
+        }
+    return FM_OK;
+}
+
+static void free_loads(struct loads *loads)
+{
+    fm_base_mem_free(loads->plan);
+    fm_base_mem_free(loads->judge);
+}
 
 static fm_status read_loads(const char *path, struct loads *out_loads)
 {
     fm_doc *root;
     FM_TRY(fm_base_doc_load(path, &root));
-    struct loads loads = {(int)fm_base_doc_count(root), (int)fm_base_doc_count(fm_base_doc_at(root, 0)),
-                          NULL};
+    const fm_doc *rows = fm_base_doc_get(root, "plan");
+    struct loads loads = {.layers = (int)fm_base_doc_count(rows),
+                          .experts = (int)fm_base_doc_count(fm_base_doc_at(rows, 0))};
     size_t count = (size_t)loads.layers * (size_t)loads.experts;
-    loads.values = fm_base_mem_zalloc(count, sizeof *loads.values);
+    loads.plan = fm_base_mem_zalloc(count + 1, sizeof *loads.plan);
+    loads.judge = fm_base_mem_zalloc(count + 1, sizeof *loads.judge);
     fm_status status =
-        loads.values ? FM_OK : fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu loads", count);
-    for (size_t i = 0; status == FM_OK && i < count; i++) {
-        double load = 0;
-        const fm_doc *layer = fm_base_doc_at(root, i / (size_t)loads.experts);
-        status = fm_base_doc_real(fm_base_doc_at(layer, i % (size_t)loads.experts), "load", &load);
-        loads.values[i] = (float)load;
-    }
-    if (status == FM_OK && count == 0)
-        status = fm_base_doc_error(FM_ERR_FORMAT, root, "there are no loads: the model has no experts");
+        count == 0
+            ? fm_base_error_set(FM_ERR_FORMAT, "%s: there are no loads: the model has no experts", path)
+        : loads.plan && loads.judge ? read_half(root, "plan", &loads, loads.plan)
+                                    : fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu loads", count);
+    if (status == FM_OK)
+        status = read_half(root, "judge", &loads, loads.judge);
     fm_base_doc_free(root);
     if (status < 0)
-        fm_base_mem_free(loads.values);
+        free_loads(&loads);
     else
         *out_loads = loads;
     return status;
@@ -60,7 +79,7 @@ static fm_status read_loads(const char *path, struct loads *out_loads)
 // The heat map: a row a layer, a column an expert, darker where more tokens went.
 static fm_status draw(struct fm_stage_run *run, const struct loads *loads)
 {
-    enum { CELL = 26, LEFT = 60, TOP = 24 };
+    enum { CELL = 44, LEFT = 60, TOP = 24 };
     char *text = NULL, path[4096];
     size_t length = 0;
     FILE *out = open_memstream(&text, &length);
@@ -76,18 +95,21 @@ static fm_status draw(struct fm_stage_run *run, const struct loads *loads)
         fprintf(out, "<text x=\"%d\" y=\"16\" text-anchor=\"middle\">%d</text>", LEFT + e * CELL + CELL / 2,
                 e);
     for (int layer = 0; layer < loads->layers; layer++) {
-        const float *row = loads->values + (int64_t)layer * loads->experts;
+        const float *row = loads->judge + (int64_t)layer * loads->experts;
         double total = 0;
         for (int e = 0; e < loads->experts; e++)
             total += (double)row[e];
-        fprintf(out, "\n<text x=\"0\" y=\"%d\">layer %d</text>", TOP + layer * CELL + 17, layer);
+        fprintf(out, "\n<text x=\"0\" y=\"%d\">layer %d</text>", TOP + layer * CELL + CELL / 2 + 4, layer);
         for (int e = 0; e < loads->experts; e++) {
             double ratio = total > 0 ? (double)row[e] * loads->experts / total : 0;
             fprintf(out,
                     "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"3\" fill=\"#2f6fed\" "
-                    "fill-opacity=\"%.2f\"><title>expert %d: %.2f</title></rect>",
+                    "fill-opacity=\"%.2f\"><title>layer %d, expert %d: %.0f tokens, %.2f times the "
+                    "mean</title></rect><text x=\"%d\" y=\"%d\" text-anchor=\"middle\" "
+                    "pointer-events=\"none\">%.2f</text>",
                     LEFT + e * CELL + 1, TOP + layer * CELL + 1, CELL - 2, CELL - 2,
-                    fmin(0.08 + ratio * 0.45, 1), e, ratio);
+                    fmin(0.08 + ratio * 0.25, 0.8), layer, e, (double)row[e], ratio,
+                    LEFT + e * CELL + CELL / 2, TOP + layer * CELL + CELL / 2 + 4, ratio);
         }
     }
     fputs("\n</svg>\n", out);
@@ -99,42 +121,88 @@ static fm_status draw(struct fm_stage_run *run, const struct loads *loads)
     return status;
 }
 
-static fm_status plan(struct fm_stage_run *run, const struct balance_options *o, const struct loads *loads,
-                      int copies, const char *label)
+/** The busiest rank over the mean: of the worst layer, and on average over the layers. */
+struct imbalance {
+    double worst, mean;
+};
+
+static void add_layer(struct imbalance *imbalance, const double *rank_loads, int ranks, int layers)
 {
-    fm_eplb_plan *plan;
-    fm_eplb_shape shape = {loads->layers, loads->experts, copies, 1, 1, (int)o->ranks};
-    fm_eplb_options options = FM_EPLB_OPTIONS_INIT;
-    double worst = 1;
-    char text[96];
-    FM_TRY(fm_eplb_rebalance(&shape, loads->values, &options, &plan));
-    for (int layer = 0; layer < loads->layers; layer++)
-        if (plan->certificate[layer].mean_load > 0)
-            worst = fmax(worst, plan->certificate[layer].max_load / plan->certificate[layer].mean_load);
-    fm_eplb_plan_free(plan);
-    snprintf(text, sizeof text, "busiest rank over the mean, %s", label);
-    fm_app_stage_number(run, text, worst, NULL);
-    return FM_OK;
+    double total = 0, most = 0;
+    for (int rank = 0; rank < ranks; rank++) {
+        total += rank_loads[rank];
+        most = fmax(most, rank_loads[rank]);
+    }
+    double ratio = total > 0 ? most * ranks / total : 1;
+    imbalance->worst = fmax(imbalance->worst, ratio);
+    imbalance->mean += ratio / layers;
 }
 
-// As ranks would share them unplanned: consecutive experts to consecutive ranks.
-static double unplanned(const struct loads *loads, int ranks)
+// As ranks would share experts unplanned: consecutive ones to consecutive ranks.
+static struct imbalance unplanned(const struct loads *loads, int ranks, double *rank_loads)
 {
-    double worst = 1;
+    struct imbalance found = {0};
     int each = loads->experts / ranks;
     for (int layer = 0; layer < loads->layers; layer++) {
-        const float *row = loads->values + (int64_t)layer * loads->experts;
-        double total = 0, most = 0;
+        const float *row = loads->judge + (int64_t)layer * loads->experts;
         for (int rank = 0; rank < ranks; rank++) {
-            double sum = 0;
+            rank_loads[rank] = 0;
             for (int e = rank * each; e < (rank + 1) * each; e++)
-                sum += (double)row[e];
-            total += sum;
-            most = fmax(most, sum);
+                rank_loads[rank] += (double)row[e];
         }
-        worst = total > 0 ? fmax(worst, most * ranks / total) : worst;
+        add_layer(&found, rank_loads, ranks, loads->layers);
     }
-    return worst;
+    return found;
+}
+
+static fm_status planned(const struct loads *loads, int ranks, int copies, double *rank_loads,
+                         struct imbalance *out_found)
+{
+    fm_eplb_plan *plan;
+    fm_eplb_shape shape = {loads->layers, loads->experts, copies, 1, 1, ranks};
+    fm_eplb_options options = FM_EPLB_OPTIONS_INIT;
+    struct imbalance found = {0};
+    FM_TRY(fm_eplb_rebalance(&shape, loads->plan, &options, &plan));
+    fm_status status = FM_OK;
+    for (int layer = 0; status == FM_OK && layer < loads->layers; layer++) {
+        status =
+            fm_eplb_gpu_loads(loads->experts, ranks, loads->judge + (int64_t)layer * loads->experts,
+                              plan->phy2log + (int64_t)layer * plan->slots, plan->slot_begin, rank_loads);
+        add_layer(&found, rank_loads, ranks, loads->layers);
+    }
+    fm_eplb_plan_free(plan);
+    if (status == FM_OK)
+        *out_found = found;
+    return status;
+}
+
+static void tell(struct fm_stage_run *run, const char *label, struct imbalance found)
+{
+    char text[96];
+    snprintf(text, sizeof text, "busiest rank over the mean, %s", label);
+    fm_app_stage_number(run, text, found.mean, NULL);
+    snprintf(text, sizeof text, "of the worst layer, %s", label);
+    fm_app_stage_number(run, text, found.worst, NULL);
+}
+
+static fm_status compare(struct fm_stage_run *run, const struct balance_options *o, const struct loads *loads)
+{
+    int ranks = (int)o->ranks;
+    struct imbalance found;
+    double *rank_loads = fm_base_mem_zalloc((size_t)ranks, sizeof *rank_loads);
+    if (!rank_loads)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the loads of %d ranks", ranks);
+    tell(run, "experts in order", unplanned(loads, ranks, rank_loads));
+    fm_status status = planned(loads, ranks, loads->experts, rank_loads, &found);
+    if (status == FM_OK)
+        tell(run, "planned", found);
+    if (status == FM_OK && o->spare > 0) {
+        status = planned(loads, ranks, loads->experts + ranks * (int)o->spare, rank_loads, &found);
+        if (status == FM_OK)
+            tell(run, "planned with copies", found);
+    }
+    fm_base_mem_free(rank_loads);
+    return status;
 }
 
 static fm_status run_balance(struct fm_stage_run *run, const void *given)
@@ -150,15 +218,11 @@ static fm_status run_balance(struct fm_stage_run *run, const void *given)
                                    (long long)o->ranks, loads.experts);
     if (status == FM_OK) {
         fm_app_stage_number(run, "ranks", (double)o->ranks, NULL);
-        fm_app_stage_number(run, "busiest rank over the mean, experts in order",
-                            unplanned(&loads, (int)o->ranks), NULL);
-        status = plan(run, o, &loads, loads.experts, "planned");
+        status = compare(run, o, &loads);
     }
-    if (status == FM_OK && o->spare > 0)
-        status = plan(run, o, &loads, loads.experts + (int)(o->ranks * o->spare), "planned with copies");
     if (status == FM_OK)
         status = draw(run, &loads);
-    fm_base_mem_free(loads.values);
+    free_loads(&loads);
     return status;
 }
 
