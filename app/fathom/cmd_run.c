@@ -239,6 +239,15 @@ static void copy_fact(fm_json *json, const fm_doc *fact)
     fm_base_json_end(json);
 }
 
+// A run with a stage that sums it up ends with that stage's rows, others with all rows.
+static int has_row(const struct fm_recipe *recipe, int index)
+{
+    for (int i = 0; i < recipe->stage_count; i++)
+        if (recipe->stages[i].kind->is_summary)
+            return recipe->stages[index].kind->is_summary;
+    return 1;
+}
+
 static void summarise_stage(const char *name, const fm_doc *facts, fm_json *json, fm_table *table)
 {
     fm_base_json_begin(json, name, '[');
@@ -248,11 +257,61 @@ static void summarise_stage(const char *name, const fm_doc *facts, fm_json *json
         if (fm_app_stage_fact_show(fm_base_doc_at(facts, f), &what, shown, sizeof shown) < 0)
             continue;
         copy_fact(json, fm_base_doc_at(facts, f));
+        if (!table)
+            continue;
         fm_base_table_cell(table, "%s", f == 0 ? name : "");
         fm_base_table_cell(table, "%s", what);
         fm_base_table_cell(table, "%s", shown);
     }
     fm_base_json_end(json);
+}
+
+static const char *fact_text(const fm_doc *facts, const char *what)
+{
+    for (size_t i = 0; i < fm_base_doc_count(facts); i++) {
+        const fm_doc *fact = fm_base_doc_at(facts, i);
+        const char *name, *text;
+        if (fm_base_doc_string(fm_base_doc_get(fact, "what"), "what", &name) == FM_OK &&
+            strcmp(name, what) == 0 &&
+            fm_base_doc_string(fm_base_doc_get(fact, "value"), what, &text) == FM_OK)
+            return text;
+    }
+    return "";
+}
+
+// What a model wrote may hold anything; its lines stay lines.
+static void print_safely(const char *text)
+{
+    while (*text) {
+        char line[256];
+        size_t length = strcspn(text, "\n"), part = length < sizeof line - 1 ? length : sizeof line - 1;
+        memcpy(line, text, part);
+        line[part] = '\0';
+        fm_base_text_clean(line);
+        fputs(line, stdout);
+        if (part == length && text[length] == '\n') {
+            putchar('\n');
+            part++;
+        }
+        text += part;
+    }
+}
+
+// What the model wrote, below the table.
+static void show_passages(const struct fm_recipe *recipe, const char *out)
+{
+    for (int i = 0; i < recipe->stage_count; i++) {
+        fm_doc *result =
+            strcmp(recipe->stages[i].kind->name, "generate") == 0 ? load_result(recipe, i, out) : NULL;
+        const fm_doc *facts = fm_base_doc_get(result, "facts");
+        if (facts) {
+            putchar('\n');
+            print_safely(fact_text(facts, "prompt"));
+            print_safely(fact_text(facts, "continuation"));
+            putchar('\n');
+        }
+        fm_base_doc_free(result);
+    }
 }
 
 // The table, and the same facts as JSON in summary.json (and on standard output with --json).
@@ -268,7 +327,8 @@ static fm_status summarise(const struct fm_recipe *recipe, const char *out, int 
     fm_base_json_begin(&json, "stages", '{');
     for (int i = 0; i < recipe->stage_count; i++) {
         fm_doc *result = load_result(recipe, i, out);
-        summarise_stage(recipe->stages[i].name, fm_base_doc_get(result, "facts"), &json, &table);
+        summarise_stage(recipe->stages[i].name, fm_base_doc_get(result, "facts"), &json,
+                        has_row(recipe, i) ? &table : NULL);
         fm_base_doc_free(result);
     }
     fm_base_json_end(&json);
@@ -279,6 +339,8 @@ static fm_status summarise(const struct fm_recipe *recipe, const char *out, int 
     fm_status printed = fm_base_json_finish(&json, json_wanted ? stdout : NULL);
     fm_status shown =
         fm_base_table_finish(&table, json_wanted ? NULL : stdout, fm_base_text_terminal(STDOUT_FILENO));
+    if (!json_wanted)
+        show_passages(recipe, out);
     return status < 0 ? status : shown < 0 ? shown : printed;
 }
 

@@ -26,6 +26,7 @@ struct fm_stage {
     const char *summary;
     const fm_option *schema; /**< the keys of its `with:` section */
     size_t options_size;
+    int is_summary; /**< its facts are what the run comes down to: the table that a run ends with has them alone */
     fm_status (*run)(struct fm_stage_run *run, const void *options);
 };
 

@@ -14,6 +14,7 @@
 #include "fathom/progress.h"
 #include "fathom/span.h"
 #include "fathom/tokenizer.h"
+#include "fathom/trace_write.h"
 #include "generation.h"
 #include "stage.h"
 #include "stage_checkpoint.h"
@@ -23,7 +24,7 @@
 struct train_options {
     const char *data, *dtype;
     int64_t steps, batch, length, seed, save_every;
-    int64_t hidden, layers, heads, experts, topk, expert_intermediate, predict;
+    int64_t trace_steps, hidden, layers, heads, experts, topk, expert_intermediate, predict;
     double rate;
 };
 
@@ -56,6 +57,8 @@ static const fm_option train_schema[] = {
      .help = "channels inside an expert"},
     {"predict", FM_OPTION_INT, FIELD(predict), .value = "0", .min = 0, .max = 4,
      .help = "heads for multi-token prediction"},
+    {"trace-steps", FM_OPTION_INT, FIELD(trace_steps), .value = "8", .min = 0, .max = 10000,
+     .help = "last steps whose timeline is recorded: trace.json, and a part of the report"},
     {0},
 };
 
@@ -75,6 +78,7 @@ struct job {
     fm_trainer *trainer;
     float *losses; // of the steps done, and of those that a state before them had
     int vocab;
+    fm_trace_writer *trace; // NULL: nothing is recorded now
     int64_t first;          // the step that this run began at
     double seconds;         // of its steps
     uint64_t pack_ns;       // that training stood still to copy its state
@@ -241,6 +245,25 @@ static fm_status save_state(struct job *job)
     return fm_app_checkpoint_put(job->checkpointer, done, files, 2);
 }
 
+// Records what every thread does from here on.
+static fm_status begin_trace(struct job *job)
+{
+    char path[4096];
+    path_in(job, "trace.json", path);
+    FM_TRY(fm_trace_writer_open(path, &job->trace));
+    return fm_base_span_enable(0);
+}
+
+static fm_status end_trace(struct job *job)
+{
+    fm_trace_writer *trace = job->trace;
+    if (!trace)
+        return FM_OK;
+    fm_base_span_disable();
+    job->trace = NULL;
+    return fm_trace_writer_close(trace);
+}
+
 static fm_status train_step(struct job *job, fm_progress *progress)
 {
     FM_SPAN_ARGS(span, "step", "train", "step", "tokens");
@@ -270,7 +293,10 @@ static fm_status train(struct job *job, uint64_t stage_begin)
                            (uint64_t)((o->steps - job->first) * o->batch * o->length));
     uint64_t begin = fm_base_clock_ns();
     while (status == FM_OK && fm_model_trainer_steps(job->trainer) < o->steps) {
-        status = train_step(job, &progress);
+        if (!job->trace && o->steps - fm_model_trainer_steps(job->trainer) <= o->trace_steps)
+            status = begin_trace(job);
+        if (status == FM_OK)
+            status = train_step(job, &progress);
         if (status < 0)
             break;
         if (job->first_step_ns == 0)
@@ -279,6 +305,8 @@ static fm_status train(struct job *job, uint64_t stage_begin)
         int interrupted = fm_base_interrupted();
         if (done % o->save_every == 0 || done == o->steps || interrupted)
             status = save_state(job);
+        if (status == FM_OK && job->trace)
+            status = fm_trace_writer_drain(job->trace);
         if (status == FM_OK && interrupted) {
             status = fm_app_checkpoint_flush(job->checkpointer);
             if (status == FM_OK)
@@ -287,13 +315,38 @@ static fm_status train(struct job *job, uint64_t stage_begin)
     }
     job->seconds = (double)(fm_base_clock_ns() - begin) * 1e-9;
     fm_base_progress_finish(&progress, status);
-    return status < 0 ? status : fm_app_checkpoint_flush(job->checkpointer);
+    if (status == FM_OK)
+        status = fm_app_checkpoint_flush(job->checkpointer);
+    fm_status traced = end_trace(job);
+    return status < 0 ? status : traced;
 }
 
-enum { HELD_OUT_SEQUENCES = 160 };
+enum { HELD_OUT_SEQUENCES = 160, HALVES = 2 };
+
+/** What each expert of each layer of experts got of the held-out sequences: [HALVES][layers][experts], the even and the odd
+ * sequences apart, so that a placement planned from the ones is judged on the others. */
+struct loads {
+    const fm_model_config *config;
+    int64_t *tokens;
+};
+
+static int64_t *loads_of(const struct loads *loads, int half, int layer)
+{
+    const fm_model_config *c = loads->config;
+    return loads->tokens + ((int64_t)half * c->layers + layer) * c->experts;
+}
+
+static void add_loads(const struct job *job, int half, const struct loads *loads)
+{
+    for (int layer = loads->config->dense_layers; layer < loads->config->layers; layer++) {
+        const int64_t *more = fm_model_trainer_loads(job->trainer, layer);
+        for (int e = 0; e < loads->config->experts; e++)
+            loads_of(loads, half, layer)[e] += more[e];
+    }
+}
 
 // The mean over sequences that lie evenly in the held-out tokens.
-static fm_status held_out_loss(struct job *job, double *out_loss)
+static fm_status held_out_loss(struct job *job, const struct loads *loads, double *out_loss)
 {
     FM_SPAN(span, "held-out loss", "train");
     const struct train_options *o = job->options;
@@ -305,24 +358,29 @@ static fm_status held_out_loss(struct job *job, double *out_loss)
         double loss;
         int64_t at = (job->held_count - width) * i / (count > 1 ? count - 1 : 1);
         FM_TRY(fm_model_trainer_evaluate(job->trainer, job->held_ids + at, 1, (int)o->length, &loss));
+        add_loads(job, i % HALVES, loads);
         sum += loss;
     }
     *out_loss = sum / count;
     return FM_OK;
 }
 
-// Loads of the experts on the held-out tokens, for placement: {"loads": [[...], ...]}.
-static fm_status save_loads(const struct job *job)
+// For the stage that balances: {"plan": [[tokens of each expert], ... for each layer], "judge": ...}.
+static fm_status save_loads(const struct job *job, const struct loads *loads)
 {
+    static const char *const names[HALVES] = {"plan", "judge"};
+    const fm_model_config *config = loads->config;
     char path[4096];
     fm_json json = {0};
-    const fm_model_config *config = fm_model_config_of(fm_model_trainer_model(job->trainer));
-    fm_base_json_begin(&json, NULL, '[');
-    for (int layer = config->dense_layers; layer < config->layers; layer++) {
-        const int64_t *loads = fm_model_trainer_loads(job->trainer, layer);
-        fm_base_json_begin(&json, NULL, '[');
-        for (int e = 0; e < config->experts; e++)
-            fm_base_json_int(&json, NULL, loads[e]);
+    fm_base_json_begin(&json, NULL, '{');
+    for (int half = 0; half < HALVES; half++) {
+        fm_base_json_begin(&json, names[half], '[');
+        for (int layer = config->dense_layers; layer < config->layers; layer++) {
+            fm_base_json_begin(&json, NULL, '[');
+            for (int e = 0; e < config->experts; e++)
+                fm_base_json_int(&json, NULL, loads_of(loads, half, layer)[e]);
+            fm_base_json_end(&json);
+        }
         fm_base_json_end(&json);
     }
     fm_base_json_end(&json);
@@ -330,6 +388,20 @@ static fm_status save_loads(const struct job *job)
     fm_status status = json.status == FM_OK ? fm_base_file_save(path, json.text, json.length) : FM_OK;
     fm_status finished = fm_base_json_finish(&json, NULL);
     return finished < 0 ? finished : status;
+}
+
+static fm_status judge(struct job *job, double *out_loss)
+{
+    const fm_model_config *config = fm_model_config_of(fm_model_trainer_model(job->trainer));
+    size_t count = (size_t)HALVES * (size_t)config->layers * (size_t)config->experts;
+    struct loads loads = {config, fm_base_mem_zalloc(count, sizeof *loads.tokens)};
+    if (!loads.tokens)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu loads", count);
+    fm_status status = held_out_loss(job, &loads, out_loss);
+    if (status == FM_OK)
+        status = save_loads(job, &loads);
+    fm_base_mem_free(loads.tokens);
+    return status;
 }
 
 static fm_status copy_tokenizer(const struct job *job)
@@ -377,19 +449,17 @@ static void report_storage(struct job *job)
 static fm_status finish(struct job *job)
 {
     const struct train_options *o = job->options;
-    char path[4096];
-    double held_out = 0, last = 0;
+    char path[4096], losses[4096];
+    double held_out = 0;
     const fm_model_config *config = fm_model_config_of(fm_model_trainer_model(job->trainer));
     int64_t active, parameters = fm_model_config_parameters(config, &active);
     int64_t tail = o->steps < 50 ? o->steps : 50;
-    FM_TRY(held_out_loss(job, &held_out));
-    const int32_t *ids; // one more batch, for the loads that it makes
-    FM_TRY(fm_app_sampler_next(job->sampler, o->steps, &ids));
-    FM_TRY(fm_model_trainer_evaluate(job->trainer, ids, (int)o->batch, (int)o->length, &last));
-    FM_TRY(save_loads(job));
+    FM_TRY(judge(job, &held_out));
     path_in(job, "model", path);
     FM_TRY(fm_model_trainer_export(job->trainer, FM_DTYPE_BF16, path));
     FM_TRY(copy_tokenizer(job));
+    path_in(job, "losses.f32", losses);
+    FM_TRY(fm_base_file_save(losses, job->losses, (size_t)o->steps * sizeof *job->losses));
     FM_TRY(fm_app_train_chart(job->run->folder, job->losses, o->steps, held_out));
     double mean = 0;
     for (int64_t i = o->steps - tail; i < o->steps; i++)
@@ -420,6 +490,9 @@ static fm_status run_job(struct job *job)
 {
     const struct train_options *o = job->options;
     uint64_t begin = fm_base_clock_ns();
+    char trace[4096];
+    path_in(job, "trace.json", trace); // an earlier one tells of other steps
+    FM_TRY(fm_base_dir_remove(trace));
     FM_TRY(fm_app_stage_fs(job->run, &job->fs));
     FM_TRY(open_data(job));
     job->losses = fm_base_mem_zalloc((size_t)o->steps, sizeof *job->losses);

@@ -73,7 +73,8 @@ fm_status fm_app_train_chart(const char *folder, const float *losses, int64_t co
     if (!out)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a drawing");
     fprintf(out,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"loss "
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" data-left=\"%d\" "
+            "data-right=\"%d\" role=\"img\" aria-label=\"loss "
             "curve\" "
             "style=\"color:var(--ink,#1c2330)\">\n<title>Loss, nats per token</title>\n"
             "<style>text{font:12px system-ui,sans-serif;fill:currentColor;opacity:.75}"
@@ -81,7 +82,7 @@ fm_status fm_app_train_chart(const char *folder, const float *losses, int64_t co
             ".mean{fill:none;stroke:#2f6fed;stroke-width:2}.held{stroke:#e0772f;stroke-width:1.5;stroke-"
             "dasharray:6 "
             "4}</style>\n",
-            WIDTH, HEIGHT);
+            WIDTH, HEIGHT, LEFT, WIDTH - RIGHT);
     axes(out, &scale);
     curve(out, &scale, losses, 1, "each");
     curve(out, &scale, losses, 20, "mean");
