@@ -133,7 +133,7 @@ static void misuse_is_refused(void **state)
     assert_fails(fm_fs_kv_run(kv, 0, return_positive, NULL), FM_ERR_ARG, "returned 1");
     assert_fails(fm_fs_kv_run(kv, FM_FS_KV_REVERSE, do_nothing, NULL), FM_ERR_ARG, "flags");
     assert_fails(fm_fs_kv_run(kv, 0, NULL, NULL), FM_ERR_ARG, "NULL");
-    assert_fails(fm_fs_kv_run(kv, 0, swallow_a_failure, NULL), FM_ERR_LIMIT, "257 bytes");
+    assert_fails(fm_fs_kv_run(kv, 0, swallow_a_failure, NULL), FM_ERR_LIMIT, "321 bytes");
     assert_int_equal(kv_get(kv, BYTES("swallowed"), back, sizeof back), -1);
     fm_fs_kv_close(kv);
 }

@@ -61,7 +61,10 @@ typedef int fm_status;
     X(FM_ERR_FS_CONFLICT, -803, "transactions conflict")               \
     X(FM_ERR_FS_MAYBE, -804, "outcome unknown")                        \
     X(FM_ERR_FS_ROT, -805, "stored bytes do not match their checksum") \
-    X(FM_ERR_FS_CHAIN, -806, "the chain has changed")
+    X(FM_ERR_FS_CHAIN, -806, "the chain has changed")                  \
+    X(FM_ERR_FS_ACCESS, -820, "access denied")                         \
+    X(FM_ERR_FS_QUOTA, -821, "quota exceeded")                         \
+    X(FM_ERR_FS_CROSS, -822, "between two quotas or file systems")
 
 enum {
 #define FM_STATUS_ENUM(name, code, text) name = code,

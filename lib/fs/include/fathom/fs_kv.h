@@ -70,7 +70,7 @@ extern "C" {
 
 /* The same limits for every engine, so that what runs on one runs on all. */
 #define FM_FS_KV_KEY_MAX \
-    256 /**< bytes of a key, at least 1; LMDB allows 511, a name of 255 does not fill it */
+    320 /**< bytes of a key, at least 1; a name of 255 with what goes before it; LMDB allows 511 */
 #define FM_FS_KV_VALUE_MAX 65536   /**< bytes of a value; may be 0 */
 #define FM_FS_KV_OPS_MAX   100     /**< puts, deletes and guards of a transaction; keys of one get */
 #define FM_FS_KV_BYTES_MAX 1048576 /**< keys and values that a transaction writes, together */
