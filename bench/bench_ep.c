@@ -90,6 +90,18 @@ static fm_status combine(ep_bench *bench, int rank)
     return fm_ep_combine_run(self->group, &arguments, self->handle);
 }
 
+static fm_status play_round(ep_bench *bench, int rank)
+{
+    FM_TRY(dispatch(bench, rank));
+    return combine(bench, rank);
+}
+
+static fm_status play_peer_round(ep_bench *bench, int rank)
+{
+    FM_TRY(ep_bench_peer_dispatch(bench, rank));
+    return ep_bench_peer_combine(bench, rank);
+}
+
 static fm_status join(ep_bench *bench, int rank)
 {
     // The bench is the first member of its team.
@@ -173,7 +185,6 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
     *out_state = team;
     team->bench.ranks = shape->ranks;
     team->bench.tokens = shape->tokens;
-    team->bench.is_combine = shape->is_combine;
     FM_TRY(fm_ep_world_create(shape->ranks, &team->world));
     for (int rank = 1; rank < shape->ranks; rank++) {
         ep_member *member = fm_base_mem_alloc(sizeof *member);
@@ -191,29 +202,37 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
     return run_job(team, join, 1);
 }
 
+static fm_status run_work(ep_team *team, rank_job dispatch_job, rank_job combine_job, rank_job round_job)
+{
+    const ep_shape *shape = team->shape;
+    return run_job(team,
+                   shape->work == EP_DISPATCH  ? dispatch_job
+                   : shape->work == EP_COMBINE ? combine_job
+                                               : round_job,
+                   shape->rounds);
+}
+
 static fm_status run_ours(void *state, int threads)
 {
     (void)threads;
-    ep_team *team = state;
-    return run_job(team, team->bench.is_combine ? combine : dispatch, team->shape->rounds);
+    return run_work(state, dispatch, combine, play_round);
 }
 
 static fm_status run_peer(void *state, int threads)
 {
     (void)threads;
-    ep_team *team = state;
-    return run_job(team, team->bench.is_combine ? ep_bench_peer_combine : ep_bench_peer_dispatch,
-                   team->shape->rounds);
+    return run_work(state, ep_bench_peer_dispatch, ep_bench_peer_combine, play_peer_round);
 }
 
 static uint64_t hash(const void *state)
 {
-    const ep_bench *bench = &((const ep_team *)state)->bench;
+    const ep_team *team = state;
+    const ep_bench *bench = &team->bench;
     uint64_t hash = 0;
     for (int rank = 0; rank < bench->ranks; rank++) {
         const ep_bench_rank *self = &bench->rank[rank];
         size_t rows = (size_t)fm_ep_handle_received(self->handle)->rows, tokens = (size_t)bench->tokens;
-        if (bench->is_combine) {
+        if (team->shape->work & EP_COMBINE) {
             hash = fm_bench_hash(hash, self->out, tokens * EP_BENCH_HIDDEN * sizeof(fm_bf16));
         } else {
             hash = fm_bench_hash(hash, self->recv_x, rows * EP_BENCH_HIDDEN);

@@ -22,7 +22,7 @@ typedef struct ep_bench_rank {
 } ep_bench_rank;
 
 typedef struct ep_bench {
-    int ranks, tokens, is_combine;
+    int ranks, tokens;
     int rows; /**< (token, rank) pairs of all ranks */
     ep_bench_rank rank[EP_BENCH_RANKS_MAX];
     _Atomic unsigned peer_barrier;

@@ -28,27 +28,27 @@ static ep_mpi_rank self;
 
 /* ---- jobs, on every rank ---- */
 
-static fm_status dispatch(void)
+static fm_status dispatch(ep_mpi_rank *rank)
 {
     fm_ep_dispatch arguments = {.size = sizeof arguments,
-                                .tokens = self.tokens,
+                                .tokens = rank->tokens,
                                 .topk = EP_BENCH_TOPK,
-                                .topk_idx = self.topk_idx,
-                                .topk_weights = self.topk_weights,
+                                .topk_idx = rank->topk_idx,
+                                .topk_weights = rank->topk_weights,
                                 .x_format = FM_EP_FP8_F32,
                                 .recv_format = FM_EP_FP8_F32,
-                                .x = self.x,
-                                .x_scales = self.x_scales,
-                                .recv_x = self.recv_x,
-                                .recv_scales = self.recv_scales,
-                                .recv_rows_max = fm_ep_handle_rows_max(self.handle)};
-    return fm_ep_dispatch_run(self.group, &arguments, self.handle);
+                                .x = rank->x,
+                                .x_scales = rank->x_scales,
+                                .recv_x = rank->recv_x,
+                                .recv_scales = rank->recv_scales,
+                                .recv_rows_max = fm_ep_handle_rows_max(rank->handle)};
+    return fm_ep_dispatch_run(rank->group, &arguments, rank->handle);
 }
 
-static fm_status combine(void)
+static fm_status combine(ep_mpi_rank *rank)
 {
-    fm_ep_combine arguments = {.size = sizeof arguments, .x = self.y, .out = self.out};
-    return fm_ep_combine_run(self.group, &arguments, self.handle);
+    fm_ep_combine arguments = {.size = sizeof arguments, .x = rank->y, .out = rank->out};
+    return fm_ep_combine_run(rank->group, &arguments, rank->handle);
 }
 
 static void *take(char **memory, size_t bytes)
@@ -129,7 +129,7 @@ static fm_status join(const ep_shape *of)
     fill(of);
     ep_mpi_peers_create(&self);
     FM_TRY(ep_mpi_alltoallv_dispatch(&self)); // the bare exchanges, and both combines, need its counts
-    return dispatch();
+    return dispatch(&self);
 }
 
 static fm_status leave(const ep_shape *of)
@@ -151,10 +151,12 @@ static fm_status leave(const ep_shape *of)
 static fm_status do_job(void)
 {
     const ep_shape *of = &orders->of;
-    static fm_status (*const dispatches[JOBS])(ep_mpi_rank *) = {[JOB_ALLTOALLV] = ep_mpi_alltoallv_dispatch,
+    static fm_status (*const dispatches[JOBS])(ep_mpi_rank *) = {[JOB_OURS] = dispatch,
+                                                                 [JOB_ALLTOALLV] = ep_mpi_alltoallv_dispatch,
                                                                  [JOB_RAW] = ep_mpi_raw_dispatch,
                                                                  [JOB_RMA] = ep_mpi_put_dispatch};
-    static fm_status (*const combines[JOBS])(ep_mpi_rank *) = {[JOB_ALLTOALLV] = ep_mpi_alltoallv_combine,
+    static fm_status (*const combines[JOBS])(ep_mpi_rank *) = {[JOB_OURS] = combine,
+                                                               [JOB_ALLTOALLV] = ep_mpi_alltoallv_combine,
                                                                [JOB_RAW] = ep_mpi_raw_combine,
                                                                [JOB_RMA] = ep_mpi_get_combine};
     if (orders->job == JOB_JOIN)
@@ -164,10 +166,10 @@ static fm_status do_job(void)
     if (world_rank >= of->ranks)
         return FM_OK;
     for (int round = 0; round < of->rounds; round++) {
-        if (orders->job == JOB_OURS)
-            FM_TRY(of->is_combine ? combine() : dispatch());
-        else
-            FM_TRY((of->is_combine ? combines : dispatches)[orders->job](&self));
+        if (of->work & EP_DISPATCH)
+            FM_TRY(dispatches[orders->job](&self));
+        if (of->work & EP_COMBINE)
+            FM_TRY(combines[orders->job](&self));
     }
     return FM_OK;
 }
@@ -256,7 +258,7 @@ static fm_status run_rma(void *state, int threads)
 static uint64_t hash(const void *state)
 {
     const ep_mpi_rank *rank = state;
-    if (orders->of.is_combine)
+    if (orders->of.work & EP_COMBINE)
         return fm_bench_hash(0, rank->out, (size_t)rank->tokens * EP_BENCH_HIDDEN * sizeof(fm_bf16));
     size_t rows = (size_t)fm_ep_handle_received(rank->handle)->rows;
     return fm_bench_hash(fm_bench_hash(0, rank->recv_x, rows * EP_BENCH_HIDDEN), rank->recv_scales,

@@ -13,13 +13,17 @@ enum {
     EP_BENCH_TOPK = 8
 };
 
+/** What a case measures; the two together are a round. */
+typedef enum ep_work { EP_DISPATCH = 1, EP_COMBINE = 2 } ep_work;
+
 typedef struct ep_shape {
-    int ranks, tokens, is_combine;
-    int rounds; /**< in one run, so that waking the ranks does not count */
+    int ranks, tokens;
+    unsigned work; /**< of ep_work */
+    int rounds;    /**< in one run, so that waking the ranks does not count */
 } ep_shape;
 
-/** Adds a case for each shape, named dispatch.fp8.<transport><ranks>x<tokens>x<hidden> and so on. `of` has the
- * callbacks and peers, the first of which the goals are set against; the rest is filled in, `argument` with the ep_shape. */
+/** Adds the cases: dispatch.fp8.<transport><ranks>x<tokens>x<hidden>, combine.bf16. and round. likewise. `of` has the callbacks
+ * and peers, the first of which the rounds are to beat; the rest is filled in, `argument` with the ep_shape. */
 fm_status ep_bench_add_shapes(fm_bench *bench, const char *transport, const fm_bench_case *of);
 
 /** sum [hidden] = row, or sum + row. */
