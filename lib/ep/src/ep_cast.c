@@ -7,6 +7,8 @@ size_t fm_ep_row_bytes(fm_ep_format format, int hidden)
 {
     if (format == FM_EP_LOGFMT10)
         return fm_ep_log_bytes(hidden);
+    if (format == FM_EP_F32)
+        return (size_t)hidden * sizeof(float);
     return (size_t)hidden * (format == FM_EP_BF16 ? sizeof(fm_bf16) : sizeof(fm_e4m3));
 }
 
@@ -15,7 +17,8 @@ size_t fm_ep_scale_bytes(fm_ep_format format, int hidden)
     static const size_t bytes[] = {[FM_EP_BF16] = 0,
                                    [FM_EP_FP8_F32] = sizeof(float),
                                    [FM_EP_FP8_UE8M0] = sizeof(fm_ue8m0),
-                                   [FM_EP_LOGFMT10] = 2 * sizeof(fm_bf16)};
+                                   [FM_EP_LOGFMT10] = 2 * sizeof(fm_bf16),
+                                   [FM_EP_F32] = 0};
     return (size_t)fm_ep_scales(hidden) * bytes[format];
 }
 
@@ -60,6 +63,8 @@ void fm_ep_cast_row(const fm_bf16 *row, int hidden, fm_ep_format format, void *o
 {
     if (format == FM_EP_BF16)
         memcpy(out_row, row, (size_t)hidden * sizeof *row);
+    else if (format == FM_EP_F32)
+        fm_base_bf16_to_f32(row, (size_t)hidden, out_row);
     else if (format == FM_EP_LOGFMT10)
         fm_ep_log_encode(row, hidden, out_row, out_scales);
     else
@@ -72,6 +77,8 @@ void fm_ep_uncast_block(const void *row, const void *scales, fm_ep_format format
     size_t block = (size_t)first / FM_EP_SCALE_BLOCK;
     if (format == FM_EP_BF16) {
         fm_base_bf16_to_f32((const fm_bf16 *)row + first, (size_t)n, out);
+    } else if (format == FM_EP_F32) {
+        memcpy(out, (const float *)row + first, (size_t)n * sizeof *out);
     } else if (format == FM_EP_LOGFMT10) {
         fm_ep_log_decode(row, (const fm_bf16 *)scales + 2 * block, first, n, out);
     } else {

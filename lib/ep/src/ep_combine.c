@@ -5,6 +5,17 @@
 #include "fathom/cpu.h"
 #include "fathom/span.h"
 
+/** Bytes of a row as the experts left it, and as it is summed into. */
+static size_t uncast_bytes(const fm_ep_group *group, fm_ep_format format)
+{
+    return fm_ep_row_bytes(format == FM_EP_F32 ? FM_EP_F32 : FM_EP_BF16, group->options.hidden);
+}
+
+static int is_cast(const fm_ep_combine *combine)
+{
+    return combine->format != FM_EP_BF16 && combine->format != FM_EP_F32;
+}
+
 static fm_status check_combine(const fm_ep_group *group, const fm_ep_combine *combine,
                                const fm_ep_handle *handle)
 {
@@ -17,7 +28,7 @@ static fm_status check_combine(const fm_ep_group *group, const fm_ep_combine *co
     if (!handle->is_received || handle->rejoins != group->rejoins)
         return fm_base_error_set(FM_ERR_STATE, "the handle has seen no dispatch%s",
                                  handle->is_received ? " since the group rejoined" : "");
-    size_t row = (size_t)group->options.hidden * sizeof(fm_bf16);
+    size_t row = uncast_bytes(group, combine->format);
     if (handle->received.items > 0 && !combine->x)
         return fm_base_error_set(FM_ERR_ARG, "x is NULL, with %d rows to send", handle->received.rows);
     if (combine->x_stride != 0 && combine->x_stride < row)
@@ -25,10 +36,12 @@ static fm_status check_combine(const fm_ep_group *group, const fm_ep_combine *co
                                  combine->x_stride, row);
     if (handle->tokens > 0 && !combine->out)
         return fm_base_error_set(FM_ERR_ARG, "out is NULL, with %d tokens to combine", handle->tokens);
-    if (combine->format < FM_EP_BF16 || combine->format > FM_EP_LOGFMT10)
-        return fm_base_error_set(FM_ERR_ARG, "format is %d; expected BF16, FP8 or LOGFMT10",
+    if (combine->format < FM_EP_BF16 || combine->format > FM_EP_F32)
+        return fm_base_error_set(FM_ERR_ARG, "format is %d; expected BF16, FP8, LOGFMT10 or F32",
                                  (int)combine->format);
-    if (combine->format != FM_EP_BF16 && !group->options.casts_combine)
+    if (combine->format == FM_EP_F32 && !group->options.wide)
+        return fm_base_error_set(FM_ERR_ARG, "format is F32, but the group was created without wide");
+    if (is_cast(combine) && !group->options.casts_combine)
         return fm_base_error_set(FM_ERR_ARG, "format is %d, but the group was created without casts_combine",
                                  (int)combine->format);
     if (combine->topk_weights && handle->arrangement == FM_EP_PLAIN)
@@ -56,8 +69,7 @@ static fm_status add_choice(fm_ep_op *op, int t, int k, fm_ep_sum *sum)
         is_new &= choice[before] < 0 || choice[before] / group->local_experts != owner;
     int i = is_new ? group->cursor[owner]++ : group->cursor[owner] - 1;
     const void *row = fm_ep_view_row(view, FM_EP_PART_ROW, view->list[i]);
-    const void *scales =
-        combine->format == FM_EP_BF16 ? NULL : fm_ep_view_row(view, FM_EP_PART_SCALES, view->list[i]);
+    const void *scales = is_cast(combine) ? fm_ep_view_row(view, FM_EP_PART_SCALES, view->list[i]) : NULL;
     if (combine->out_weights) {
         if (view->publication->parts[FM_EP_PART_WEIGHTS].bytes == 0)
             return fm_base_error_set(FM_ERR_STATE, "out_weights is wanted, but rank %d gave no row_weights",
@@ -81,7 +93,8 @@ static fm_status collect(fm_ep_op *op, int t, fm_ep_sum *out_sum)
     out_sum->count = 0;
     for (int b = 0; b < 2; b++)
         if (combine->bias[b]) {
-            out_sum->rows[out_sum->count] = combine->bias[b] + (size_t)t * (size_t)op->group->options.hidden;
+            out_sum->rows[out_sum->count] =
+                (const char *)combine->bias[b] + (size_t)t * uncast_bytes(op->group, combine->format);
             out_sum->scales[out_sum->count] = NULL;
             out_sum->weights[out_sum->count++] = 1.0f;
         }
@@ -123,8 +136,8 @@ static fm_status receive_combine(fm_ep_op *op)
     const fm_ep_handle *handle = op->handle;
     const fm_ep_combine *combine = &op->as.combine;
     FM_TRY(check_views(op));
-    size_t hidden = (size_t)group->options.hidden;
-    int stream = fm_ep_copy_choose((size_t)handle->tokens * hidden * sizeof(fm_bf16)) != NULL;
+    size_t row = uncast_bytes(group, combine->format);
+    int stream = fm_ep_copy_choose((size_t)handle->tokens * row) != NULL;
     uint32_t mode = fm_base_fp_enter();
     fm_ep_sum sums[2]; // of this token, and of the next one, whose rows are fetched meanwhile
     fm_status status = handle->tokens > 0 ? collect(op, 0, &sums[0]) : FM_OK;
@@ -132,8 +145,10 @@ static fm_status receive_combine(fm_ep_op *op)
         fm_ep_sum *next = t + 1 < handle->tokens ? &sums[(t + 1) % 2] : NULL;
         if (next)
             status = collect(op, t + 1, next);
-        fm_bf16 *out = combine->out + (size_t)t * hidden;
-        if (combine->format == FM_EP_BF16)
+        void *out = (char *)combine->out + (size_t)t * row;
+        if (combine->format == FM_EP_F32)
+            fm_ep_sum_wide(&sums[t % 2], group->options.hidden, out);
+        else if (combine->format == FM_EP_BF16)
             group->sum(&sums[t % 2], group->options.hidden, next, stream, out);
         else
             fm_ep_sum_cast(&sums[t % 2], group->options.hidden, combine->format, out);
@@ -207,15 +222,14 @@ fm_status fm_ep_combine_post(fm_ep_group *group, const fm_ep_combine *combine, f
     int32_t *list = fm_ep_slot_at(op, group->plan.list);
     const int32_t *begin = fm_ep_slot_at(op, group->plan.begin);
     int items = begin[group->ranks];
-    size_t bytes = (size_t)group->options.hidden * sizeof(fm_bf16);
+    size_t bytes = uncast_bytes(group, combine->format);
     size_t stride = combine->x_stride ? combine->x_stride : bytes;
     size_t weights = sizeof(float) * (handle->arrangement == FM_EP_PLAIN ? (size_t)handle->topk : 1);
     // Both or none, as they share one list.
-    int staged = combine->format != FM_EP_BF16 ||
-                 !fm_ep_exchange_is_seen(group, combine->x, stride, publication->rows) ||
+    int staged = is_cast(combine) || !fm_ep_exchange_is_seen(group, combine->x, stride, publication->rows) ||
                  (combine->row_weights &&
                   !fm_ep_exchange_is_seen(group, combine->row_weights, weights, publication->rows));
-    if (combine->format != FM_EP_BF16)
+    if (is_cast(combine))
         cast_rows(op, publication, list, items, stride);
     else
         fm_ep_exchange_part(op, &publication->parts[FM_EP_PART_ROW], staged, group->plan.stage, combine->x,

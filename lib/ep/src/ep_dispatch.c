@@ -15,6 +15,11 @@ static size_t scale_bytes(const fm_ep_group *group, fm_ep_format format)
     return fm_ep_scale_bytes(format, group->options.hidden);
 }
 
+static int can_travel(const fm_ep_group *group, fm_ep_format format)
+{
+    return format == FM_EP_F32 ? group->options.wide != 0 : format >= FM_EP_BF16 && format <= FM_EP_FP8_UE8M0;
+}
+
 static fm_status check_choices(const fm_ep_group *group, const fm_ep_dispatch *dispatch)
 {
     if (dispatch->tokens < 0 || dispatch->tokens > group->options.tokens_max)
@@ -65,13 +70,13 @@ static fm_status check_dispatch(const fm_ep_group *group, const fm_ep_dispatch *
                                  handle->is_received ? " since the group rejoined" : "");
     }
     fm_ep_format from = dispatch->x_format, to = dispatch->recv_format;
-    if (from < FM_EP_BF16 || from > FM_EP_FP8_UE8M0 || to < FM_EP_BF16 || to > FM_EP_FP8_UE8M0 ||
-        (from != to && from != FM_EP_BF16))
-        return fm_base_error_set(FM_ERR_ARG,
-                                 "x_format is %d and recv_format %d; expected equal ones, or BF16 to FP8",
-                                 (int)from, (int)to);
+    if (!can_travel(group, from) || !can_travel(group, to) ||
+        (from != to && (from != FM_EP_BF16 || to == FM_EP_F32)))
+        return fm_base_error_set(
+            FM_ERR_ARG, "x_format is %d and recv_format %d; expected equal ones, or BF16 to FP8%s", (int)from,
+            (int)to, from == FM_EP_F32 ? " (F32 needs a group that is wide)" : "");
     int tokens = dispatch->cached ? handle->tokens : dispatch->tokens;
-    if (tokens > 0 && (!dispatch->x || (from != FM_EP_BF16 && !dispatch->x_scales)))
+    if (tokens > 0 && (!dispatch->x || (scale_bytes(group, from) > 0 && !dispatch->x_scales)))
         return fm_base_error_set(FM_ERR_ARG, "x or x_scales is NULL, with %d tokens to send", tokens);
     if (dispatch->x_stride != 0 && dispatch->x_stride < row_bytes(group, from))
         return fm_base_error_set(FM_ERR_ARG, "x_stride is %zu bytes; expected 0 or at least a row, %zu",
@@ -79,7 +84,7 @@ static fm_status check_dispatch(const fm_ep_group *group, const fm_ep_dispatch *
     if (dispatch->is_pull)
         return FM_OK;
     if (dispatch->recv_rows_max < 0 || (dispatch->recv_rows_max > 0 && !dispatch->recv_x) ||
-        (dispatch->recv_rows_max > 0 && to != FM_EP_BF16 && !dispatch->recv_scales))
+        (dispatch->recv_rows_max > 0 && scale_bytes(group, to) > 0 && !dispatch->recv_scales))
         return fm_base_error_set(
             FM_ERR_ARG, "recv_rows_max is %" PRId64 ", recv_x %s NULL, recv_scales %s NULL",
             dispatch->recv_rows_max, dispatch->recv_x ? "not" : "is", dispatch->recv_scales ? "not" : "is");

@@ -95,6 +95,12 @@ static int count_mirrors(const fm_ep_plan *plan)
     return most;
 }
 
+/** Bytes of a channel that is not cast. */
+static size_t widest(const fm_ep_options *options)
+{
+    return options->wide ? sizeof(float) : sizeof(fm_bf16);
+}
+
 static void place_slot(const fm_ep_options *options, fm_ep_plan *plan, size_t list, room *total)
 {
     size_t tokens = (size_t)options->tokens_max, topk = (size_t)options->topk_max;
@@ -109,7 +115,7 @@ static void place_slot(const fm_ep_options *options, fm_ep_plan *plan, size_t li
     size_t rows = (size_t)plan->choices_max, stage = product(&slot, tokens, hidden), weights = 0;
     size_t stage_scales = product(&slot, tokens, 4 * scales);
     if (options->staged) {
-        stage = product(&slot, max_size(rows, tokens), 2 * hidden);
+        stage = product(&slot, max_size(rows, tokens), widest(options) * hidden);
         stage = max_size(stage, options->collective_bytes_max);
     }
     if (options->casts_combine) {
@@ -129,7 +135,7 @@ static void place_slot(const fm_ep_options *options, fm_ep_plan *plan, size_t li
 static void place_mirrors(const fm_ep_options *options, fm_ep_plan *plan, room *total)
 {
     size_t tokens = (size_t)options->tokens_max, topk = (size_t)options->topk_max;
-    size_t hidden = (size_t)options->hidden;
+    size_t hidden = (size_t)options->hidden, wide = widest(options);
     room mirror = {.at = fm_round_up(sizeof(fm_ep_publication), FM_EP_ALIGN)};
     size_t node_ranks = (size_t)plan->node_ranks;
     size_t choices = (size_t)plan->choices_max / (size_t)plan->ranks * node_ranks;
@@ -140,9 +146,9 @@ static void place_mirrors(const fm_ep_options *options, fm_ep_plan *plan, room *
     // A token's row, scales, choices and weights; or an expert's rows and the gradients of its weights; or part of a
     // collective. Each array begins on a line of its own.
     size_t of_dispatch =
-        product(&mirror, tokens, 2 * hidden + 4 * (size_t)fm_ep_scales(options->hidden) + 8 * topk);
+        product(&mirror, tokens, wide * hidden + 4 * (size_t)fm_ep_scales(options->hidden) + 8 * topk);
     size_t of_combine =
-        product(&mirror, choices, 2 * hidden + 4 + 4 * (size_t)fm_ep_scales(options->hidden)) +
+        product(&mirror, choices, wide * hidden + 4 + 4 * (size_t)fm_ep_scales(options->hidden)) +
         product(&mirror, node_ranks * tokens, 4 * topk);
     take(&mirror, 1, max_size(max_size(of_dispatch, of_combine), options->collective_bytes_max));
     take(&mirror, FM_EP_PARTS + 1, FM_EP_ALIGN);

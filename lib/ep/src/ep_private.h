@@ -375,6 +375,8 @@ void fm_ep_copy_fence(void);
 fm_ep_sum_kernel fm_ep_sum_choose(void);
 /** The same sum of rows of which some are in another format. */
 void fm_ep_sum_cast(const fm_ep_sum *sum, int hidden, fm_ep_format format, fm_bf16 *out);
+/** The same sum of rows of F32, which is not rounded at the end. */
+void fm_ep_sum_wide(const fm_ep_sum *sum, int hidden, float *out);
 void fm_ep_sum_ref(const fm_ep_sum *sum, int hidden, const fm_ep_sum *next, int stream, fm_bf16 *out);
 void fm_ep_sum_avx2(const fm_ep_sum *sum, int hidden, const fm_ep_sum *next, int stream, fm_bf16 *out);
 void fm_ep_sum_avx512(const fm_ep_sum *sum, int hidden, const fm_ep_sum *next, int stream, fm_bf16 *out);

@@ -1,4 +1,6 @@
-// Which kernel sums; and the sum of rows that do not travel as BF16.
+// Which kernel sums; and the sums of rows that do not travel as BF16.
+#include <string.h>
+
 #include "ep_private.h"
 #include "fathom/cpu.h"
 
@@ -29,5 +31,15 @@ void fm_ep_sum_cast(const fm_ep_sum *sum, int hidden, fm_ep_format format, fm_bf
                 total[i] += values[i] * sum->weights[r];
         }
         fm_base_f32_to_bf16(total, (size_t)n, out + first);
+    }
+}
+
+void fm_ep_sum_wide(const fm_ep_sum *sum, int hidden, float *out)
+{
+    memset(out, 0, (size_t)hidden * sizeof *out);
+    for (int r = 0; r < sum->count; r++) {
+        const float *row = sum->rows[r], weight = sum->weights[r];
+        for (int i = 0; i < hidden; i++)
+            out[i] += row[i] * weight;
     }
 }

@@ -87,6 +87,7 @@ static fm_status compare_options(const fm_ep_world *world)
         COMPARE(check);
         COMPARE(staged);
         COMPARE(casts_combine);
+        COMPARE(wide);
         COMPARE(memory_bytes);
         COMPARE(collective_bytes_max);
         COMPARE(ring_bytes_max);

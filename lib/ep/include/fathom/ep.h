@@ -122,6 +122,7 @@ typedef struct fm_ep_options {
                                       fm_ep_reduce_scatter() */
     size_t ring_bytes_max;       /**< largest message of fm_ep_ring_send(), tag included; 0: no ring */
     int64_t timeout_ms;          /**< a wait fails after this long; 0: 100 s, negative: never */
+    int wide;                    /**< not 0: rows may be FM_EP_F32, for which there is room then */
 } fm_ep_options;
 
 typedef struct fm_ep_group fm_ep_group;
@@ -267,6 +268,8 @@ typedef enum fm_ep_format {
      * magnitude of 128 channels (at most 32 octaves apart), which travel as two BF16 numbers. Zero and NaN have codes of
      * their own. */
     FM_EP_LOGFMT10,
+    /** f32, neither cast nor rounded: for training that is to equal one rank's. Where the group is `wide`. */
+    FM_EP_F32,
 } fm_ep_format;
 
 /** Scales of a row: hidden / 128, rounded up. */
@@ -280,7 +283,7 @@ FM_API size_t fm_ep_row_bytes(fm_ep_format format, int hidden);
 FM_API size_t fm_ep_scale_bytes(fm_ep_format format, int hidden);
 
 /**
- * Casts one BF16 row as dispatch and combine do. FP8: over each 128 channels, scale = max(amax, 1e-4) / 448, rounded up
+ * Casts one BF16 row as dispatch and combine do (F32: widens it, which neither does). FP8: over each 128 channels, scale = max(amax, 1e-4) / 448, rounded up
  * to a power of two for UE8M0, and code = e4m3(x / scale) computed as x * (448 / max(amax, 1e-4)), or x divided
  * exactly by the power of two. Channels that are NaN or infinite become NaN and do not count for amax, in LogFMT-10,
  * too; there each channel takes the level that is nearest to it, and numbers below 2^-126 become 0 or that.
@@ -304,7 +307,7 @@ typedef struct fm_ep_dispatch {
     int topk;                  /**< up to topk_max; the same on all ranks */
     const int32_t *topk_idx;   /**< [tokens][topk] experts, each at most once in a token; -1 for none */
     const float *topk_weights; /**< [tokens][topk], travel with the rows; NULL: none */
-    fm_ep_format x_format;     /**< BF16 or FP8 */
+    fm_ep_format x_format;     /**< BF16, FP8 or F32 */
     fm_ep_format recv_format;  /**< x_format, or FP8 where x is BF16: cast once, at the source */
     const void *x;
     size_t x_stride;
@@ -344,18 +347,19 @@ FM_API FM_MUST_USE fm_status fm_ep_dispatch_run(fm_ep_group *group, const fm_ep_
  */
 typedef struct fm_ep_combine {
     size_t size;               /**< sizeof(fm_ep_combine) */
-    const fm_bf16 *x;          /**< [received rows][hidden] */
+    const void *x;             /**< [received rows][hidden] of BF16, or of F32 where that is the format */
     size_t x_stride;           /**< bytes from row to row; 0: without gaps */
     const float *topk_weights; /**< [tokens][topk] of this rank's own tokens; NULL: a plain sum */
-    const fm_bf16 *bias[2];    /**< each [tokens][hidden], or NULL */
+    const void *bias[2];       /**< each [tokens][hidden], or NULL; of the type of `out` */
     const float *row_weights;  /**< one for each choice that was received, sent back to out_weights: PLAIN
                                    [items][topk] (lanes that are not local are not looked at), else [rows];
                                    NULL: none. FM_ERR_STATE where a rank wants out_weights and another that it
                                    has rows from gave none */
     /** How rows travel: BF16, or cast where they are posted (fm_ep_options.casts_combine), which costs accuracy (README.md
-     * says how much) and saves bytes between nodes. The sum stays in f32. */
+     * says how much) and saves bytes between nodes. The sum stays in f32. F32: rows, biases and `out` are f32, and nothing is
+     * rounded at the end. */
     fm_ep_format format;
-    fm_bf16 *out;       /**< [tokens][hidden] without gaps */
+    void *out;          /**< [tokens][hidden] of BF16 (F32 where that is the format) without gaps */
     float *out_weights; /**< [tokens][topk]: row_weights of each choice, 0 for -1; NULL: not wanted */
 } fm_ep_combine;
 
