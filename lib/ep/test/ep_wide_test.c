@@ -9,8 +9,8 @@ enum { HIDDEN = 37, EXPERTS = 8, TOPK = 3, TOKENS = 11, RANKS_MAX = 4, ROWS_MAX 
 /** What `rank` sends of a token; any bits of a normal number. */
 static float cell(int round, int rank, int token, int channel)
 {
-    uint64_t drawn =
-        fm_base_rng_at(5, (uint64_t)round, (uint64_t)((rank * TOKENS + token) * HIDDEN + channel));
+    uint64_t drawn = fm_base_rng_at(5, (uint64_t)round,
+                                    ((uint64_t)rank * TOKENS + (uint64_t)token) * HIDDEN + (uint64_t)channel);
     return (float)((fm_rng_to_double(drawn) - 0.5) * 3.7);
 }
 
@@ -33,7 +33,7 @@ static fm_status check_rows(const fm_ep_received *received, int round, const flo
             source++;
         for (int i = 0; i < HIDDEN; i++) {
             float want = cell(round, source, received->item_token[item], i);
-            if (memcmp(&rows[row * HIDDEN + i], &want, sizeof want) != 0)
+            if (rows[row * HIDDEN + i] != want)
                 return fm_base_error_set(FM_ERR_INTERNAL, "row %d, channel %d: %.9g, expected %.9g", row, i,
                                          (double)rows[row * HIDDEN + i], (double)want);
         }

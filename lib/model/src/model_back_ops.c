@@ -9,18 +9,32 @@ static int64_t row_grain(int64_t width)
     return width < GRAIN ? GRAIN / width : 1;
 }
 
-void fm_model_linear_back(const struct fm_model_compute *compute, int64_t rows, const float *x,
-                          const struct fm_model_weight *weight, const float *dy, float *dx, int accumulate)
+void fm_model_linear_weight(const struct fm_model_compute *compute, int64_t rows, const float *x,
+                            const struct fm_model_weight *weight, const float *dy)
 {
     if (fm_model_low_dtype(compute->low, weight) != FM_DTYPE_F32) {
-        fm_model_low_back(compute->low, rows, x, weight, dy, dx, accumulate);
+        fm_model_low_weight(compute->low, rows, x, weight, dy);
         return;
     }
     int64_t n = weight->rows, k = weight->columns;
-    struct fm_model_matrix dy_rows = fm_model_rows(dy, n), values = fm_model_flip(weight->matrix);
-    fm_model_matmul(compute, rows, k, n, &dy_rows, &values, dx, k, accumulate);
     struct fm_model_matrix dy_columns = fm_model_transposed(dy, n), x_columns = fm_model_transposed(x, k);
     fm_model_matmul(compute, n, k, rows, &dy_columns, &x_columns, weight->gradient, k, 1);
+}
+
+void fm_model_linear_back(const struct fm_model_compute *compute, int64_t rows, const float *x,
+                          const struct fm_model_weight *weight, const float *dy, float *dx, int accumulate)
+{
+    int64_t n = weight->rows, k = weight->columns;
+    if (fm_model_low_dtype(compute->low, weight) != FM_DTYPE_F32) {
+        fm_model_low_back(compute->low, rows, weight, dy, dx, accumulate);
+    } else {
+        struct fm_model_matrix dy_rows = fm_model_rows(dy, n), values = fm_model_flip(weight->matrix);
+        fm_model_matmul(compute, rows, k, n, &dy_rows, &values, dx, k, accumulate);
+    }
+    if (compute->queue)
+        fm_model_queue_add(compute->queue, rows, x, weight, dy);
+    else
+        fm_model_linear_weight(compute, rows, x, weight, dy);
 }
 
 struct norm_back_work {

@@ -59,15 +59,19 @@ struct fm_model_mark {
 float *fm_model_scratch_take(struct fm_model_scratch *scratch, size_t count);
 /** The same, zeroed. */
 float *fm_model_scratch_zero(struct fm_model_scratch *scratch, size_t count);
+/** `size` zeroed bytes. */
+void *fm_model_scratch_bytes(struct fm_model_scratch *scratch, size_t size);
 struct fm_model_mark fm_model_scratch_mark(const struct fm_model_scratch *scratch);
 void fm_model_scratch_release(struct fm_model_scratch *scratch, struct fm_model_mark mark);
 void fm_model_scratch_free(struct fm_model_scratch *scratch);
 
 struct fm_model_low;
+struct fm_model_queue;
 
 struct fm_model_compute {
     const struct fm_model_kernels *kernels;
-    struct fm_model_low *low; // products of weights in BF16 or FP8; NULL: f32
+    struct fm_model_low *low;     // products of weights in BF16 or FP8; NULL: f32
+    struct fm_model_queue *queue; // where gradients of weights wait; NULL: they are computed at once
     int threads;
     float **packs; // one packing buffer a thread
 };

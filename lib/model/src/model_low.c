@@ -187,8 +187,8 @@ void fm_model_low_forward(struct fm_model_low *low, int64_t rows, const float *x
     fm_model_scratch_release(&low->scratch, mark);
 }
 
-static fm_status back(struct fm_model_low *low, int64_t rows, const float *x,
-                      const struct fm_model_weight *weight, const float *dy, float *dx, int accumulate)
+static fm_status back(struct fm_model_low *low, int64_t rows, const struct fm_model_weight *weight,
+                      const float *dy, float *dx, int accumulate)
 {
     fm_dtype dtype = fm_model_low_dtype(low, weight);
     int64_t n = weight->rows, k = weight->columns;
@@ -196,17 +196,35 @@ static fm_status back(struct fm_model_low *low, int64_t rows, const float *x,
     FM_TRY(round_rows(low, dtype, rows, n, dy, 1, &a));
     FM_TRY(weight_of(low, dtype, weight, &b));
     FM_TRY(transpose(low, n, k, &b));
-    FM_TRY(multiply(low, rows, k, n, &a, &b, dx, accumulate));
+    return multiply(low, rows, k, n, &a, &b, dx, accumulate);
+}
+
+void fm_model_low_back(struct fm_model_low *low, int64_t rows, const struct fm_model_weight *weight,
+                       const float *dy, float *dx, int accumulate)
+{
+    struct fm_model_mark mark = fm_model_scratch_mark(&low->scratch);
+    fm_status status = low->status == FM_OK ? back(low, rows, weight, dy, dx, accumulate) : FM_OK;
+    if (status < 0)
+        fail(low, status);
+    fm_model_scratch_release(&low->scratch, mark);
+}
+
+static fm_status weight_back(struct fm_model_low *low, int64_t rows, const float *x,
+                             const struct fm_model_weight *weight, const float *dy)
+{
+    fm_dtype dtype = fm_model_low_dtype(low, weight);
+    int64_t n = weight->rows, k = weight->columns;
+    fm_gemm_operand a, b;
     FM_TRY(round_columns(low, dtype, rows, n, dy, &a));
     FM_TRY(round_columns(low, dtype, rows, k, x, &b));
     return multiply(low, n, k, rows, &a, &b, weight->gradient, 1);
 }
 
-void fm_model_low_back(struct fm_model_low *low, int64_t rows, const float *x,
-                       const struct fm_model_weight *weight, const float *dy, float *dx, int accumulate)
+void fm_model_low_weight(struct fm_model_low *low, int64_t rows, const float *x,
+                         const struct fm_model_weight *weight, const float *dy)
 {
     struct fm_model_mark mark = fm_model_scratch_mark(&low->scratch);
-    fm_status status = low->status == FM_OK ? back(low, rows, x, weight, dy, dx, accumulate) : FM_OK;
+    fm_status status = low->status == FM_OK ? weight_back(low, rows, x, weight, dy) : FM_OK;
     if (status < 0)
         fail(low, status);
     fm_model_scratch_release(&low->scratch, mark);

@@ -30,9 +30,12 @@ fm_dtype fm_model_low_dtype(const struct fm_model_low *low, const struct fm_mode
 /** out [rows, n] = x [rows, k] weight^T. */
 void fm_model_low_forward(struct fm_model_low *low, int64_t rows, const float *x,
                           const struct fm_model_weight *weight, float *out);
-/** dx [rows, k] = (or +=) dy weight; weight.gradient += dy^T x. */
-void fm_model_low_back(struct fm_model_low *low, int64_t rows, const float *x,
-                       const struct fm_model_weight *weight, const float *dy, float *dx, int accumulate);
+/** dx [rows, k] = (or +=) dy weight. */
+void fm_model_low_back(struct fm_model_low *low, int64_t rows, const struct fm_model_weight *weight,
+                       const float *dy, float *dx, int accumulate);
+/** weight.gradient += dy^T x. */
+void fm_model_low_weight(struct fm_model_low *low, int64_t rows, const float *x,
+                         const struct fm_model_weight *weight, const float *dy);
 
 /** Makes the weight's rounded copy, once, where its storage is not what it is multiplied in. FM_ERR_NOMEM. */
 FM_MUST_USE fm_status fm_model_low_prepare(struct fm_model_low *low, struct fm_model_weight *weight);

@@ -43,6 +43,7 @@ struct fm_model {
     struct fm_model_weights weights;
     struct fm_model_rotary rotary;
     fm_mla_context *mla; // NULL: attention is f32
+    int is_part;         // one rank's part, which no session can run on
 };
 
 /** out[rows, weight's rows] = x[rows, weight's columns] weight^T. */

@@ -45,6 +45,11 @@ float *fm_model_scratch_zero(struct fm_model_scratch *scratch, size_t count)
     return floats;
 }
 
+void *fm_model_scratch_bytes(struct fm_model_scratch *scratch, size_t size)
+{
+    return fm_model_scratch_zero(scratch, (size + sizeof(float) - 1) / sizeof(float));
+}
+
 struct fm_model_mark fm_model_scratch_mark(const struct fm_model_scratch *scratch)
 {
     return (struct fm_model_mark){scratch->current, scratch->used};

@@ -76,6 +76,9 @@ static fm_status open_pages(fm_model_session *session)
 fm_status fm_model_session_open(fm_model *model, int positions_max, fm_model_session **out_session)
 {
     int context = model->config.context;
+    if (model->is_part)
+        return fm_base_error_set(FM_ERR_STATE, "this is one rank's part of a model; expected a whole one, as "
+                                               "fm_model_trainer_export() writes");
     if (positions_max == 0)
         positions_max = context;
     if (positions_max < 0 || positions_max > context)

@@ -1,4 +1,4 @@
-// The SwiGLU network and the mixture of experts in training.
+// The SwiGLU network in training.
 #include "model_trainer.h"
 
 static fm_status no_memory(int64_t rows)
@@ -6,8 +6,8 @@ static fm_status no_memory(int64_t rows)
     return fm_base_error_set(FM_ERR_NOMEM, "no memory for the network of %lld rows", (long long)rows);
 }
 
-static int take_mlp(struct fm_model_scratch *scratch, int64_t rows, int64_t width,
-                    struct fm_model_mlp_saved *saved)
+int fm_model_mlp_take(struct fm_model_scratch *scratch, int64_t rows, int64_t width,
+                      struct fm_model_mlp_saved *saved)
 {
     size_t count = (size_t)rows * (size_t)width;
     saved->gate = fm_model_scratch_take(scratch, count);
@@ -16,8 +16,8 @@ static int take_mlp(struct fm_model_scratch *scratch, int64_t rows, int64_t widt
     return saved->gate && saved->up && saved->product;
 }
 
-static void forward(const struct fm_model_compute *compute, const struct fm_model_mlp *mlp, int64_t rows,
-                    float *out, const struct fm_model_mlp_saved *saved)
+void fm_model_mlp_run(const struct fm_model_compute *compute, const struct fm_model_mlp *mlp, int64_t rows,
+                      float *out, const struct fm_model_mlp_saved *saved)
 {
     fm_model_linear(compute, rows, saved->x, &mlp->gate, saved->gate);
     fm_model_linear(compute, rows, saved->x, &mlp->up, saved->up);
@@ -29,9 +29,9 @@ fm_status fm_model_mlp_forward(struct fm_trainer *trainer, const struct fm_model
                                const float *x, float *out, struct fm_model_mlp_saved *saved)
 {
     saved->x = x;
-    if (!take_mlp(&trainer->model.scratch, rows, mlp->gate.rows, saved))
+    if (!fm_model_mlp_take(&trainer->model.scratch, rows, mlp->gate.rows, saved))
         return no_memory(rows);
-    forward(&trainer->model.compute, mlp, rows, out, saved);
+    fm_model_mlp_run(&trainer->model.compute, mlp, rows, out, saved);
     return FM_OK;
 }
 
@@ -43,229 +43,13 @@ fm_status fm_model_mlp_back(struct fm_trainer *trainer, const struct fm_model_ml
     struct fm_model_scratch *scratch = &trainer->model.scratch;
     struct fm_model_mark mark = fm_model_scratch_mark(scratch);
     struct fm_model_mlp_saved d;
-    if (!take_mlp(scratch, rows, mlp->gate.rows, &d))
+    if (!fm_model_mlp_take(scratch, rows, mlp->gate.rows, &d))
         return no_memory(rows);
     fm_model_linear_back(compute, rows, saved->product, &mlp->down, dy, d.product, 0);
     fm_model_swiglu_back_rows(compute, rows * mlp->gate.rows, saved->gate, saved->up, d.product, d.gate,
                               d.up);
     fm_model_linear_back(compute, rows, saved->x, &mlp->gate, d.gate, dx, accumulate);
     fm_model_linear_back(compute, rows, saved->x, &mlp->up, d.up, dx, 1);
-    fm_model_scratch_release(scratch, mark);
-    return FM_OK;
-}
-
-/** One expert's part of the rows of all. */
-static struct fm_model_mlp_saved part_of(const struct fm_model_moe_saved *saved, int64_t begin,
-                                         int64_t hidden, int64_t width)
-{
-    return (struct fm_model_mlp_saved){.x = saved->in + begin * hidden,
-                                       .gate = saved->experts.gate + begin * width,
-                                       .up = saved->experts.up + begin * width,
-                                       .product = saved->experts.product + begin * width};
-}
-
-struct rows_work {
-    const fm_model_config *config;
-    const struct fm_model_kernels *kernels;
-    const struct fm_model_moe_saved *saved;
-    const float *from, *dy;
-    float *to, *dweights;
-};
-
-// to[row of (t, j)] = from[t]
-static void scatter_part(void *context, int64_t begin, int64_t end, int thread)
-{
-    const struct rows_work *w = context;
-    int64_t hidden = w->config->hidden;
-    int topk = w->config->topk;
-    (void)thread;
-    for (int64_t i = begin * topk; i < end * topk; i++)
-        memcpy(w->to + w->saved->route.rows[i] * hidden, w->from + i / topk * hidden,
-               (size_t)hidden * sizeof *w->to);
-}
-
-// to[t] += sum over j of weight (t, j) * from[row]
-static void combine_part(void *context, int64_t begin, int64_t end, int thread)
-{
-    const struct rows_work *w = context;
-    int64_t hidden = w->config->hidden;
-    int topk = w->config->topk;
-    (void)thread;
-    for (int64_t i = begin * topk; i < end * topk; i++)
-        w->kernels->axpy(w->dweights ? 1 : w->saved->route.weights[i],
-                         w->from + w->saved->route.rows[i] * hidden, w->to + i / topk * hidden, hidden);
-}
-
-// to[row] = weight * dy[t]; dweights (t, j) = dy[t] . out[row]
-static void combine_back_part(void *context, int64_t begin, int64_t end, int thread)
-{
-    const struct rows_work *w = context;
-    int64_t hidden = w->config->hidden;
-    int topk = w->config->topk;
-    (void)thread;
-    for (int64_t i = begin * topk; i < end * topk; i++) {
-        const float *dy = w->dy + i / topk * hidden;
-        float *to = w->to + w->saved->route.rows[i] * hidden, weight = w->saved->route.weights[i];
-        w->dweights[i] = w->kernels->dot(dy, w->saved->out + w->saved->route.rows[i] * hidden, hidden);
-        for (int64_t j = 0; j < hidden; j++)
-            to[j] = weight * dy[j];
-    }
-}
-
-enum { TOKEN_GRAIN = 32 };
-
-/** The sequence-wise balance loss of one sequence (V3 report, formulas 17 to 20): sum over experts of f P, where f is an
- * expert's share of choices, 1 when balanced, and P the mean of its share of the scores. `factors` [experts] gets f. */
-static double balance_of(const fm_model_config *c, const struct fm_model_route *route, int64_t first,
-                         int64_t length, float *factors)
-{
-    double loss = 0;
-    memset(factors, 0, (size_t)c->experts * sizeof *factors);
-    for (int64_t i = first * c->topk; i < (first + length) * c->topk; i++)
-        factors[route->experts[i]] += (float)c->experts / ((float)c->topk * (float)length);
-    for (int64_t t = first; t < first + length; t++) {
-        const float *scores = route->scores + t * c->experts;
-        double total = 0, sum = 0;
-        for (int e = 0; e < c->experts; e++) {
-            total += (double)scores[e];
-            sum += (double)(factors[e] * scores[e]);
-        }
-        loss += sum / total / (double)length;
-    }
-    return loss;
-}
-
-fm_status fm_model_moe_forward(struct fm_trainer *trainer, const struct fm_model_layer *layer,
-                               const struct fm_model_batch *batch, const float *x, float *out, int64_t *loads,
-                               struct fm_model_moe_saved *saved)
-{
-    const fm_model_config *c = &trainer->model.config;
-    const struct fm_model_compute *compute = &trainer->model.compute;
-    struct fm_model_scratch *scratch = &trainer->model.scratch;
-    int64_t rows = batch->tokens * c->topk, hidden = c->hidden, width = c->expert_intermediate;
-    FM_TRY(fm_model_route(c, compute, scratch, layer, batch->tokens, x, &saved->route));
-    saved->x = x;
-    saved->in = fm_model_scratch_take(scratch, (size_t)(rows * hidden));
-    saved->out = fm_model_scratch_take(scratch, (size_t)(rows * hidden));
-    float *factors = fm_model_scratch_take(scratch, (size_t)c->experts);
-    if (!saved->in || !saved->out || !factors || !take_mlp(scratch, rows, width, &saved->experts))
-        return no_memory(rows);
-    struct rows_work work = {.config = c,
-                             .kernels = compute->kernels,
-                             .saved = saved,
-                             .from = x,
-                             .to = saved->in,
-                             .dweights = NULL};
-    fm_model_share(compute, batch->tokens, TOKEN_GRAIN, scatter_part, &work);
-    for (int e = 0; e < c->experts; e++) {
-        int64_t begin = saved->route.offsets[e], count = saved->route.offsets[e + 1] - begin;
-        struct fm_model_mlp_saved part = part_of(saved, begin, hidden, width);
-        forward(compute, &layer->experts[e], count, saved->out + begin * hidden, &part);
-        loads[e] += count;
-    }
-    work.from = saved->out;
-    work.to = out;
-    fm_model_share(compute, batch->tokens, TOKEN_GRAIN, combine_part, &work);
-    for (int s = 0; s < batch->sequences; s++)
-        trainer->balance_sum +=
-            balance_of(c, &saved->route, (int64_t)s * batch->length, batch->length, factors) *
-            trainer->balance_weight;
-    return FM_OK;
-}
-
-// dscores += the gradient of the balance loss.
-static void balance_back(const struct fm_trainer *trainer, const struct fm_model_batch *batch,
-                         const struct fm_model_route *route, float *factors, float *dscores)
-{
-    const fm_model_config *c = &trainer->model.config;
-    double scale = trainer->training.balance * trainer->balance_weight / (double)batch->length;
-    for (int64_t s = 0; s < batch->sequences; s++) {
-        int64_t first = s * batch->length;
-        (void)balance_of(c, route, first, batch->length, factors);
-        for (int64_t t = first; t < first + batch->length; t++) {
-            const float *scores = route->scores + t * c->experts;
-            double total = 0, sum = 0;
-            for (int e = 0; e < c->experts; e++) {
-                total += (double)scores[e];
-                sum += (double)(factors[e] * scores[e]);
-            }
-            for (int e = 0; e < c->experts; e++)
-                dscores[t * c->experts + e] += (float)(scale * ((double)factors[e] - sum / total) / total);
-        }
-    }
-}
-
-// From the gradients of the chosen experts' weights to those of all scores.
-static void weights_back(const fm_model_config *c, const struct fm_model_route *route, const float *dweights,
-                         float *dscores)
-{
-    float scale = (float)c->routed_scale;
-    for (int64_t t = 0; t < route->tokens; t++) {
-        const float *scores = route->scores + t * c->experts, *dw = dweights + t * c->topk;
-        const int32_t *experts = route->experts + t * c->topk;
-        float total = 1e-20f, inner = 0;
-        for (int j = 0; j < c->topk; j++) {
-            total += scores[experts[j]];
-            inner += dw[j] * scores[experts[j]];
-        }
-        for (int j = 0; j < c->topk; j++)
-            dscores[t * c->experts + experts[j]] +=
-                c->normalise_topk ? scale / total * (dw[j] - inner / total) : scale * dw[j];
-    }
-}
-
-// dscores becomes the gradient of the logits.
-static void scores_back(const fm_model_config *c, const struct fm_model_kernels *kernels,
-                        const struct fm_model_route *route, float *dscores)
-{
-    for (int64_t t = 0; t < route->tokens; t++) {
-        const float *scores = route->scores + t * c->experts;
-        float *d = dscores + t * c->experts;
-        if (c->gate == FM_MODEL_SOFTMAX)
-            kernels->softmax_back(1, scores, d, c->experts);
-        else
-            for (int e = 0; e < c->experts; e++)
-                d[e] *= scores[e] * (1 - scores[e]);
-    }
-}
-
-fm_status fm_model_moe_back(struct fm_trainer *trainer, const struct fm_model_layer *layer,
-                            const struct fm_model_batch *batch, const struct fm_model_moe_saved *saved,
-                            const float *dy, float *dx)
-{
-    const fm_model_config *c = &trainer->model.config;
-    const struct fm_model_compute *compute = &trainer->model.compute;
-    struct fm_model_scratch *scratch = &trainer->model.scratch;
-    int64_t rows = batch->tokens * c->topk, hidden = c->hidden;
-    struct fm_model_mark mark = fm_model_scratch_mark(scratch);
-    float *drows = fm_model_scratch_take(scratch, (size_t)(rows * hidden));
-    float *din = fm_model_scratch_take(scratch, (size_t)(rows * hidden));
-    float *dweights = fm_model_scratch_take(scratch, (size_t)rows);
-    float *dscores = fm_model_scratch_zero(scratch, (size_t)(batch->tokens * c->experts));
-    float *factors = fm_model_scratch_take(scratch, (size_t)c->experts);
-    if (!drows || !din || !dweights || !dscores || !factors)
-        return no_memory(rows);
-    struct rows_work work = {.config = c,
-                             .kernels = compute->kernels,
-                             .saved = saved,
-                             .dy = dy,
-                             .to = drows,
-                             .dweights = dweights};
-    fm_model_share(compute, batch->tokens, TOKEN_GRAIN, combine_back_part, &work);
-    for (int e = 0; e < c->experts; e++) {
-        int64_t begin = saved->route.offsets[e], count = saved->route.offsets[e + 1] - begin;
-        struct fm_model_mlp_saved part = part_of(saved, begin, hidden, c->expert_intermediate);
-        if (count > 0)
-            FM_TRY(fm_model_mlp_back(trainer, &layer->experts[e], count, &part, drows + begin * hidden,
-                                     din + begin * hidden, 0));
-    }
-    work.from = din; // every choice of a token brings its share back
-    work.to = dx;
-    fm_model_share(compute, batch->tokens, TOKEN_GRAIN, combine_part, &work);
-    weights_back(c, &saved->route, dweights, dscores);
-    balance_back(trainer, batch, &saved->route, factors, dscores);
-    scores_back(c, compute->kernels, &saved->route, dscores);
-    fm_model_linear_back(compute, batch->tokens, saved->x, &layer->router, dscores, dx, 1);
     fm_model_scratch_release(scratch, mark);
     return FM_OK;
 }

@@ -1,5 +1,5 @@
 #include "model_low.h"
-#include "model_trainer.h"
+#include "model_rank.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -42,15 +42,10 @@ static fm_status check_training(const fm_model_training *t)
     return FM_OK;
 }
 
-static int64_t cells(const struct fm_model_weight *weight)
-{
-    return (weight->rows ? weight->rows : 1) * weight->columns;
-}
-
 static fm_status count_one(void *context, const char *name, struct fm_model_weight *weight)
 {
     (void)name;
-    *(int64_t *)context += cells(weight);
+    *(int64_t *)context += fm_model_weight_cells(weight);
     return FM_OK;
 }
 
@@ -67,7 +62,7 @@ static fm_status place_one(void *context, const char *name, struct fm_model_weig
     weight->values = weight->vector = values;
     weight->gradient = place->trainer->gradients + place->at;
     weight->matrix = fm_model_rows(values, weight->columns);
-    place->at += cells(weight);
+    place->at += fm_model_weight_cells(weight);
     return FM_OK;
 }
 
@@ -82,7 +77,9 @@ static fm_status draw_one(void *context, const char *name, struct fm_model_weigh
     struct draw *draw = context;
     float constant = strstr(name, "correction_bias") ? 0 : 1;
     fm_rng rng = fm_base_rng_begin(draw->training->seed, INITIAL_STREAM + draw->number++);
-    for (int64_t i = 0; i < cells(weight); i++)
+    if (!weight->values) // another rank's
+        return FM_OK;
+    for (int64_t i = 0; i < fm_model_weight_cells(weight); i++)
         weight->values[i] =
             weight->rows ? (float)(draw->training->deviation * fm_rng_normal(&rng)) : constant;
     return FM_OK;
@@ -93,16 +90,42 @@ static size_t load_count(const fm_model_config *c)
     return (size_t)(c->layers + c->predict_layers) * (size_t)c->experts;
 }
 
-// What trainer and lanes have alike: the structs over `values`, gradients, loads, a team of `threads`.
+fm_status fm_model_trainer_draw(struct fm_trainer *trainer)
+{
+    struct draw draw = {.training = &trainer->training};
+    return fm_model_weights_each(&trainer->model.config, &trainer->model.weights, 1, draw_one, &draw);
+}
+
+static fm_status no_memory(const struct fm_trainer *trainer)
+{
+    return fm_base_error_set(FM_ERR_NOMEM, "no memory to train %lld parameters", (long long)trainer->count);
+}
+
+// What a trainer, a lane and a rank have each of its own.
+static fm_status allocate_sums(struct fm_trainer *trainer)
+{
+    trainer->gradients = fm_base_mem_zalloc((size_t)trainer->count, sizeof(float));
+    trainer->loads = fm_base_mem_zalloc(load_count(&trainer->model.config) + 1, sizeof(int64_t));
+    return trainer->gradients && trainer->loads ? FM_OK : no_memory(trainer);
+}
+
+fm_status fm_model_trainer_allocate(struct fm_trainer *trainer)
+{
+    size_t bytes = (size_t)trainer->count * sizeof(float);
+    trainer->values = fm_base_mem_aligned(bytes, FM_CACHE_LINE);
+    trainer->mean = fm_base_mem_zalloc((size_t)trainer->moment_count, sizeof(float));
+    trainer->square = fm_base_mem_zalloc((size_t)trainer->moment_count, sizeof(float));
+    if (!trainer->values || !trainer->mean || !trainer->square)
+        return no_memory(trainer);
+    memset(trainer->values, 0, bytes);
+    return allocate_sums(trainer);
+}
+
+// The structs over `values` and gradients, and a team of `threads`.
 static fm_status make_views(struct fm_trainer *trainer, int threads)
 {
     struct fm_model *model = &trainer->model;
     struct place place = {.trainer = trainer};
-    trainer->gradients = fm_base_mem_zalloc((size_t)trainer->count, sizeof(float));
-    trainer->loads = fm_base_mem_zalloc(load_count(&model->config) + 1, sizeof(int64_t));
-    if (!trainer->gradients || !trainer->loads)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory to train %lld parameters",
-                                 (long long)trainer->count);
     FM_TRY(fm_model_weights_each(&model->config, &model->weights, 1, place_one, &place));
     if (model->config.tied_head)
         model->weights.head = model->weights.embed;
@@ -123,7 +146,9 @@ static fm_status make_lanes(struct fm_trainer *trainer, int count)
         lane->model.config = trainer->model.config;
         lane->model.rotary = trainer->model.rotary;
         lane->model.weights = weights;
-        fm_status status = make_views(lane, 1);
+        fm_status status = allocate_sums(lane);
+        if (status == FM_OK)
+            status = make_views(lane, 1);
         if (status < 0) {
             trainer->lane_count++; // to be freed with the others
             return status;
@@ -132,23 +157,47 @@ static fm_status make_lanes(struct fm_trainer *trainer, int count)
     return FM_OK;
 }
 
-static fm_status make(struct fm_trainer *trainer)
+static fm_status make_alone(struct fm_trainer *trainer, int threads)
 {
     struct fm_model *model = &trainer->model;
-    struct draw draw = {.training = &trainer->training};
-    int threads = trainer->training.threads ? trainer->training.threads : fm_base_cpu_threads();
     FM_TRY(fm_model_weights_create(&model->config, &model->weights));
     FM_TRY(fm_model_weights_each(&model->config, &model->weights, 1, count_one, &trainer->count));
-    size_t count = (size_t)trainer->count;
-    trainer->values = fm_base_mem_aligned(count * sizeof(float), FM_CACHE_LINE);
-    trainer->mean = fm_base_mem_zalloc(count, sizeof(float));
-    trainer->square = fm_base_mem_zalloc(count, sizeof(float));
-    if (!trainer->values || !trainer->mean || !trainer->square)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory to train %zu parameters", count);
+    trainer->moment_count = trainer->count;
+    trainer->segments[0] = (struct fm_model_segment){.count = trainer->count, .shard = trainer->count};
+    trainer->segment_count = 1;
+    FM_TRY(fm_model_trainer_allocate(trainer));
     FM_TRY(make_views(trainer, threads));
-    FM_TRY(fm_model_weights_each(&model->config, &model->weights, 1, draw_one, &draw));
+    FM_TRY(fm_model_trainer_draw(trainer));
     FM_TRY(fm_model_rotary_open(&model->config, &model->rotary));
     return make_lanes(trainer, threads);
+}
+
+static fm_status make_process(struct fm_trainer *trainer, const struct fm_model_layout *layout, int threads)
+{
+    fm_ep_world *world;
+    int number;
+    FM_TRY(fm_ep_world_open_mpi(&world, &number));
+    int ranks = fm_ep_world_ranks(world);
+    fm_status status =
+        ranks == layout->ranks
+            ? fm_model_rank_make(trainer, layout, number, threads / ranks > 0 ? threads / ranks : 1)
+            : fm_base_error_set(FM_ERR_ARG, "%d pipeline ranks times %d expert ranks; mpirun has started %d",
+                                layout->pipe, layout->experts, ranks);
+    if (trainer->rank)
+        trainer->rank->mpi = world; // freed with the rank
+    else
+        fm_ep_world_free(world);
+    return status;
+}
+
+static fm_status make(struct fm_trainer *trainer)
+{
+    struct fm_model_layout layout;
+    int threads = trainer->training.threads ? trainer->training.threads : fm_base_cpu_threads();
+    FM_TRY(fm_model_layout_make(&trainer->model.config, &trainer->training, &layout));
+    if (trainer->training.transport == FM_MODEL_MPI)
+        return make_process(trainer, &layout, threads);
+    return layout.ranks > 1 ? fm_model_crew_open(trainer, &layout, threads) : make_alone(trainer, threads);
 }
 
 fm_status fm_model_trainer_open(const fm_model_config *config, const fm_model_training *training,
@@ -184,6 +233,8 @@ void fm_model_trainer_close(fm_trainer *trainer)
 {
     if (!trainer)
         return;
+    fm_model_crew_free(trainer->crew);
+    fm_model_rank_free(trainer);
     for (int i = 0; i < trainer->lane_count; i++)
         free_views(&trainer->lanes[i]);
     fm_base_mem_free(trainer->lanes);
@@ -195,14 +246,20 @@ void fm_model_trainer_close(fm_trainer *trainer)
     fm_base_mem_free(trainer);
 }
 
+/** Where there are ranks: one of them, which knows what all know. */
+static const fm_trainer *any_rank(const fm_trainer *trainer)
+{
+    return trainer->crew ? trainer->crew->ranks[0] : trainer;
+}
+
 int64_t fm_model_trainer_steps(const fm_trainer *trainer)
 {
-    return trainer->step;
+    return any_rank(trainer)->step;
 }
 
 fm_model *fm_model_trainer_model(fm_trainer *trainer)
 {
-    return &trainer->model;
+    return trainer->crew ? &trainer->crew->ranks[0]->model : &trainer->model;
 }
 
 const int64_t *fm_model_trainer_loads(const fm_trainer *trainer, int layer)
@@ -210,7 +267,7 @@ const int64_t *fm_model_trainer_loads(const fm_trainer *trainer, int layer)
     const fm_model_config *c = &trainer->model.config;
     if (layer < 0 || layer >= c->layers || !fm_model_is_moe(c, layer))
         return NULL;
-    return trainer->loads + (int64_t)layer * c->experts;
+    return any_rank(trainer)->loads + (int64_t)layer * c->experts;
 }
 
 static fm_status check_ids(const fm_model_config *c, const int32_t *ids, int sequences, int length)
@@ -288,18 +345,15 @@ static fm_status gather_lane(struct fm_trainer *trainer, const struct fm_trainer
 }
 
 // All micro-batches of a step, as many at a time as there are lanes.
-static fm_status pass_all(struct fm_trainer *trainer, const int32_t *ids, int sequences, int length)
+static fm_status pass_lanes(struct fm_trainer *trainer, const int32_t *ids, int sequences, int length)
 {
     const fm_model_config *c = &trainer->model.config;
     int at_once = trainer->training.micro_batch;
     if (at_once == 0)
         at_once = length < MICRO_TOKENS ? MICRO_TOKENS / length : 1;
-    trainer->loss_sum = trainer->predict_sum = trainer->balance_sum = 0;
-    trainer->weight = 1.0 / ((double)sequences * length);
-    memset(trainer->loads, 0, load_count(c) * sizeof *trainer->loads);
     for (int i = 0; i < trainer->lane_count; i++) {
         trainer->lanes[i].weight = trainer->weight;
-        trainer->lanes[i].balance_weight = 1.0 / sequences;
+        trainer->lanes[i].balance_weight = trainer->balance_weight;
         trainer->lanes[i].evaluate = trainer->evaluate;
     }
     int per_wave = trainer->lane_count * at_once;
@@ -315,14 +369,39 @@ static fm_status pass_all(struct fm_trainer *trainer, const int32_t *ids, int se
     return FM_OK;
 }
 
-static double gradient_norm(const struct fm_trainer *trainer)
+double fm_model_trainer_square(const struct fm_trainer *trainer)
 {
     double sum = 0;
-    for (int64_t i = 0; i < trainer->count; i += RANGE) {
-        int64_t n = trainer->count - i < RANGE ? trainer->count - i : RANGE;
-        sum += (double)trainer->model.compute.kernels->dot(trainer->gradients + i, trainer->gradients + i, n);
+    for (int s = 0; s < trainer->segment_count; s++) {
+        const struct fm_model_segment *segment = &trainer->segments[s];
+        for (int64_t i = 0; i < segment->shard; i += RANGE) {
+            const float *part = trainer->gradients + segment->first + i;
+            int64_t n = segment->shard - i < RANGE ? segment->shard - i : RANGE;
+            sum += (double)trainer->model.compute.kernels->dot(part, part, n);
+        }
     }
-    return sqrt(sum);
+    return sum;
+}
+
+// Sums of losses and loads, and of gradients unless the trainer evaluates; *out_norm is that of the gradient.
+static fm_status pass_all(struct fm_trainer *trainer, const int32_t *ids, int sequences, int length,
+                          double *out_norm)
+{
+    double square = 0;
+    trainer->loss_sum = trainer->predict_sum = trainer->balance_sum = 0;
+    trainer->weight = 1.0 / ((double)sequences * length);
+    trainer->balance_weight = 1.0 / sequences;
+    memset(trainer->loads, 0, load_count(&trainer->model.config) * sizeof *trainer->loads);
+    if (!trainer->evaluate)
+        memset(trainer->gradients, 0, (size_t)trainer->count * sizeof *trainer->gradients);
+    if (trainer->rank) {
+        FM_TRY(fm_model_rank_pass(trainer, ids, sequences, length, &square));
+    } else {
+        FM_TRY(pass_lanes(trainer, ids, sequences, length));
+        square = trainer->evaluate ? 0 : fm_model_trainer_square(trainer);
+    }
+    *out_norm = sqrt(square);
+    return FM_OK;
 }
 
 static double rate_at(const fm_model_training *t, int64_t step)
@@ -338,26 +417,36 @@ static double rate_at(const fm_model_training *t, int64_t step)
 struct adam_work {
     const struct fm_trainer *trainer;
     struct fm_model_adam_terms terms;
-    int64_t first;
+    int64_t first, moments; // where the range's cells lie, and its moments
 };
 
 static void adam_part(void *context, int64_t begin, int64_t end, int thread)
 {
     const struct adam_work *w = context;
-    int64_t at = w->first + begin;
+    int64_t at = w->first + begin, moments = w->moments + begin;
     (void)thread;
     w->trainer->model.compute.kernels->adam(&w->terms, w->trainer->values + at, w->trainer->gradients + at,
-                                            w->trainer->mean + at, w->trainer->square + at, end - begin);
+                                            w->trainer->mean + moments, w->trainer->square + moments,
+                                            end - begin);
 }
 
+// What of the weight lies in this rank's shards.
 static fm_status adam_one(void *context, const char *name, struct fm_model_weight *weight)
 {
     struct adam_work *work = context;
     const struct fm_trainer *trainer = work->trainer;
     (void)name;
+    if (!weight->values) // another rank's
+        return FM_OK;
+    int64_t begin = weight->values - trainer->values, end = begin + fm_model_weight_cells(weight);
     work->terms.decay = weight->rows ? (float)trainer->training.decay : 0;
-    work->first = weight->values - trainer->values;
-    fm_model_share(&trainer->model.compute, cells(weight), RANGE, adam_part, work);
+    for (int s = 0; s < trainer->segment_count; s++) {
+        const struct fm_model_segment *segment = &trainer->segments[s];
+        int64_t last = segment->first + segment->shard < end ? segment->first + segment->shard : end;
+        work->first = segment->first > begin ? segment->first : begin;
+        work->moments = segment->moments + work->first - segment->first;
+        fm_model_share(&trainer->model.compute, last - work->first, RANGE, adam_part, work);
+    }
     return FM_OK;
 }
 
@@ -375,7 +464,8 @@ static fm_status update(struct fm_trainer *trainer, double rate, double norm)
         .correction2 = (float)(1 / (1 - pow(t->beta2, steps))),
         .clip = (float)(t->clip > 0 && norm > t->clip ? t->clip / norm : 1),
     };
-    return fm_model_weights_each(&trainer->model.config, &trainer->model.weights, 1, adam_one, &work);
+    FM_TRY(fm_model_weights_each(&trainer->model.config, &trainer->model.weights, 1, adam_one, &work));
+    return trainer->rank ? fm_model_rank_spread(trainer) : FM_OK;
 }
 
 static void move_biases(const struct fm_trainer *trainer)
@@ -387,24 +477,24 @@ static void move_biases(const struct fm_trainer *trainer)
                                                  : &trainer->model.weights.predictors[i - c->layers].layer;
         const int64_t *loads = trainer->loads + (int64_t)i * c->experts;
         int64_t total = 0;
-        for (int e = 0; layer->experts && e < c->experts; e++)
+        if (!layer->experts || !layer->router_bias.values)
+            continue;
+        for (int e = 0; e < c->experts; e++)
             total += loads[e];
-        for (int e = 0; layer->experts && e < c->experts; e++)
+        for (int e = 0; e < c->experts; e++)
             layer->router_bias.values[e] +=
                 (float)trainer->training.bias_rate *
                 (float)((loads[e] * c->experts < total) - (loads[e] * c->experts > total));
     }
 }
 
-fm_status fm_model_trainer_step(fm_trainer *trainer, const int32_t *ids, int sequences, int length,
-                                fm_model_step_result *out_result)
+static fm_status step(struct fm_trainer *trainer, const int32_t *ids, int sequences, int length,
+                      fm_model_step_result *out_result)
 {
     const fm_model_config *c = &trainer->model.config;
-    FM_TRY(check_ids(c, ids, sequences, length));
-    memset(trainer->gradients, 0, (size_t)trainer->count * sizeof *trainer->gradients);
+    double rate = rate_at(&trainer->training, trainer->step), norm = 0;
     trainer->evaluate = 0;
-    FM_TRY(pass_all(trainer, ids, sequences, length));
-    double rate = rate_at(&trainer->training, trainer->step), norm = gradient_norm(trainer);
+    FM_TRY(pass_all(trainer, ids, sequences, length, &norm));
     double loss = trainer->loss_sum * trainer->weight;
     if (!isfinite(loss) || !isfinite(norm))
         return fm_base_error_set(FM_ERR_FORMAT,
@@ -422,21 +512,90 @@ fm_status fm_model_trainer_step(fm_trainer *trainer, const int32_t *ids, int seq
     return FM_OK;
 }
 
+/** A batch that all ranks are given; what comes of it is the same on each. */
+struct given {
+    const int32_t *ids;
+    int sequences, length;
+    fm_model_step_result result;
+    double loss;
+};
+
+static fm_status step_rank(struct fm_trainer *rank, void *context)
+{
+    struct given *given = context;
+    fm_model_step_result result;
+    FM_TRY(step(rank, given->ids, given->sequences, given->length, &result));
+    if (rank->rank->number == 0)
+        given->result = result;
+    return FM_OK;
+}
+
+static fm_status evaluate(struct fm_trainer *trainer, const int32_t *ids, int sequences, int length,
+                          double *out_loss)
+{
+    double norm;
+    trainer->evaluate = 1;
+    FM_TRY(pass_all(trainer, ids, sequences, length, &norm));
+    *out_loss = trainer->loss_sum * trainer->weight;
+    return FM_OK;
+}
+
+static fm_status evaluate_rank(struct fm_trainer *rank, void *context)
+{
+    struct given *given = context;
+    double loss;
+    FM_TRY(evaluate(rank, given->ids, given->sequences, given->length, &loss));
+    if (rank->rank->number == 0)
+        given->loss = loss;
+    return FM_OK;
+}
+
+static fm_status run_crew(struct fm_trainer *trainer, struct given *given,
+                          fm_status (*work)(struct fm_trainer *rank, void *context))
+{
+    int at_once, micro_batches;
+    FM_TRY(fm_model_crew_fit(trainer->crew,
+                             fm_model_run_tokens(&trainer->crew->layout, &trainer->training, given->sequences,
+                                                 given->length, &at_once, &micro_batches)));
+    return fm_model_crew_run(trainer->crew, work, given);
+}
+
+fm_status fm_model_trainer_step(fm_trainer *trainer, const int32_t *ids, int sequences, int length,
+                                fm_model_step_result *out_result)
+{
+    struct given given = {.ids = ids, .sequences = sequences, .length = length};
+    FM_TRY(check_ids(&trainer->model.config, ids, sequences, length));
+    if (!trainer->crew)
+        return step(trainer, ids, sequences, length, out_result);
+    FM_TRY(run_crew(trainer, &given, step_rank));
+    *out_result = given.result;
+    return FM_OK;
+}
+
+static int64_t products_of(const struct fm_trainer *trainer, fm_dtype dtype)
+{
+    const struct fm_model_low *low = trainer->model.compute.low;
+    return low && dtype > FM_DTYPE_NONE && dtype < FM_DTYPE_COUNT ? low->products[dtype] : 0;
+}
+
 int64_t fm_model_trainer_products(const fm_trainer *trainer, fm_dtype dtype)
 {
-    int64_t count = 0;
+    int64_t count = products_of(trainer, dtype);
     for (int i = 0; i < trainer->lane_count; i++)
-        if (trainer->lanes[i].model.compute.low && dtype > FM_DTYPE_NONE && dtype < FM_DTYPE_COUNT)
-            count += trainer->lanes[i].model.compute.low->products[dtype];
+        count += products_of(&trainer->lanes[i], dtype);
+    for (int r = 0; trainer->crew && r < trainer->crew->layout.ranks; r++)
+        count += products_of(trainer->crew->ranks[r], dtype);
     return count;
 }
 
 fm_status fm_model_trainer_evaluate(fm_trainer *trainer, const int32_t *ids, int sequences, int length,
                                     double *out_loss)
 {
+    struct given given = {.ids = ids, .sequences = sequences, .length = length};
     FM_TRY(check_ids(&trainer->model.config, ids, sequences, length));
-    trainer->evaluate = 1;
-    FM_TRY(pass_all(trainer, ids, sequences, length));
-    *out_loss = trainer->loss_sum * trainer->weight;
+    if (!trainer->crew)
+        return evaluate(trainer, ids, sequences, length, out_loss);
+    FM_TRY(run_crew(trainer, &given, evaluate_rank));
+    *out_loss = given.loss;
     return FM_OK;
 }

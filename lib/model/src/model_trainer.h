@@ -2,7 +2,9 @@
 #ifndef FM_MODEL_TRAINER_H
 #define FM_MODEL_TRAINER_H
 
+#include "fathom/ep.h"
 #include "fathom/model_train.h"
+#include "model_layout.h"
 #include "model_private.h"
 
 /** Sequences of one length, processed together. Rows are tokens, sequence after sequence. */
@@ -31,18 +33,96 @@ struct fm_model_attention_saved {
 struct fm_model_moe_saved {
     struct fm_model_route route;
     const float *x;                    // [tokens, hidden], normalised
-    float *in, *out;                   // [tokens * topk, hidden], in the order of rows
-    struct fm_model_mlp_saved experts; // all experts' rows, one after the other
+    float *in, *out;                   // [rows, hidden] of this rank's experts, one after the other
+    struct fm_model_mlp_saved experts; // of those rows
+    // Backward:
+    const float *dy; // [tokens, hidden]
+    float *din;      // [rows, hidden]
+    float *dweights; // [tokens, topk]
+    // Where experts lie on several ranks:
+    int layer; // its number
+    fm_ep_handle *handle;
+    fm_ep_op *sent, *returned; // on their way, or NULL
+    int32_t *slots;            // [tokens, topk]
+    float *sum;                // [tokens, hidden]
 };
 
 struct fm_model_layer_saved {
-    float *x, *middle; // [tokens, hidden]: before attention, and before the network
+    const float *x; // [tokens, hidden]: before attention
+    float *middle;  // before the network
     float *x_normed, *middle_normed;
     float *x_inverse, *middle_inverse;
+    float *out;
+    float *dnormed;            // backward
+    struct fm_model_mark mark; // of scratch, before it
     struct fm_model_attention_saved attention;
     struct fm_model_mlp_saved mlp;
     struct fm_model_moe_saved moe;
 };
+
+struct fm_model_predictor_saved {
+    const float *hidden; // [tokens, hidden]: what it goes on from
+    float *embedded, *embed_inverse, *hidden_inverse, *joined, *normed, *inverse;
+    float *dx; // gradient of its layer's out, by its own loss and by the predictors after it
+    struct fm_model_layer_saved layer;
+};
+
+/** A micro-batch in a stage. Everything it points to lies in the lane's scratch. */
+struct fm_model_visit {
+    struct fm_model_stage stage;
+    struct fm_model_batch batch;
+    const int32_t *ids; // [sequences, length + 1 + predict_layers]
+    int unit, step;     // of the walk
+    const float *x;     // [tokens, hidden]: where forward stands; at the end what the stage gives
+    float *dx;          // the same of backward
+    struct fm_model_layer_saved *layers;
+    struct fm_model_predictor_saved *predictors;
+    int32_t *column, *targets; // [tokens]
+    const float *hidden;       // of the head: before and after its norm
+    float *normed, *inverse, *dnormed;
+};
+
+/** Gradients of weights that wait: what a backward for the input alone leaves for later. */
+struct fm_model_queue {
+    struct fm_model_queue_item {
+        int64_t rows;
+        const float *x; // in the visit's scratch
+        const struct fm_model_weight *weight;
+        float *dy; // a copy
+    } * items;
+    int count, capacity;
+    struct fm_model_scratch scratch;
+    fm_status status; // FM_ERR_NOMEM sticks until the queue is run
+};
+
+void fm_model_queue_add(struct fm_model_queue *queue, int64_t rows, const float *x,
+                        const struct fm_model_weight *weight, const float *dy);
+/** Computes what waits, in the order in which it came, and empties the queue. */
+FM_MUST_USE fm_status fm_model_queue_run(struct fm_model_queue *queue,
+                                         const struct fm_model_compute *compute);
+void fm_model_queue_free(struct fm_model_queue *queue);
+
+/** What a lane needs where experts lie on several ranks. */
+struct fm_model_exchange {
+    fm_ep_group *group;
+    int first; // slot of this rank
+    const int32_t *slot_of,
+        *expert_in;         // [layers + predict_layers][experts]: where an expert lies, what lies where
+    fm_ep_handle **handles; // [layers + predict_layers], made when they are needed
+};
+
+/** Parameters that the same ranks hold, and of which each updates its shard: [at, at + count) of values and gradients. */
+struct fm_model_segment {
+    enum fm_model_party_kind party;
+    int64_t at, count; // padded to equal shards
+    int64_t first;     // of this rank's shard
+    int64_t shard;     // its cells
+    int64_t moments;   // where its moments lie
+};
+enum { FM_MODEL_SEGMENTS = 3 };
+
+struct fm_model_rank;
+struct fm_model_crew;
 
 /**
  * Micro-batches run side by side, each by one thread from beginning to end: a lane has what one needs of its own, gradients,
@@ -52,26 +132,42 @@ struct fm_model_layer_saved {
 struct fm_trainer {
     struct fm_model model; // values instead of files; sessions run on it
     fm_model_training training;
-    int64_t count;                             // of parameters
-    float *values, *gradients, *mean, *square; // [count]
+    int64_t count, moment_count; // of parameters, padding of shards included; of those that are updated here
+    float *values, *gradients;   // [count]
+    float *mean, *square;        // of the shards
     int64_t step;
     // Of the step that runs:
     double loss_sum, predict_sum, balance_sum;
-    double weight;            // of a token's loss: 1 / tokens of the step
-    double balance_weight;    // of a sequence's balance loss
-    int evaluate;             // forward alone
-    int64_t *loads;           // [layers + predict_layers][experts]: tokens of this step
-    struct fm_trainer *lanes; // NULL in a lane
+    double weight;         // of a token's loss: 1 / tokens of the step
+    double balance_weight; // of a sequence's balance loss
+    int evaluate;          // forward alone
+    int64_t *loads;        // [layers + predict_layers][experts]: tokens of this step
+    struct fm_model_segment segments[FM_MODEL_SEGMENTS];
+    int segment_count;
+    struct fm_model_exchange *exchange; // NULL: all experts are here
+    struct fm_model_rank *rank;         // where this is one rank of several
+    struct fm_model_crew *crew;         // the ranks, where this stands for all of them
+    struct fm_trainer *lanes;           // NULL in a lane
     int lane_count;
     fm_status status; // of a lane's micro-batch
     char message[256];
 };
 
+/** Values, gradients, moments and loads for `count` parameters and `moment_count` of them to update here. */
+FM_MUST_USE fm_status fm_model_trainer_allocate(struct fm_trainer *trainer);
+/** The initial weights of what lies here. */
+FM_MUST_USE fm_status fm_model_trainer_draw(struct fm_trainer *trainer);
+/** The square of the norm of the gradient, as far as this trainer updates parameters by it. */
+double fm_model_trainer_square(const struct fm_trainer *trainer);
+
 /* Backward operators. "dx +=" unless said otherwise; gradients of weights are added. */
 
-/** dx [rows, columns] = (or +=) dy weight; weight.gradient += dy^T x. */
+/** dx [rows, columns] = (or +=) dy weight; weight.gradient += dy^T x, or that is queued (compute.queue). */
 void fm_model_linear_back(const struct fm_model_compute *compute, int64_t rows, const float *x,
                           const struct fm_model_weight *weight, const float *dy, float *dx, int accumulate);
+/** weight.gradient += dy^T x. */
+void fm_model_linear_weight(const struct fm_model_compute *compute, int64_t rows, const float *x,
+                            const struct fm_model_weight *weight, const float *dy);
 /** dx += and weight.gradient += of normalised rows. */
 void fm_model_norm_back_rows(const struct fm_model_compute *compute, int64_t rows, int64_t width,
                              const float *x, int64_t x_stride, const struct fm_model_weight *weight,
@@ -93,6 +189,12 @@ FM_MUST_USE fm_status fm_model_attention_back(struct fm_trainer *trainer, const 
                                               const struct fm_model_attention_saved *saved, const float *dy,
                                               float *dx);
 
+/** Takes what rows save; 0 without memory. */
+int fm_model_mlp_take(struct fm_model_scratch *scratch, int64_t rows, int64_t width,
+                      struct fm_model_mlp_saved *saved);
+/** out = the network of saved.x. */
+void fm_model_mlp_run(const struct fm_model_compute *compute, const struct fm_model_mlp *mlp, int64_t rows,
+                      float *out, const struct fm_model_mlp_saved *saved);
 FM_MUST_USE fm_status fm_model_mlp_forward(struct fm_trainer *trainer, const struct fm_model_mlp *mlp,
                                            int64_t rows, const float *x, float *out,
                                            struct fm_model_mlp_saved *saved);
@@ -101,17 +203,114 @@ FM_MUST_USE fm_status fm_model_mlp_back(struct fm_trainer *trainer, const struct
                                         int64_t rows, const struct fm_model_mlp_saved *saved, const float *dy,
                                         float *dx, int accumulate);
 
-/** out += the routed experts; `loads` [experts] counts their tokens. */
-FM_MUST_USE fm_status fm_model_moe_forward(struct fm_trainer *trainer, const struct fm_model_layer *layer,
-                                           const struct fm_model_batch *batch, const float *x, float *out,
-                                           int64_t *loads, struct fm_model_moe_saved *saved);
-/** dx += gradient of x. */
-FM_MUST_USE fm_status fm_model_moe_back(struct fm_trainer *trainer, const struct fm_model_layer *layer,
-                                        const struct fm_model_batch *batch,
-                                        const struct fm_model_moe_saved *saved, const float *dy, float *dx);
+/* The mixture of experts. `out` and `dx` are given to receive; what lies in them by then (of the shared experts) is given to
+ * the step before it, too, as `shared`, and must not change in between. */
 
-/** Runs forward and, unless the trainer evaluates, backward of one micro-batch; adds to losses, loads and gradients.
- * `ids` is [sequences, length + 1 + predict_layers]. */
+/** Chooses experts, counts their tokens in `loads` [experts], and sends rows to them. */
+FM_MUST_USE fm_status fm_model_moe_send(struct fm_trainer *trainer, const struct fm_model_layer *layer,
+                                        const struct fm_model_batch *batch, const float *x, int64_t *loads,
+                                        struct fm_model_moe_saved *saved);
+FM_MUST_USE fm_status fm_model_moe_experts(struct fm_trainer *trainer, const struct fm_model_layer *layer,
+                                           const struct fm_model_batch *batch, const float *shared,
+                                           struct fm_model_moe_saved *saved);
+/** out += the routed experts. */
+FM_MUST_USE fm_status fm_model_moe_receive(struct fm_trainer *trainer, const struct fm_model_batch *batch,
+                                           float *out, struct fm_model_moe_saved *saved);
+/** dy stays as it is until it is received. */
+FM_MUST_USE fm_status fm_model_moe_back_send(struct fm_trainer *trainer, const struct fm_model_batch *batch,
+                                             const float *dy, struct fm_model_moe_saved *saved);
+FM_MUST_USE fm_status fm_model_moe_back_experts(struct fm_trainer *trainer,
+                                                const struct fm_model_layer *layer,
+                                                const struct fm_model_batch *batch, const float *shared,
+                                                struct fm_model_moe_saved *saved);
+/** dx += gradient of x. */
+FM_MUST_USE fm_status fm_model_moe_back_receive(struct fm_trainer *trainer,
+                                                const struct fm_model_layer *layer,
+                                                const struct fm_model_batch *batch, float *dx,
+                                                struct fm_model_moe_saved *saved);
+
+/** Takes what `rows` of the experts save. */
+FM_MUST_USE fm_status fm_model_moe_take(struct fm_trainer *trainer, int64_t rows,
+                                        struct fm_model_moe_saved *saved);
+/** One expert's part of the rows, which begins at row `begin`. */
+struct fm_model_mlp_saved fm_model_moe_part(const struct fm_model_moe_saved *saved, int64_t begin,
+                                            int64_t hidden, int64_t width);
+
+/* The same steps where experts lie on several ranks (trainer.exchange). */
+FM_MUST_USE fm_status fm_model_exchange_send(struct fm_trainer *trainer, const struct fm_model_batch *batch,
+                                             struct fm_model_moe_saved *saved);
+FM_MUST_USE fm_status fm_model_exchange_experts(struct fm_trainer *trainer,
+                                                const struct fm_model_layer *layer,
+                                                const struct fm_model_batch *batch, const float *shared,
+                                                struct fm_model_moe_saved *saved);
+FM_MUST_USE fm_status fm_model_exchange_receive(struct fm_trainer *trainer,
+                                                const struct fm_model_batch *batch, float *out,
+                                                struct fm_model_moe_saved *saved);
+FM_MUST_USE fm_status fm_model_exchange_back_send(struct fm_trainer *trainer,
+                                                  const struct fm_model_batch *batch,
+                                                  struct fm_model_moe_saved *saved);
+FM_MUST_USE fm_status fm_model_exchange_back_experts(struct fm_trainer *trainer,
+                                                     const struct fm_model_layer *layer,
+                                                     const struct fm_model_batch *batch, const float *shared,
+                                                     struct fm_model_moe_saved *saved);
+
+/* A layer: open, then, with experts, experts, then close, which makes saved.out; and back. `loads`: of its experts. */
+FM_MUST_USE fm_status fm_model_layer_open(struct fm_trainer *trainer, const struct fm_model_layer *layer,
+                                          int64_t *loads, const struct fm_model_batch *batch, const float *x,
+                                          struct fm_model_layer_saved *saved);
+FM_MUST_USE fm_status fm_model_layer_experts(struct fm_trainer *trainer, const struct fm_model_layer *layer,
+                                             const struct fm_model_batch *batch,
+                                             struct fm_model_layer_saved *saved);
+FM_MUST_USE fm_status fm_model_layer_close(struct fm_trainer *trainer, const struct fm_model_layer *layer,
+                                           const struct fm_model_batch *batch,
+                                           struct fm_model_layer_saved *saved);
+/** dx: the gradient of what the layer gave; the last step makes it that of what it got. */
+FM_MUST_USE fm_status fm_model_layer_back_open(struct fm_trainer *trainer, const struct fm_model_layer *layer,
+                                               const struct fm_model_batch *batch, const float *dx,
+                                               struct fm_model_layer_saved *saved);
+FM_MUST_USE fm_status fm_model_layer_back_experts(struct fm_trainer *trainer,
+                                                  const struct fm_model_layer *layer,
+                                                  const struct fm_model_batch *batch,
+                                                  struct fm_model_layer_saved *saved);
+FM_MUST_USE fm_status fm_model_layer_back_close(struct fm_trainer *trainer,
+                                                const struct fm_model_layer *layer,
+                                                const struct fm_model_batch *batch, float *dx,
+                                                struct fm_model_layer_saved *saved);
+
+/** Adds the cross-entropy of normalised rows to *sum; dx = its gradient, times weight. */
+FM_MUST_USE fm_status fm_model_head(struct fm_trainer *trainer, int64_t tokens, const float *x,
+                                    const int32_t *targets, double weight, double *sum, float *dx);
+/** What a predictor's layer gets (*out_x), from the hidden rows before it and the next tokens. */
+FM_MUST_USE fm_status fm_model_predictor_open(struct fm_trainer *trainer, int index,
+                                              const struct fm_model_batch *batch, const float *hidden,
+                                              const int32_t *next, struct fm_model_predictor_saved *saved,
+                                              float **out_x);
+/** Its loss on what the layer gave, and the gradient of that: saved.dx. */
+FM_MUST_USE fm_status fm_model_predictor_close(struct fm_trainer *trainer, int index,
+                                               const struct fm_model_batch *batch, const float *x,
+                                               const int32_t *targets,
+                                               struct fm_model_predictor_saved *saved);
+/** dx: the gradient of what its layer got; dhidden += that of the hidden rows. */
+FM_MUST_USE fm_status fm_model_predictor_back(struct fm_trainer *trainer, int index,
+                                              const struct fm_model_batch *batch, const int32_t *next,
+                                              const struct fm_model_predictor_saved *saved, const float *dx,
+                                              float *dhidden);
+
+/* The walk of a visit, whose stage, batch and ids are set, through its stage. Losses, loads and gradients are added to the
+ * trainer's. */
+
+/** `input` [tokens, hidden], which stays as it is until the visit's backward is done; NULL: the first stage. */
+FM_MUST_USE fm_status fm_model_forward_begin(struct fm_trainer *trainer, struct fm_model_visit *visit,
+                                             const float *input);
+int fm_model_forward_done(const struct fm_trainer *trainer, const struct fm_model_visit *visit);
+FM_MUST_USE fm_status fm_model_forward_step(struct fm_trainer *trainer, struct fm_model_visit *visit);
+/** `output_gradient` is copied; NULL: the last stage. */
+FM_MUST_USE fm_status fm_model_back_begin(struct fm_trainer *trainer, struct fm_model_visit *visit,
+                                          const float *output_gradient);
+int fm_model_back_done(const struct fm_model_visit *visit);
+FM_MUST_USE fm_status fm_model_back_step(struct fm_trainer *trainer, struct fm_model_visit *visit);
+
+/** Runs forward and, unless the trainer evaluates, backward of one micro-batch through all layers. */
 FM_MUST_USE fm_status fm_model_pass(struct fm_trainer *trainer, const struct fm_model_batch *batch,
                                     const int32_t *ids);
 

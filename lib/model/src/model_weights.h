@@ -17,6 +17,12 @@ struct fm_model_weight {
     float *gradient;               // in training
 };
 
+/** Its numbers. */
+static inline int64_t fm_model_weight_cells(const struct fm_model_weight *weight)
+{
+    return (weight->rows ? weight->rows : 1) * weight->columns;
+}
+
 struct fm_model_mlp {
     struct fm_model_weight gate, up, down;
 };

@@ -54,7 +54,8 @@ static void check(fm_dtype dtype, double least, double most)
     float out[ROWS * N], dx[ROWS * K];
     assert_ok(fm_model_low_open(dtype, 1, &low));
     fm_model_low_forward(low, ROWS, f->x, &f->weight, out);
-    fm_model_low_back(low, ROWS, f->x, &f->weight, f->dy, dx, 0);
+    fm_model_low_back(low, ROWS, &f->weight, f->dy, dx, 0);
+    fm_model_low_weight(low, ROWS, f->x, &f->weight, f->dy);
     assert_ok(fm_model_low_check(low));
     double each[3] = {noise(out, ROWS, N, K, f->x, K, 1, f->values, 1, K),
                       noise(dx, ROWS, K, N, f->dy, N, 1, f->values, K, 1),

@@ -15,17 +15,32 @@
  * tokens than the mean and down where it had more; a small loss per sequence keeps extremes away. Models with
  * `predict_layers` also learn the tokens after the next (2.2).
  *
- * For one seed, training and sequence of batches the result is the same to the bit on every machine, at every ISA level and
- * with any number of threads. A trainer serves one call at a time.
+ * For one seed, training, layout of ranks and sequence of batches the result is the same to the bit on every machine, at
+ * every ISA level and with any number of threads. A trainer serves one call at a time.
+ *
+ * Ranks. `pipe_ranks` x `expert_ranks` ranks train one model together. The layers are cut into stages, which lie on the
+ * pipeline ranks as `schedule` says (fathom/pipe.h); the experts of a stage, and the sequences of a step, are shared out among
+ * the expert ranks, which send each other rows (fathom/ep.h). Each rank keeps the moments of a part of what it holds (ZeRO-1).
+ * Layouts differ by the order of f32 sums alone. Ranks are threads of this process, and then one trainer stands for all of
+ * them; or MPI's processes: each opens a trainer, all make the same calls with the same arguments, and all get the same
+ * results. `threads` are shared out among the ranks, at least one each. A rank that is lost, or fails on the way, makes
+ * the others fail with FM_ERR_TIMEOUT; from then on the trainer answers FM_ERR_STATE, and a new one can load a saved state.
  */
 #ifndef FATHOM_MODEL_TRAIN_H
 #define FATHOM_MODEL_TRAIN_H
 
 #include "fathom/model.h"
+#include "fathom/pipe.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/** How ranks that train one model together reach each other. */
+typedef enum fm_model_transport {
+    FM_MODEL_THREADS, /**< threads of this process, which a trainer starts for the time of a call */
+    FM_MODEL_MPI, /**< processes that mpirun has started: each opens a trainer, and all make the same calls */
+} fm_model_transport;
 
 /** Start from FM_MODEL_TRAINING_INIT. */
 typedef struct fm_model_training {
@@ -44,17 +59,24 @@ typedef struct fm_model_training {
     int micro_batch; /**< sequences that are processed together; 0: all. Memory grows with it */
     fm_dtype
         dtype; /**< of products with weights, as in fm_model_options; F32, BF16 or F8_E4M3. Masters and moments are f32 */
+    int pipe_ranks;            /**< that share out the layers; 0: 1 */
+    int expert_ranks;          /**< that share out the experts and the sequences of a step; 0: 1 */
+    fm_pipe_schedule schedule; /**< of the pipeline; 0: FM_PIPE_1F1B */
+    fm_model_transport transport;
+    int64_t timeout_ms; /**< how long a rank waits for another; 0: 100 s, negative: for ever */
 } fm_model_training;
 
 #define FM_MODEL_TRAINING_INIT                                                                          \
     {                                                                                                   \
         sizeof(fm_model_training), 0, 1000, 50, 2e-3, 2e-4, 0.9, 0.95, 1e-8, 0.1, 1.0, 1e-4, 1e-3, 0.3, \
-            0.02, 1, 0, FM_DTYPE_F32                                                                    \
+            0.02, 1, 0, FM_DTYPE_F32, 1, 1, FM_PIPE_CUSTOM, FM_MODEL_THREADS, 0                         \
     }
 
 typedef struct fm_trainer fm_trainer;
 
-/** Makes a model with random weights. FM_ERR_ARG: a field of the training, or as fm_model_config_check(); FM_ERR_NOMEM. */
+/** Makes a model with random weights. FM_ERR_ARG: a field of the training, ranks that the layers or experts do not suffice for
+ *  or that are not as many as mpirun has started, or as fm_model_config_check() and fm_pipe_program_generate(); with MPI as
+ *  fm_ep_world_open_mpi(); FM_ERR_NOMEM. */
 FM_API FM_MUST_USE fm_status fm_model_trainer_open(const fm_model_config *config,
                                                    const fm_model_training *training,
                                                    fm_trainer **out_trainer);
@@ -62,7 +84,7 @@ FM_API FM_MUST_USE fm_status fm_model_trainer_open(const fm_model_config *config
 FM_API void fm_model_trainer_close(fm_trainer *trainer);
 /** Steps that are done. */
 FM_API int64_t fm_model_trainer_steps(const fm_trainer *trainer);
-/** Its model, to run sessions on between steps. */
+/** Its model, to run sessions on between steps; where there are several ranks it has a configuration, but no session. */
 FM_API fm_model *fm_model_trainer_model(fm_trainer *trainer);
 
 typedef struct fm_model_step_result {
@@ -76,7 +98,7 @@ typedef struct fm_model_step_result {
 /**
  * `ids` is [sequences, length + 1 + predict_layers]: each token's target is its right neighbour. FM_ERR_ARG: no sequence, an
  * id outside the vocabulary, or a length beyond the context; FM_ERR_NOMEM; FM_ERR_FORMAT: the loss is no longer a number.
- * Where it fails no parameter has changed.
+ * Where it fails no parameter has changed. With ranks also FM_ERR_TIMEOUT and FM_ERR_STATE, see the top.
  */
 FM_API FM_MUST_USE fm_status fm_model_trainer_step(fm_trainer *trainer, const int32_t *ids, int sequences,
                                                    int length, fm_model_step_result *out_result);
@@ -88,21 +110,24 @@ FM_API int64_t fm_model_trainer_products(const fm_trainer *trainer, fm_dtype dty
 /** Tokens that each expert of a layer got in the last step; [experts]. NULL for a dense layer. */
 FM_API const int64_t *fm_model_trainer_loads(const fm_trainer *trainer, int layer);
 
-/** Writes a checkpoint in the Hugging Face layout to a folder, which is made: config.json and model.safetensors, in `dtype`
- *  (BF16 or F32; the correction bias is F32). Fails as fm_base_safetensors_create() and fm_model_config_save() do. */
-FM_API FM_MUST_USE fm_status fm_model_trainer_export(const fm_trainer *trainer, fm_dtype dtype,
-                                                     const char *folder);
+/** Writes a checkpoint in the Hugging Face layout to a folder, which is made: config.json and model.safetensors, or a file
+ *  for each rank and their index, in `dtype` (BF16 or F32; the correction bias is F32). Fails as
+ *  fm_base_safetensors_create() and fm_model_config_save() do. */
+FM_API FM_MUST_USE fm_status fm_model_trainer_export(fm_trainer *trainer, fm_dtype dtype, const char *folder);
 /** Writes all that training goes on from: parameters, moments, steps. `notes` (or NULL) are key, value, ..., NULL, kept
- *  with it. */
-FM_API FM_MUST_USE fm_status fm_model_trainer_save(const fm_trainer *trainer, const char *path,
+ *  with it. Ranks write a file each, "<path>.a1-of-4" or "<path>.b1-of-4", before `path` names them; so there is a whole state
+ *  whenever this is cut short. */
+FM_API FM_MUST_USE fm_status fm_model_trainer_save(fm_trainer *trainer, const char *path,
                                                    const char *const *notes);
-/** Reads it into a trainer of the same configuration: FM_ERR_FORMAT where a tensor differs or is missing (named). */
+/** Reads it into a trainer of the same configuration, whatever the ranks of either: FM_ERR_FORMAT where a tensor differs or
+ *  is missing (named); FM_ERR_NOT_FOUND: a file is missing. */
 FM_API FM_MUST_USE fm_status fm_model_trainer_load(fm_trainer *trainer, const char *path);
-/** The bytes of the file that a save would write: a copy of the state of this moment, to be stored in any way while training
- *  goes on. The caller frees it with fm_base_mem_free(). FM_ERR_NOMEM. */
-FM_API FM_MUST_USE fm_status fm_model_trainer_pack(const fm_trainer *trainer, const char *const *notes,
+/** The bytes of a file that a load would read: a copy of the state of this moment, to be stored in any way while training
+ *  goes on. The caller frees it with fm_base_mem_free(). A process of MPI's gets the pieces that it updates, which that
+ *  rank of the same layout alone can unpack. FM_ERR_NOMEM. */
+FM_API FM_MUST_USE fm_status fm_model_trainer_pack(fm_trainer *trainer, const char *const *notes,
                                                    void **out_bytes, size_t *out_length);
-/** A load from memory; `name` stands for it in messages. */
+/** A load from memory; `name` stands for it in messages. All processes of MPI's make the call. */
 FM_API FM_MUST_USE fm_status fm_model_trainer_unpack(fm_trainer *trainer, const void *bytes, size_t length,
                                                      const char *name);
 
