@@ -11,6 +11,7 @@
 #include "fathom/pond_records.h"
 #include "fathom/progress.h"
 #include "fathom/text.h"
+#include "token_plan.h"
 
 struct pond_options {
     int64_t records;
@@ -466,6 +467,7 @@ static fm_status run_executor(const fm_invocation *invocation, const void *given
     (void)invocation;
     (void)out_exit;
     const struct job_options *options = given;
+    FM_TRY(fm_app_token_functions_register()); // what a recipe's data stage calls
     return fm_pond_executor_run(options->listen, options->key);
 }
 

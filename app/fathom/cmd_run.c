@@ -18,7 +18,7 @@
 #include "recipe.h"
 
 struct run_options {
-    int stages;
+    int stages, check;
     const char *out;
     int fresh;
     const char *only;
@@ -27,6 +27,8 @@ struct run_options {
 static const fm_option run_schema[] = {
     {"stages", FM_OPTION_FLAG, offsetof(struct run_options, stages),
      .help = "print every kind of stage with its options as YAML, and stop"},
+    {"check", FM_OPTION_FLAG, offsetof(struct run_options, check),
+     .help = "read the recipe, say what is wrong with it, and stop"},
     {"out", FM_OPTION_STRING, offsetof(struct run_options, out), .value = "run", .letter = 'o',
      .metavar = "DIR", .help = "the run's folder: results, and what a stopped run needs to go on"},
     {"fresh", FM_OPTION_FLAG, offsetof(struct run_options, fresh),
@@ -404,6 +406,11 @@ static fm_status run_run(const fm_invocation *invocation, const void *given, int
         *out_exit = 2;
         fm_app_recipe_free(&recipe);
         return status;
+    }
+    if (options->check) {
+        printf("%s: %d stages\n", recipe.name, recipe.stage_count);
+        fm_app_recipe_free(&recipe);
+        return FM_OK;
     }
     fm_base_run_id(); // names what the run makes, for `fathom clean`
     status = fm_base_interrupt_install();

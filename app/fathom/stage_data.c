@@ -16,8 +16,8 @@
 #include "token_plan.h"
 
 struct data_options {
-    const char *corpus, *engine;
-    int64_t vocab, seed;
+    const char *corpus, *engine, *slurm;
+    int64_t vocab, seed, executors;
 };
 
 #define FIELD(name) offsetof(struct data_options, name)
@@ -27,6 +27,12 @@ static const fm_option data_schema[] = {
      .help = "tokens in all"},
     {"engine", FM_OPTION_CHOICE, FIELD(engine), .value = "auto", .choices = "auto|pond|process",
      .help = "what tokenizes and shuffles: pond's executors, or this process; auto: pond where DuckDB is"},
+    {"executors", FM_OPTION_INT, FIELD(executors), .value = "0", .min = 0, .max = 4096,
+     .help = "processes of pond; 0: as many as cores"},
+    {"slurm", FM_OPTION_STRING, FIELD(slurm), .value = "", .metavar = "OPTIONS",
+     .help = "start them through Slurm with these options of sbatch (partition=batch,time=60); the run's "
+             "folder must be one "
+             "that all nodes see; empty: on this machine"},
     {"seed", FM_OPTION_INT, FIELD(seed), .value = "1", .min = 0, .max = 1e15, .help = "of the shuffle"},
     {0},
 };
@@ -198,8 +204,13 @@ static fm_status make_tokens(struct work *work, const char *version)
                           .tokenizer = work->tokenizer,
                           .version = version,
                           .seed = (uint64_t)work->options->seed,
+                          .slurm = work->options->slurm[0] ? work->options->slurm : NULL,
+                          .executors = (int)work->options->executors,
                           .parts = 1 + (int64_t)(work->train_length / PART_BYTES)};
     uint64_t held_bytes;
+    char tokenizer[FM_STAGE_PATH_BYTES];
+    snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.json", work->run->name);
+    plan.tokenizer_path = tokenizer;
     FM_TRY(choose_engine(work, &plan.in_process));
     FM_TRY(fm_app_shards_bytes(work->fs, plan.corpus, "held_out", &held_bytes));
     work->text_bytes = work->train_length + held_bytes;

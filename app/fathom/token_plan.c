@@ -1,6 +1,7 @@
 #include "token_plan.h"
 
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,17 +48,50 @@ static fm_status encode(const struct maker *maker, const char *text, size_t leng
     return FM_OK;
 }
 
-// pond's function: rows (text) become rows (key, tokens).
+// The tokenizer of the plan whose tasks this process executes: the file that the rows name.
+static struct {
+    pthread_mutex_t lock;
+    char path[PATH_MAX];
+    fm_tokenizer *tokenizer;
+} loaded = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static fm_status load_tokenizer(const fm_pond_bytes *path, const fm_tokenizer **out_tokenizer)
+{
+    fm_status status = FM_OK;
+    pthread_mutex_lock(&loaded.lock);
+    if (strlen(loaded.path) != path->length || memcmp(loaded.path, path->bytes, path->length) != 0) {
+        fm_model_tokenizer_close(loaded.tokenizer);
+        loaded.tokenizer = NULL;
+        loaded.path[0] = '\0';
+        char name[PATH_MAX];
+        snprintf(name, sizeof name, "%.*s", (int)path->length, path->bytes);
+        status = fm_model_tokenizer_open(name, &loaded.tokenizer);
+        if (status == FM_OK)
+            snprintf(loaded.path, sizeof loaded.path, "%s", name);
+    }
+    *out_tokenizer = loaded.tokenizer;
+    pthread_mutex_unlock(&loaded.lock);
+    return status;
+}
+
+// pond's function: rows (text, tokenizer, seed) become rows (key, tokens).
 static fm_status tokenise(void *context, const fm_pond_batch *batch, fm_pond_rows *out)
 {
-    const struct maker *maker = context;
-    const fm_pond_column *texts = fm_pond_batch_find(batch, "text");
+    (void)context;
+    if (batch->rows == 0)
+        return FM_OK;
+    const fm_pond_column *texts = fm_pond_batch_find(batch, "text"),
+                         *path = fm_pond_batch_find(batch, "tokenizer"),
+                         *seed = fm_pond_batch_find(batch, "seed");
+    struct maker maker = {.seed = (uint64_t)seed->integers[0]};
+    FM_TRY(load_tokenizer(&path->values[0], &maker.tokenizer));
+    maker.end = fm_model_tokenizer_find(maker.tokenizer, FM_DOCUMENT_END);
     for (size_t i = 0; i < batch->rows; i++) {
         const fm_pond_bytes *text = &texts->values[i];
         int32_t *ids;
         size_t count;
-        FM_TRY(encode(maker, text->bytes, text->length, &ids, &count));
-        fm_status status = fm_pond_rows_int(out, key_of(maker, text->bytes, text->length));
+        FM_TRY(encode(&maker, text->bytes, text->length, &ids, &count));
+        fm_status status = fm_pond_rows_int(out, key_of(&maker, text->bytes, text->length));
         if (status == FM_OK)
             status = fm_pond_rows_bytes(out, ids, count * sizeof *ids);
         if (status == FM_OK)
@@ -66,6 +100,11 @@ static fm_status tokenise(void *context, const fm_pond_batch *batch, fm_pond_row
         FM_TRY(status);
     }
     return FM_OK;
+}
+
+fm_status fm_app_token_functions_register(void)
+{
+    return fm_pond_function_register("tokenise", tokenise, NULL, "1");
 }
 
 static fm_status add(fm_pond_plan *plan, fm_pond_op op)
@@ -103,6 +142,27 @@ static fm_status source(const fm_token_plan *p, const char *split, fm_pond_plan 
     return status;
 }
 
+// The rows (text, tokenizer, seed) of documents; the version is there for the keys of tasks, which stand on the tokenizer's content.
+static fm_status map_documents(const fm_token_plan *p, fm_pond_plan *plan)
+{
+    char path[PATH_MAX], quoted[2 * PATH_MAX], *text;
+    size_t length = 0;
+    FM_TRY(fm_fs_local_path(p->fs, p->tokenizer_path, path, sizeof path));
+    for (const char *at = path; *at; at++) {
+        if (*at == '\'')
+            quoted[length++] = '\'';
+        quoted[length++] = *at;
+    }
+    if (asprintf(&text,
+                 "unnest(string_split(content, '" FM_DOCUMENT_END
+                 "')) AS text, '%.*s' AS tokenizer, %llu AS seed, '%s' AS version",
+                 (int)length, quoted, (unsigned long long)p->seed, p->version) < 0)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a plan");
+    fm_status status = add(plan, (fm_pond_op){.kind = FM_POND_MAP, .text = text});
+    free(text);
+    return status;
+}
+
 static fm_status plan_split(const fm_token_plan *p, const char *split, fm_pond_plan *plan)
 {
     char by[64], name[FM_STAGE_PATH_BYTES], folder[PATH_MAX];
@@ -110,8 +170,7 @@ static fm_status plan_split(const fm_token_plan *p, const char *split, fm_pond_p
     snprintf(name, sizeof name, "%s/%s", p->stage, split);
     FM_TRY(fm_fs_local_path(p->fs, name, folder, sizeof folder));
     FM_TRY(source(p, split, plan));
-    FM_TRY(add(plan, (fm_pond_op){.kind = FM_POND_MAP,
-                                  .text = "unnest(string_split(content, '" FM_DOCUMENT_END "')) AS text"}));
+    FM_TRY(map_documents(p, plan));
     FM_TRY(add(plan, (fm_pond_op){.kind = FM_POND_FILTER, .text = "length(text) > 0"}));
     FM_TRY(add(
         plan,
@@ -130,24 +189,27 @@ static fm_status plan_split(const fm_token_plan *p, const char *split, fm_pond_p
                                   .mode = FM_POND_OVERWRITE});
 }
 
-static fm_status run_pond(const fm_token_plan *p, struct maker *maker, fm_token_plan_figures *figures)
+static fm_status run_pond(const fm_token_plan *p, fm_token_plan_figures *figures)
 {
-    char version[128], name[FM_STAGE_PATH_BYTES], work[PATH_MAX];
+    char name[FM_STAGE_PATH_BYTES], work[PATH_MAX];
     fm_pond_plan *plan;
     fm_pond_run_report report = {0};
-    // What the tasks' keys must cover and their operations do not say.
-    snprintf(version, sizeof version, "%s-%llu", p->version, (unsigned long long)p->seed);
     snprintf(name, sizeof name, "%s/tasks", p->stage);
     FM_TRY(fm_fs_local_path(p->fs, name, work, sizeof work));
-    FM_TRY(fm_pond_function_register("tokenise", tokenise, maker, version));
+    FM_TRY(fm_app_token_functions_register());
     FM_TRY(fm_pond_plan_new(&plan));
     fm_status status = FM_OK;
     for (const char *const *split = p->splits; status == FM_OK && *split; split++)
         status = plan_split(p, *split, plan);
+    fm_pond_run_options options = {
+        .size = sizeof options, .work = work, .progress = 1, .executors = p->executors};
+    if (p->slurm) {
+        options.slurm = p->slurm;
+        options.launch_count = p->executors > 0 ? p->executors : 1;
+        options.executors = -1;
+    }
     if (status == FM_OK)
-        status = fm_pond_plan_run(
-            plan, &(fm_pond_run_options){.size = sizeof(fm_pond_run_options), .work = work, .progress = 1},
-            &report);
+        status = fm_pond_plan_run(plan, &options, &report);
     fm_pond_plan_free(plan);
     FM_TRY(status);
     figures->documents = report.rows;
@@ -264,7 +326,7 @@ fm_status fm_app_token_plan_run(const fm_token_plan *p, fm_token_plan_figures *o
     fm_token_plan_figures figures = {0};
     if (maker.end < 0)
         return fm_base_error_set(FM_ERR_FORMAT, "the tokenizer has no token %s", FM_DOCUMENT_END);
-    FM_TRY(p->in_process ? run_here(p, &maker, &figures) : run_pond(p, &maker, &figures));
+    FM_TRY(p->in_process ? run_here(p, &maker, &figures) : run_pond(p, &figures));
     for (const char *const *split = p->splits; *split; split++)
         FM_TRY(fm_app_shards_list(p->fs, p->stage, *split));
     *out_figures = figures;

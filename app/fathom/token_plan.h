@@ -10,10 +10,13 @@ typedef struct fm_token_plan {
     const char *corpus, *stage; /**< stages: whose documents; whose tokens are made */
     const char *const *splits;  /**< NULL-terminated: names of shards in both */
     const fm_tokenizer *tokenizer;
-    const char *version; /**< of the tokenizer: equal for equal ones */
-    uint64_t seed;       /**< of the order of documents */
-    int64_t parts;       /**< shards of a split */
-    int in_process;      /**< without pond */
+    const char *tokenizer_path; /**< in fs: the same, for executors, which load it */
+    const char *version;        /**< of the tokenizer: equal for equal ones */
+    uint64_t seed;              /**< of the order of documents */
+    int64_t parts;              /**< shards of a split */
+    int in_process;             /**< without pond */
+    const char *slurm;          /**< options of sbatch for executors; NULL: this machine's processes */
+    int executors;              /**< 0: as many as cores */
 } fm_token_plan;
 
 typedef struct fm_token_plan_figures {
@@ -28,5 +31,8 @@ typedef struct fm_token_plan_figures {
  * fm_pond_plan_run() does; FM_ERR_FORMAT: the tokenizer lacks the token that ends documents.
  */
 FM_MUST_USE fm_status fm_app_token_plan_run(const fm_token_plan *plan, fm_token_plan_figures *out_figures);
+
+/** Makes the function that tasks of such plans call known to this process; executors elsewhere begin with it. */
+FM_MUST_USE fm_status fm_app_token_functions_register(void);
 
 #endif

@@ -1,16 +1,13 @@
 #!/usr/bin/env bash
 # A run that is killed at any moment goes on to the same loss curve and the same model: at 20 seeded instants, and at both sides of
 # every stage's boundary.
-set -euo pipefail
-fathom=$1
-scratch=$(mktemp -d)
+. "$(dirname "$0")/prelude.sh"
 run=
 clean_up() {
     [ -z "$run" ] || kill -9 "$run" 2>/dev/null || true
     rm -rf "$scratch"
 }
 trap clean_up EXIT
-cd "$scratch"
 fail() { echo "run_killed: $1" >&2; exit 1; }
 
 for i in $(seq 400); do printf 'Document %s.\n%s\n\n' "$i" "$(seq -s ' ' "$i" 3 $((i + 360)))"; done >text

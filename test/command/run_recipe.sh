@@ -114,6 +114,17 @@ if "$fathom" info --json --no-bandwidth | grep -A1 '"name": "DuckDB"' | grep -q 
         cmp "here/data/$split/part-00000.bin" "there/data/$split/part-00000.bin"
     done
     [ ! -e there/data/tasks ]
+    # Executors that Slurm starts: here, an sbatch that runs what it is given.
+    mkdir batch
+    cat >batch/sbatch <<'S'
+#!/usr/bin/env bash
+echo 7
+bash -c "${!#}" >/dev/null 2>&1 &
+S
+    printf '#!/bin/sh\n' >batch/scancel
+    chmod +x batch/*
+    PATH=$PWD/batch:$PATH FM_DATA_ENGINE=pond FM_DATA_SLURM=partition=batch "$fathom" run r.yaml --out far >/dev/null 2>&1
+    cmp here/data/train/part-00000.bin far/data/train/part-00000.bin
 else
     echo "SKIP command.run_recipe: pond's tokens, for there is no DuckDB"
 fi
