@@ -22,9 +22,10 @@
 #include "train_chart.h"
 
 struct train_options {
-    const char *data, *dtype;
+    const char *data, *dtype, *schedule;
     int64_t steps, batch, length, seed, save_every;
     int64_t trace_steps, hidden, layers, heads, experts, topk, expert_intermediate, predict;
+    int64_t pipe_ranks, expert_ranks;
     double rate;
 };
 
@@ -57,6 +58,12 @@ static const fm_option train_schema[] = {
      .help = "channels inside an expert"},
     {"predict", FM_OPTION_INT, FIELD(predict), .value = "0", .min = 0, .max = 4,
      .help = "heads for multi-token prediction"},
+    {"pipe-ranks", FM_OPTION_INT, FIELD(pipe_ranks), .value = "1", .min = 1, .max = 64,
+     .help = "ranks that share out the layers"},
+    {"expert-ranks", FM_OPTION_INT, FIELD(expert_ranks), .value = "1", .min = 1, .max = 64,
+     .help = "ranks that share out the experts and the sequences"},
+    {"schedule", FM_OPTION_STRING, FIELD(schedule), .value = "dualpipev",
+     .help = "of the pipeline; `fathom pipe --help` has them"},
     {"trace-steps", FM_OPTION_INT, FIELD(trace_steps), .value = "8", .min = 0, .max = 10000,
      .help = "last steps whose timeline is recorded: trace.json, and a part of the report"},
     {0},
@@ -164,6 +171,9 @@ static fm_status make_trainer(struct job *job)
     training.rate_end = o->rate / 10;
     training.seed = (uint64_t)o->seed;
     training.dtype = fm_app_generation_dtype(o->dtype);
+    training.pipe_ranks = (int)o->pipe_ranks;
+    training.expert_ranks = (int)o->expert_ranks;
+    FM_TRY(fm_pipe_schedule_parse(o->schedule, &training.schedule));
     return fm_model_trainer_open(&config, &training, &job->trainer);
 }
 

@@ -11,7 +11,8 @@ fm_status fm_model_layout_make(const fm_model_config *config, const fm_model_tra
 {
     struct fm_model_layout layout = {.pipe = training->pipe_ranks ? training->pipe_ranks : 1,
                                      .experts = training->expert_ranks ? training->expert_ranks : 1};
-    fm_pipe_schedule schedule = training->schedule ? training->schedule : FM_PIPE_1F1B;
+    // A pipeline of one rank has nothing to schedule.
+    fm_pipe_schedule schedule = training->schedule && layout.pipe > 1 ? training->schedule : FM_PIPE_1F1B;
     fm_pipe_program *program;
     if (layout.pipe < 1 || layout.experts < 1 || layout.pipe > FM_EP_RANKS_MAX / layout.experts)
         return fm_base_error_set(FM_ERR_ARG,

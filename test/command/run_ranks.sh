@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# A recipe that trains on several ranks comes to the losses of one rank, and to a model that generates.
+. "$(dirname "$0")/prelude.sh"
+
+for i in $(seq 400); do printf 'Document %s.\n%s\n\n' "$i" "$(seq -s ' ' "$i" 3 $((i + 360)))"; done >text
+recipe() { # pipeline ranks, expert ranks
+    cat >r.yaml <<Y
+name: ranks
+stages:
+  - {stage: corpus, with: {corpus: text}}
+  - {stage: data, with: {vocab: 300}}
+  - stage: train
+    with: {steps: 8, save-every: 3, hidden: 32, layers: 4, length: 32, batch: 8, expert-intermediate: 16,
+      pipe-ranks: $1, expert-ranks: $2}
+  - {stage: generate, with: {max-tokens: 3, prompt: Document}}
+Y
+}
+for ranks in '1 1' '2 1' '1 2' '2 2'; do
+    # shellcheck disable=SC2086 # two numbers
+    recipe $ranks
+    expect 0 "$fathom" run r.yaml
+    od -An -v -w4 -tf4 run/train/losses.f32 >"losses ${ranks}"
+    [ "$(wc -l <"losses $ranks")" = 8 ] || { echo "$ranks: not 8 losses" >&2; exit 1; }
+    paste "losses 1 1" "losses $ranks" | awk '{ d = $1 - $2; if (d > 1e-4 || d < -1e-4) exit 1 }' ||
+        { echo "$ranks: $(paste "losses 1 1" "losses $ranks")" >&2; exit 1; }
+done
+says run/train/model/model.safetensors.index.json model-00004-of-00004.safetensors
+
+recipe 3 1
+expect 1 "$fathom" run r.yaml
+says err.txt 'has 6 stages'
+sed -i 's/pipe-ranks: 3/pipe-ranks: 2, schedule: dualpip/' r.yaml
+expect 1 "$fathom" run r.yaml
+says err.txt 'dualpip'
