@@ -315,11 +315,13 @@ static fm_status cases(fm_bench *bench)
         .goals = {{FM_BENCH_TIME, .must = 2},
                   {FM_BENCH_OWN_AT_MOST, .name = "memory of the file", .must = 0.6}},
     };
-    return fm_bench_add(bench, &report);
+    FM_TRY(fm_bench_add(bench, &report));
+    return fm_bench_trace_add_emit(bench);
 }
 
 int main(int argc, char **argv)
 {
-    static const fm_bench_program program = {"trace", "reading traces and reporting on them", cases};
+    static const fm_bench_program program = {"trace", "reading traces, reporting on them, writing them",
+                                             cases};
     return fm_bench_main(&program, argc, argv);
 }

@@ -26,5 +26,9 @@ int bench_trace_yajl(const char *path, struct trace_totals *out);
 
 #ifdef __cplusplus
 }
+#else
+#include "fm_bench.h"
+/* What a program that writes a trace pays for its spans. */
+fm_status fm_bench_trace_add_emit(fm_bench *bench);
 #endif
 #endif

@@ -145,8 +145,8 @@ static void emitters_share_a_file(void **state)
     assert_int_equal(fm_trace_emit_open(&out[0], path, "pro\"gram", "one"), 0);
     assert_int_equal(fm_trace_emit_open(&out[1], path, NULL, "two"), 0);
     for (int i = 0; i < 3000; i++) {
-        assert_int_equal(fm_trace_emit_span(&out[i % 2], "w\\ork\n", "cat", 1700000000000000000 + i * 1001,
-                                            1700000000000000000 + i * 1001 + 500),
+        assert_int_equal(fm_trace_emit_span_at(&out[i % 2], "w\\ork\n", "cat", 1700000000000000000 + i * 1001,
+                                               1700000000000000000 + i * 1001 + 500),
                          0);
         assert_int_equal(fm_trace_emit_counter(&out[0], "count", i), 0);
     }
@@ -167,6 +167,48 @@ static void emitters_share_a_file(void **state)
     assert_int_equal(find(trace, "w\\ork\n")->duration_ns, 500);
     assert_string_equal(fm_trace_data_text(trace, trace->processes[0].name), "pro\"gram");
     fm_trace_data_free(trace);
+}
+
+static void emitted_spans_have_the_time_of_the_calendar(void **state)
+{
+    (void)state;
+    const char *path = in_tmp("stamped.json");
+    fm_trace_emit *out = fm_base_mem_zalloc(1, sizeof *out);
+    assert_non_null(out);
+    int64_t first = (int64_t)fm_base_clock_unix_ns();
+    assert_int_equal(fm_trace_emit_open(out, path, NULL, NULL), 0);
+    uint64_t begin = fm_trace_emit_now(out);
+    fm_base_clock_sleep_ns(5000000);
+    uint64_t end = fm_trace_emit_now(out);
+    // One more than are taken before the first are written.
+    for (int i = 0; i < FM_TRACE_EMIT_RECORDS + 1; i++)
+        assert_int_equal(fm_trace_emit_span(out, "wait", NULL, begin, end), 0);
+    assert_int_equal(out->count, 1);
+    assert_int_equal(fm_trace_emit_close(out), 0);
+    int64_t last = (int64_t)fm_base_clock_unix_ns();
+    assert_int_equal(fm_trace_emit_now(out), 0);
+    assert_int_equal(fm_trace_emit_span(out, "closed", NULL, 0, 0), EBADF);
+    fm_trace *trace = read_back(path);
+    assert_int_equal(trace->slice_count, FM_TRACE_EMIT_RECORDS + 1);
+    // The counter and the calendar are read one after the other: they agree to much less than the millisecond left here.
+    enum { APART_NS = 1000000 };
+    for (size_t i = 0; i < trace->slice_count; i++) {
+        const fm_trace_slice *slice = &trace->slices[i];
+        assert_true(slice->duration_ns >= 5000000 - APART_NS && slice->begin_ns >= first - APART_NS &&
+                    slice->begin_ns + slice->duration_ns <= last + APART_NS);
+    }
+    fm_trace_data_free(trace);
+    // What fits no buffer is refused, and the emitter with it.
+    char *name = fm_base_mem_alloc(FM_TRACE_EMIT_BYTES);
+    assert_non_null(name);
+    memset(name, 'x', FM_TRACE_EMIT_BYTES - 1);
+    name[FM_TRACE_EMIT_BYTES - 1] = 0;
+    assert_int_equal(fm_trace_emit_open(out, path, NULL, NULL), 0);
+    assert_int_equal(fm_trace_emit_span(out, name, NULL, 1, 2), 0);
+    assert_int_equal(fm_trace_emit_flush(out), EMSGSIZE);
+    assert_int_equal(fm_trace_emit_close(out), EMSGSIZE);
+    fm_base_mem_free(name);
+    fm_base_mem_free(out);
 }
 
 static void a_saved_trace_reads_the_same(void **state)
@@ -227,6 +269,7 @@ int main(void)
         cmocka_unit_test(every_drain_leaves_whole_json),
         cmocka_unit_test(a_killed_program_leaves_what_it_drained),
         cmocka_unit_test(emitters_share_a_file),
+        cmocka_unit_test(emitted_spans_have_the_time_of_the_calendar),
         cmocka_unit_test(a_saved_trace_reads_the_same),
         cmocka_unit_test(errors),
     };
