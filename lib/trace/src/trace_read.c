@@ -462,6 +462,10 @@ static int may_begin_event(const struct fm_trace_reader *reader, const char *p)
         before--;
     if (before > reader->buffer && before[-1] != ',' && before[-1] != '[' && before[-1] != '}')
         return 0;
+    // What follows may not be there yet.
+    enum { KEY_ROOM = 64 };
+    if (!reader->ended && reader->buffer + reader->length - p < KEY_ROOM)
+        return 1;
     p = skip_space(p + 1);
     static const char *const keys[] = {"\"ph\"", "\"cat\"", "\"name\"", "\"pid\"", "\"tid\"",
                                        "\"ts\"", "\"id\"",  "\"dur\"",  "\"args\""};
@@ -471,14 +475,14 @@ static int may_begin_event(const struct fm_trace_reader *reader, const char *p)
     return 0;
 }
 
-/* Whether a whole event with phase and time lies at the beginning of the buffer. */
-static int is_event(struct fm_trace_reader *reader)
+/* Whether a whole event with phase and time lies here; NEED_MORE: the buffer ends before it does. */
+static enum step try_event(struct fm_trace_reader *reader, const char *p)
 {
-    struct spot spot = {reader->buffer, NULL}, behind;
+    struct spot spot = {p, NULL}, behind;
     struct fm_trace_event event;
     fm_status ignored;
-    return reader->buffer[0] == '{' && decode_event(reader, &spot, &event, &behind, &ignored) == GO_ON &&
-           event.phase && (event.has_ts || event.phase == 'M');
+    enum step step = decode_event(reader, &spot, &event, &behind, &ignored);
+    return step == GO_ON && (!event.phase || (!event.has_ts && event.phase != 'M')) ? FAILED : step;
 }
 
 /* Seeks a whole event at or behind `from`: the buffer then begins with it, or the text has ended. */
@@ -496,10 +500,15 @@ static fm_status seek_event(struct fm_trace_reader *reader, const char *from)
             from = reader->buffer;
             continue;
         }
-        FM_TRY(next_buffer(reader, p));
-        if (is_event(reader))
-            return FM_OK;
-        from = reader->buffer + 1;
+        enum step step = try_event(reader, p);
+        if (step == GO_ON)
+            return p == reader->buffer ? FM_OK : next_buffer(reader, p);
+        from = p + 1;
+        // What does not end in a buffer of its own is taken for none: damage must not make the buffer grow.
+        if (step == NEED_MORE && p > reader->buffer) {
+            FM_TRY(next_buffer(reader, p));
+            from = reader->buffer;
+        }
     }
 }
 
@@ -542,7 +551,9 @@ fm_status fm_trace_reader_run(struct fm_trace_reader *reader)
             continue;
         if (step == NEED_MORE)
             status = next_buffer(reader, spot.p);
-        if (status == FM_ERR_FORMAT && reader->salvage) {
+        // An event that is too large is damage, too.
+        int is_damage = status == FM_ERR_FORMAT || (step == NEED_MORE && status == FM_ERR_LIMIT);
+        if (is_damage && reader->salvage) {
             status = resume(reader, spot.p + (spot.p < reader->buffer + reader->length));
             if (status == FM_OK && reader->length == 0)
                 return FM_OK;

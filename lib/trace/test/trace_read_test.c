@@ -188,6 +188,34 @@ static void events_across_buffers(void **state)
     fm_base_mem_free(json);
 }
 
+/* An event that is too large is an error with its offset; a salvaging reader takes what is around it. */
+static void too_large_an_event(void **state)
+{
+    (void)state;
+    static const char before[] = "[{\"ph\":\"X\",\"name\":\"a\",\"pid\":1,\"tid\":1,\"ts\":1},\n",
+                      opening[] =
+                          "{\"ph\":\"X\",\"name\":\"b\",\"pid\":1,\"tid\":1,\"ts\":2,\"args\":{\"x\":\"",
+                      behind[] = "\"}},\n{\"ph\":\"X\",\"name\":\"c\",\"pid\":1,\"tid\":1,\"ts\":3}]";
+    enum { LARGE_BYTES = 65 << 20 };
+    char *json = fm_base_mem_alloc(LARGE_BYTES + 1000), *p = json;
+    assert_non_null(json);
+    p += sprintf(p, "%s%s", before, opening);
+    memset(p, 'x', LARGE_BYTES);
+    p += LARGE_BYTES;
+    p += sprintf(p, "%s", behind);
+    fm_trace *trace;
+    char place[40];
+    snprintf(place, sizeof place, "large: byte %zu: an event", sizeof before - 1);
+    assert_fails(fm_trace_data_parse(json, (size_t)(p - json), "large", NULL, &trace), FM_ERR_LIMIT, place);
+    fm_trace_read_options options = {.size = sizeof options, .salvage = 1};
+    assert_ok(fm_trace_data_parse(json, (size_t)(p - json), "large", &options, &trace));
+    assert_int_equal(trace->slice_count, 2);
+    assert_string_equal(text(trace, trace->slices[1].name), "c");
+    assert_int_equal(trace->files[0].damaged, 1);
+    fm_trace_data_free(trace);
+    fm_base_mem_free(json);
+}
+
 #define assert_same_column(a, b, column, count)                                          \
     do {                                                                                 \
         assert_int_equal((a)->count, (b)->count);                                        \
@@ -366,6 +394,7 @@ int main(void)
         cmocka_unit_test(damage_names_its_place),
         cmocka_unit_test(salvage_takes_what_is_whole),
         cmocka_unit_test(events_across_buffers),
+        cmocka_unit_test(too_large_an_event),
         cmocka_unit_test(parts_make_the_same_trace),
         cmocka_unit_test(damage_in_a_part_names_its_place),
         cmocka_unit_test(arguments_are_kept),

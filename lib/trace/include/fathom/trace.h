@@ -144,7 +144,8 @@ typedef struct fm_trace {
 typedef struct fm_trace_read_options {
     size_t size;
     int keep_args; /**< keep the arguments' text: as many bytes as they take in the file */
-    int salvage;   /**< step over damage and take what is whole; fm_trace_file::damaged counts it */
+    int salvage; /**< step over damage and events of more than 64 MiB and take what is whole; fm_trace_file::damaged
+                      counts both */
     int threads; /**< that read a large plain file, started and joined within the call; 0: one a CPU. The trace does not
                     depend on it */
 } fm_trace_read_options;

@@ -131,6 +131,13 @@ static inline int fm_trace_emit_write(fm_trace_emit *out)
     return out->error;
 }
 
+/** Private: `length` bytes; returns their end. */
+static inline char *fm_trace_emit_copy(char *to, const char *from, size_t length)
+{
+    memcpy(to, from, length);
+    return to + length;
+}
+
 /** Private: `text` at `to`, with its quotes. Returns the end: up to six bytes for each of the text's and two more. */
 static inline char *fm_trace_emit_string(char *to, const char *text)
 {
@@ -141,10 +148,9 @@ static inline char *fm_trace_emit_string(char *to, const char *text)
             *to++ = *text;
         } else {
             static const char digits[] = "0123456789abcdef";
-            memcpy(to, "\\u00", 4);
-            to[4] = digits[c >> 4];
-            to[5] = digits[c & 15];
-            to += 6;
+            to = fm_trace_emit_copy(to, "\\u00", 4);
+            *to++ = digits[c >> 4];
+            *to++ = digits[c & 15];
         }
     }
     *to++ = '"';
@@ -189,19 +195,16 @@ static inline int fm_trace_emit_event(fm_trace_emit *out, char phase, const char
     if (room > FM_TRACE_EMIT_BYTES - out->used && fm_trace_emit_write(out))
         return out->error;
     char *to = out->text + out->used;
-    memcpy(to, "{\"ph\":\"", 7);
-    to[7] = phase;
-    memcpy(to + 8, out->who, sizeof out->who); // all of it is one copy of known size
-    to = fm_trace_emit_time(to + 8 + out->who_length, at_ns);
-    memcpy(to, ",\"name\":", 8);
-    to = fm_trace_emit_string(to + 8, name);
-    if (category) {
-        memcpy(to, ",\"cat\":", 7);
-        to = fm_trace_emit_string(to + 7, category);
-    }
-    memcpy(to, more, length);
-    memcpy(to + length, "},\n", 3);
-    out->used = (size_t)(to + length + 3 - out->text);
+    to = fm_trace_emit_copy(to, "{\"ph\":\"", 7);
+    *to++ = phase;
+    memcpy(to, out->who, sizeof out->who); // all of it: one copy of known size
+    to = fm_trace_emit_time(to + out->who_length, at_ns);
+    to = fm_trace_emit_string(fm_trace_emit_copy(to, ",\"name\":", 8), name);
+    if (category)
+        to = fm_trace_emit_string(fm_trace_emit_copy(to, ",\"cat\":", 7), category);
+    to = fm_trace_emit_copy(to, more, length);
+    to = fm_trace_emit_copy(to, "},\n", 3);
+    out->used = (size_t)(to - out->text);
     return 0;
 }
 
@@ -216,8 +219,9 @@ static inline int fm_trace_emit_format(fm_trace_emit *out, size_t i, uint64_t no
         is_ticks ? now_ns - (int64_t)((double)(int64_t)(now_ticks - record->at) * rate) : (int64_t)record->at;
     if (phase == 'X' || phase == 'x') {
         int64_t took = (int64_t)(record->more.end - record->at);
-        memcpy(more, ",\"dur\":", 7);
-        length = (int)(fm_trace_emit_time(more + 7, is_ticks ? (int64_t)((double)took * rate) : took) - more);
+        char *end = fm_trace_emit_time(fm_trace_emit_copy(more, ",\"dur\":", 7),
+                                       is_ticks ? (int64_t)((double)took * rate) : took);
+        length = (int)(end - more);
         phase = 'X';
     } else if (phase == 'C') {
         double value = record->more.value;
@@ -331,7 +335,7 @@ static inline int fm_trace_emit_open(fm_trace_emit *out, const char *path, const
         return out->error = errno;
     fcntl(out->fd, F_SETFD, FD_CLOEXEC); // strict C11 hides O_CLOEXEC
     if (is_new) {
-        memcpy(out->text, "[\n", 2);
+        fm_trace_emit_copy(out->text, "[\n", 2);
         out->used = 2;
         fm_trace_emit_write(out);
     }
