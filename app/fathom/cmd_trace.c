@@ -14,6 +14,7 @@
 struct trace_options {
     const char *rules;
     int salvage;
+    const char *clocks;
     int64_t top;
     const char *fail_if;
     const char *format;
@@ -21,13 +22,19 @@ struct trace_options {
     const char *scale;
 };
 
-#define READING                                                                                         \
-    {"rules", FM_OPTION_STRING, offsetof(struct trace_options, rules), .metavar = "FILE",               \
-     .help = "what is communication, what waits, what is which group ('fathom trace rules' prints the " \
-             "built-in ones)"},                                                                         \
-    {                                                                                                   \
-        "salvage", FM_OPTION_FLAG, offsetof(struct trace_options, salvage),                             \
-            .help = "step over damage and use what is whole"                                            \
+#define READING                                                                                             \
+    {"rules", FM_OPTION_STRING, offsetof(struct trace_options, rules), .metavar = "FILE",                   \
+     .help = "what is communication, what waits, what is which group ('fathom trace rules' prints the "     \
+             "built-in ones)"},                                                                             \
+        {"clocks",                                                                                          \
+         FM_OPTION_CHOICE,                                                                                  \
+         offsetof(struct trace_options, clocks),                                                            \
+         .value = "align",                                                                                  \
+         .choices = "align|keep",                                                                           \
+         .help = "of several files: move times that contradict each other, by common collectives, or not"}, \
+    {                                                                                                       \
+        "salvage", FM_OPTION_FLAG, offsetof(struct trace_options, salvage),                                 \
+            .help = "step over damage and use what is whole"                                                \
     }
 
 static const fm_option report_schema[] = {
@@ -62,6 +69,8 @@ static fm_status load(const struct trace_options *options, char *const *paths, i
     fm_status status = fm_trace_rules_load(options->rules, &loaded->rules);
     if (status == FM_OK)
         status = fm_trace_data_read((const char *const *)paths, (size_t)count, &reading, &loaded->trace);
+    if (status == FM_OK && strcmp(options->clocks, "align") == 0)
+        status = fm_trace_clocks_align(loaded->trace, loaded->rules);
     if (status == FM_OK)
         status = fm_trace_report_make(loaded->trace, loaded->rules, &loaded->report);
     if (status < 0)
@@ -408,12 +417,10 @@ static fm_status run_merge(const fm_invocation *invocation, const void *opaque, 
 {
     (void)out_exit;
     const struct trace_options *options = opaque;
-    fm_trace_read_options reading = {.size = sizeof reading, .keep_args = 1, .salvage = options->salvage};
-    fm_trace *trace;
-    FM_TRY(fm_trace_data_read((const char *const *)invocation->operands, (size_t)invocation->operand_count,
-                              &reading, &trace));
-    fm_status status = fm_trace_data_save(trace, options->out);
-    fm_trace_data_free(trace);
+    struct loaded loaded;
+    FM_TRY(load(options, invocation->operands, invocation->operand_count, 1, &loaded));
+    fm_status status = fm_trace_data_save(loaded.trace, options->out);
+    unload(&loaded);
     return status;
 }
 

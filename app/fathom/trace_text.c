@@ -31,6 +31,9 @@ static void print_files(const fm_trace *trace)
             printf(", %s with %d SMs", file->device, file->multiprocessors);
         if (file->rank >= 0)
             printf(", rank %lld of %lld", (long long)file->rank, (long long)file->world_size);
+        if (file->clock_shift_ns)
+            printf("\n  its clock contradicts the first file's: times moved by %+.3f us, by %llu collectives",
+                   us(file->clock_shift_ns), (unsigned long long)file->clock_points);
         if (file->damaged)
             printf("\n  salvaged over %llu damaged places; the first: %s", (unsigned long long)file->damaged,
                    file->damage);
@@ -189,9 +192,12 @@ static void print_device(const fm_trace_report *report)
 {
     const fm_trace_path *path = &report->path;
     const fm_trace_sm_time *sm = &report->sm_time;
-    printf("critical path  %.0f us: compute %.0f, transfer %.0f, wait %.0f, launches %.0f, gaps %.0f\n",
+    printf("critical path  %.0f us: compute %.0f, transfer %.0f, wait %.0f, launches %.0f, gaps %.0f",
            us(path->length_ns), us(path->kind_ns[FM_TRACE_COMPUTE]), us(path->kind_ns[FM_TRACE_TRANSFER]),
            us(path->kind_ns[FM_TRACE_WAIT]), us(path->launch_ns), us(path->gap_ns));
+    if (path->messages)
+        printf(", %llu messages %.0f", (unsigned long long)path->messages, us(path->message_ns));
+    printf("\n");
     printf("compute gaps   %llu, %.0f us; below 10 us %llu, %.0f us; the longest %.0f us\n",
            (unsigned long long)report->compute_gaps.count, us(report->compute_gaps.sum_ns),
            (unsigned long long)report->compute_gaps.short_count, us(report->compute_gaps.short_ns),

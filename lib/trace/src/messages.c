@@ -37,8 +37,16 @@ static uint32_t work_at(const struct spot *spots, size_t count, uint32_t track, 
     return spots[low - 1].work;
 }
 
+/* Whether flows of a category are messages; most flows are of the one before's. */
+struct sieve {
+    const fm_trace *trace;
+    uint32_t category; // of the last answer
+    int is_message;
+};
+
 struct finder {
     const fm_trace_report *report;
+    struct sieve sieve;
     struct spot *spots;
     size_t count; // of messages
     struct fm_trace_message *messages;
@@ -46,10 +54,14 @@ struct finder {
     struct fm_trace_map sent, flight; // by ID and name: the flow that sends; by name: the fastest message
 };
 
-static int is_message(const fm_trace *trace, const fm_trace_flow *flow)
+static int is_message(struct sieve *sieve, const fm_trace_flow *flow)
 {
-    const char *category = fm_trace_data_text(trace, flow->category);
-    return strcmp(category, "ac2g") != 0 && strcmp(category, "fwdbwd") != 0;
+    if (flow->category != sieve->category) {
+        const char *category = fm_trace_data_text(sieve->trace, flow->category);
+        sieve->category = flow->category;
+        sieve->is_message = strcmp(category, "ac2g") != 0 && strcmp(category, "fwdbwd") != 0;
+    }
+    return sieve->is_message;
 }
 
 static uint64_t key_of(const fm_trace_flow *flow)
@@ -64,7 +76,7 @@ static fm_status find_sends(struct finder *finder)
         const fm_trace_flow *flow = &trace->flows[i];
         uint32_t *sent;
         int known;
-        if (flow->phase == 's' && is_message(trace, flow))
+        if (flow->phase == 's' && is_message(&finder->sieve, flow))
             FM_TRY(fm_trace_map_put(&finder->sent, flow->id, key_of(flow), (uint32_t)i, &sent, &known));
     }
     return FM_OK;
@@ -99,7 +111,7 @@ static fm_status pair_up(struct finder *finder)
         const fm_trace_flow *flow = &trace->flows[i];
         uint32_t *sent;
         int known;
-        if (flow->phase != 'f' || !is_message(trace, flow))
+        if (flow->phase != 'f' || !is_message(&finder->sieve, flow))
             continue;
         FM_TRY(fm_trace_map_put(&finder->sent, flow->id, key_of(flow), FM_TRACE_NONE, &sent, &known));
         if (*sent == FM_TRACE_NONE)
@@ -151,7 +163,7 @@ static fm_status find_messages(struct finder *finder, size_t ends, fm_arena *are
 fm_status fm_trace_messages(const fm_trace_report *report, fm_arena *arena,
                             struct fm_trace_message **out_messages, size_t **out_first)
 {
-    struct finder finder = {.report = report};
+    struct finder finder = {.report = report, .sieve = {report->trace, FM_TRACE_NONE, 0}};
     size_t ends = 0, bytes = 0;
     fm_status status = FM_OK;
     FM_TRY(fm_mul_size(report->work_count + 2, sizeof **out_first, &bytes));
@@ -159,7 +171,7 @@ fm_status fm_trace_messages(const fm_trace_report *report, fm_arena *arena,
     if (!first)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for the messages of a trace");
     for (size_t i = 0; i < report->trace->flow_count; i++)
-        ends += report->trace->flows[i].phase == 'f' && is_message(report->trace, &report->trace->flows[i]);
+        ends += report->trace->flows[i].phase == 'f' && is_message(&finder.sieve, &report->trace->flows[i]);
     if (ends)
         status = find_messages(&finder, ends, arena);
     fm_base_mem_free(finder.spots);

@@ -98,12 +98,6 @@ static int64_t sent_at(const struct player *player, const struct fm_trace_messag
            scaled(message->sent_ns - sender->begin_ns, factor_of(player, sender));
 }
 
-/* Whether the work had begun before the message arrived, so that it waited for it. */
-static int waited(const fm_trace_work *work, const struct fm_trace_message *message)
-{
-    return message->sent_ns + message->flight_ns > work->begin_ns;
-}
-
 /* When the work begins: what it waited for has been played. */
 static int64_t begin_of(const struct player *player, size_t index)
 {
@@ -134,7 +128,7 @@ static int64_t begin_of(const struct player *player, size_t index)
                                  (work->begin_ns - works[dependency->other].end_ns));
     begin = begin == INT64_MIN ? work->begin_ns : begin;
     for (size_t i = player->first[index]; i < player->first[index + 1]; i++)
-        if (!waited(work, &player->messages[i]))
+        if (!fm_trace_message_held_up(&player->messages[i], work))
             begin = later(begin, sent_at(player, &player->messages[i]) +
                                      scaled(player->messages[i].flight_ns, factor_of(player, work)));
     return begin;
@@ -148,7 +142,7 @@ static int64_t end_of(const struct player *player, size_t index, int64_t begin)
     int64_t end = INT64_MIN;
     for (size_t i = player->first[index]; i < player->first[index + 1]; i++) {
         const struct fm_trace_message *message = &player->messages[i];
-        if (!waited(work, message))
+        if (!fm_trace_message_held_up(message, work))
             continue;
         int64_t taken = sent_at(player, message) + scaled(message->taken_ns - message->sent_ns, factor);
         end = later(end, later(begin, taken) + scaled(work->end_ns - message->taken_ns, factor));

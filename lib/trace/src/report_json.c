@@ -46,6 +46,7 @@ static void put_files(const fm_trace *trace, fm_json *json)
         if (file->damaged)
             fm_base_json_string(json, "damage", file->damage);
         fm_base_json_int(json, "rank", file->rank);
+        put_us(json, "clock_shift_us", file->clock_shift_ns);
         fm_base_json_int(json, "world_size", file->world_size);
         fm_base_json_string(json, "device", file->device);
         fm_base_json_int(json, "multiprocessors", file->multiprocessors);
@@ -243,6 +244,8 @@ static void put_path(const fm_trace_path *path, fm_json *json)
     put_us(json, "compute_us", path->kind_ns[FM_TRACE_COMPUTE]);
     put_us(json, "transfer_us", path->kind_ns[FM_TRACE_TRANSFER]);
     put_us(json, "wait_us", path->kind_ns[FM_TRACE_WAIT]);
+    fm_base_json_int(json, "messages", (int64_t)path->messages);
+    put_us(json, "message_us", path->message_ns);
     put_us(json, "launch_us", path->launch_ns);
     put_us(json, "gap_us", path->gap_ns);
     fm_base_json_end(json);

@@ -79,16 +79,19 @@ static fm_status find_group(fm_trace_rules *rules, const fm_doc *node, uint16_t 
 {
     const char *name;
     fm_trace_work_kind kind = FM_TRACE_COMPUTE;
-    int is_pair = 0;
+    int is_pair = 0, is_collective = 0;
     FM_TRY(fm_base_doc_string(fm_base_doc_get(node, "group"), "group", &name));
     FM_TRY(fm_base_doc_expect(fm_base_doc_get(node, "kind"), "kind", FM_DOC_STRING));
     FM_TRY(read_kind(fm_base_doc_get(node, "kind"), &kind));
     if (fm_base_doc_get(node, "pair"))
         FM_TRY(fm_base_doc_bool(fm_base_doc_get(node, "pair"), "pair", &is_pair));
+    if (fm_base_doc_get(node, "collective"))
+        FM_TRY(fm_base_doc_bool(fm_base_doc_get(node, "collective"), "collective", &is_collective));
     size_t i = 0;
     while (i < rules->group_count && strcmp(rules->groups[i].name, name) != 0)
         i++;
-    if (i < rules->group_count && (rules->groups[i].kind != kind || rules->groups[i].is_pair != is_pair))
+    if (i < rules->group_count && (rules->groups[i].kind != kind || rules->groups[i].is_pair != is_pair ||
+                                   rules->groups[i].is_collective != is_collective))
         return fm_base_doc_error(FM_ERR_FORMAT, node, "the group %s is of another kind above", name);
     if (i == FM_TRACE_GROUPS_MAX)
         return fm_base_doc_error(FM_ERR_LIMIT, node, "more than %d groups", FM_TRACE_GROUPS_MAX);
@@ -96,7 +99,8 @@ static fm_status find_group(fm_trace_rules *rules, const fm_doc *node, uint16_t 
         const char *copy = fm_base_arena_strndup(&rules->texts, name, strlen(name));
         if (!copy)
             return fm_base_error_set(FM_ERR_NOMEM, "no memory for rules");
-        rules->groups[rules->group_count++] = (struct fm_trace_rule_group){copy, kind, is_pair};
+        rules->groups[rules->group_count++] =
+            (struct fm_trace_rule_group){copy, kind, is_pair, is_collective};
     }
     *out = (uint16_t)i;
     return FM_OK;
@@ -104,7 +108,7 @@ static fm_status find_group(fm_trace_rules *rules, const fm_doc *node, uint16_t 
 
 static fm_status read_rule(fm_trace_rules *rules, const fm_doc *node)
 {
-    static const char *const known[] = {"group", "kind", "name", "category", "pair", NULL};
+    static const char *const known[] = {"group", "kind", "name", "category", "pair", "collective", NULL};
     FM_TRY(fm_base_doc_expect(node, "a rule", FM_DOC_OBJECT));
     FM_TRY(fm_base_doc_known_keys(node, "a rule", known));
     if (rules->rule_count == RULES_MAX)

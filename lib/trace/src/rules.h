@@ -7,7 +7,7 @@
 struct fm_trace_rule_group {
     const char *name;
     fm_trace_work_kind kind;
-    int is_pair;
+    int is_pair, is_collective;
 };
 
 const struct fm_trace_rule_group *fm_trace_rules_groups(const fm_trace_rules *rules, size_t *out_count);

@@ -74,6 +74,12 @@ static void messages_hold_up_who_waits_for_them(void **state)
     assert_ok(fm_trace_data_parse(json, sizeof json - 1, "made", NULL, &loaded.trace));
     assert_ok(fm_trace_rules_load(NULL, &loaded.rules));
     assert_ok(fm_trace_report_make(loaded.trace, loaded.rules, &loaded.report));
+    // The second rank's path: c, what was left of the wait, the message, and the first rank until it sent. The first one's is its own.
+    const fm_trace_path *path = &loaded.report->path;
+    assert_true(path->messages == 1 && path->message_ns == 20000 && path->steps == 2 + 4);
+    assert_int_equal(path->work_ns, (110 + 70 + 5 + 5 + 100) * 1000);
+    assert_int_equal(path->length_ns, path->work_ns + path->message_ns + path->gap_ns + path->launch_ns);
+    assert_int_equal(path->length_ns, (110 + 200) * 1000);
     assert_ok(fm_trace_replay_run(loaded.report, "compute*1", &replay));
     assert_memory_equal(&replay.before, &replay.after, sizeof replay.before);
     assert_int_equal(replay.before.span_ns, (110 + 200) * 1000);

@@ -107,10 +107,12 @@ typedef struct fm_trace_file {
     uint64_t
         unmatched; /**< ends without a begin, begins without an end (they last to the end of the trace) */
     int64_t rank;  /**< distributedInfo, or -1 */
-    int64_t world_size;  /**< distributedInfo, or 0 */
-    int multiprocessors; /**< deviceProperties: numSms of the first device, or 0 */
-    char device[64];     /**< deviceProperties: name, or "" */
-    char damage[256];    /**< what the first damage was; "" */
+    int64_t world_size;     /**< distributedInfo, or 0 */
+    int64_t clock_shift_ns; /**< was added to its times: fm_trace_clocks_align() */
+    uint64_t clock_points;  /**< collectives that its clock was compared by */
+    int multiprocessors;    /**< deviceProperties: numSms of the first device, or 0 */
+    char device[64];        /**< deviceProperties: name, or "" */
+    char damage[256];       /**< what the first damage was; "" */
 } fm_trace_file;
 
 /** Arguments of an event as JSON text: {"External id": 12, ...}. */

@@ -55,6 +55,14 @@ FM_API void fm_trace_rules_free(fm_trace_rules *rules);
 /** The built-in rules as text. */
 FM_API const char *fm_trace_rules_text(void);
 
+/**
+ * Compares the clocks of a trace's files by what all ranks did together (rules: `collective`), and moves the times of those
+ * that contradict the first file's; fm_trace_file::clock_shift_ns says by how much. Of a collective in two files neither may
+ * end before the other has begun: where that holds, times stay. Else the median of the differences of their ends is taken,
+ * unless it scatters. Before a report is made, and while nobody else uses the trace. FM_ERR_NOMEM.
+ */
+FM_API FM_MUST_USE fm_status fm_trace_clocks_align(fm_trace *trace, const fm_trace_rules *rules);
+
 /** Measures of one way to tell communication from compute. */
 typedef struct fm_trace_overlap {
     int64_t span_ns, busy_ns, compute_ns, communication_ns, overlap_ns, exposed_ns, idle_ns;
@@ -143,10 +151,14 @@ typedef struct fm_trace_launch {
     int64_t sync_ns;
 } fm_trace_launch;
 
-/** What the end of the run waited for, back to its begin; inferred, see lib/trace/README.md. */
+/** What the end of each unit waited for, back to the run's begin, on other ranks too where messages (flows) say so; inferred,
+ *  see lib/trace/README.md. Sums over units. */
 typedef struct fm_trace_path {
     uint64_t steps;
-    int64_t length_ns;                  /**< the unit's span */
+    uint64_t messages;  /**< that were waited for */
+    int64_t message_ns; /**< from their sending to where they were taken */
+    int64_t
+        length_ns; /**< work, launches, gaps and messages: the unit's span, or less where it ends elsewhere */
     int64_t work_ns, launch_ns, gap_ns; /**< work on it; waiting for calls; other gaps */
     int64_t kind_ns[3];                 /**< by fm_trace_work_kind */
     int64_t group_ns[FM_TRACE_GROUPS_MAX];
