@@ -50,6 +50,12 @@ static const char *phase_name(const struct fm_trace_builder *builder, const fm_t
     return fm_trace_data_text(builder->report.trace, builder->phases[work->phase].name);
 }
 
+/* What no rule knows is communication where it runs on a stream of such: else a renamed kernel would be no cause of anything. */
+static int counts_as_communication(const struct fm_trace_builder *builder, const fm_trace_work *work)
+{
+    return fm_trace_is_communication(work) || builder->streams[work->stream].is_communication;
+}
+
 /* The communication that runs longest within a gap, and how long all of it does. */
 static const fm_trace_work *communication_in(const struct fm_trace_builder *builder, const fm_trace_gap *gap,
                                              int64_t *out_covered)
@@ -62,7 +68,7 @@ static const fm_trace_work *communication_in(const struct fm_trace_builder *buil
         const fm_trace_work *work = &builder->works[i];
         int64_t from = work->begin_ns > gap->begin_ns ? work->begin_ns : gap->begin_ns;
         int64_t to = work->end_ns < end ? work->end_ns : end;
-        if (!fm_trace_is_communication(work) || to <= from)
+        if (!counts_as_communication(builder, work) || to <= from)
             continue;
         if (to - from > most) {
             most = to - from;
@@ -93,8 +99,12 @@ static void explain_gap(struct finder *finder, const fm_trace_gap *gap)
             "Computation on %s stands still for %.0f us at %.0f us while %s runs in phase %s: %.0f %% of all "
             "exposed "
             "communication. Start that communication earlier, or give computation that does not need it.",
-            builder->units[gap->unit].label, us(gap->duration_ns), us(at), builder->groups[work->group].name,
-            phase_name(builder, work), percent(covered, builder->report.by_name.exposed_ns));
+            builder->units[gap->unit].label, us(gap->duration_ns), us(at),
+            fm_trace_is_communication(work) ? builder->groups[work->group].name
+                                            : "an unknown kernel of a communication stream",
+            phase_name(builder, work),
+            percent(covered, fm_trace_is_communication(work) ? builder->report.by_name.exposed_ns
+                                                             : builder->report.by_stream.exposed_ns));
     else
         say(finding->text,
             "Computation on %s stands still for %.0f us at %.0f us, and communication fills only %.0f us of "

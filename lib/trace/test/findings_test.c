@@ -67,6 +67,11 @@ static void a_renamed_kernel_is_noticed(void **state)
     assert_non_null(strstr(finding->evidence, "house_exchange"));
     assert_int_equal(finding->saving_ns, run.report->by_stream.exposed_ns - run.report->by_name.exposed_ns);
     assert_true(run.report->by_stream.communication_ns > run.report->by_name.communication_ns);
+    // Who waits for it waits for communication.
+    finding = fm_test_find(&run, "exposed_gap");
+    assert_non_null(finding);
+    assert_non_null(strstr(finding->text, "an unknown kernel of a communication stream"));
+    assert_non_null(strstr(finding->evidence, "house_exchange"));
     fm_test_free_run(&run);
 }
 
