@@ -221,8 +221,7 @@ fm_status fm_pond_batch_run(const fm_pond_session *session, const char *name, co
     fm_pond_text_clear(&sql);
     FM_TRY(status);
     // One connection runs one query: the rows go in over another.
-    if (api->connect(session->database, &other) == DuckDBError)
-        return fm_base_error_set(FM_ERR_NOMEM, "DuckDB does not connect");
+    FM_TRY(fm_pond_session_join(session, &other));
     status = open_reader(session, from, &reader);
     if (status == FM_OK) {
         if (api->appender_create(other, NULL, into, &rows.appender) == DuckDBError)

@@ -1,5 +1,7 @@
 #include "pond_reader.h"
 
+#include <string.h>
+
 #include "pond_schema.h"
 
 // A line is one value: nothing separates, nothing quotes. The longest has 16 MiB; of buffers, DuckDB would take sixteen lines'.
@@ -81,6 +83,24 @@ void fm_pond_reader_add_columns(const char *schema, fm_pond_text *sql)
     }
 }
 
+// A file's name is that by which it was found, where DuckDB reads a copy, too: a string that begins as paths on fs do would become
+// the copy's name (pond_fs.h), but not the two halves of it.
+static void add_files(const char *list, fm_pond_text *sql)
+{
+    if (!strstr(list, "'fs:")) {
+        fm_pond_text_add(sql, "SELECT filename, content, size FROM read_text([%s])", list);
+        return;
+    }
+    fm_pond_text_add(sql, "SELECT MAP([%s], [", list);
+    for (const char *at = list, *end; *at; at = end) {
+        int halves = strncmp(at, "'fs:", 4) == 0 && (at == list || at[-1] == ' ');
+        end = fm_pond_text_skip(at);
+        fm_pond_text_add(sql, "%s%.*s", halves ? "'f' || '" : "", (int)(end - at) - 2 * halves,
+                         at + 2 * halves);
+    }
+    fm_pond_text_add(sql, "])[filename] AS filename, content, size FROM read_text([%s])", list);
+}
+
 void fm_pond_reader_add(const fm_pond_op *op, const char *schema, const char *list, fm_pond_text *sql)
 {
     switch (op->format) {
@@ -104,7 +124,7 @@ void fm_pond_reader_add(const fm_pond_op *op, const char *schema, const char *li
         fm_pond_text_add(sql, "SELECT coalesce(line, '') AS line FROM " LINES, list, "");
         break;
     default:
-        fm_pond_text_add(sql, "SELECT filename, content, size FROM read_text([%s])", list);
+        add_files(list, sql);
     }
 }
 

@@ -113,7 +113,7 @@ static fm_status add_inputs(const fm_pond_run *run, const fm_pond_stage *stage, 
         if (status == FM_OK)
             status = fm_pond_view_add(run, dataset, partition, name, &sql);
         if (status == FM_OK)
-            status = add_step(json, "sql", &sql);
+            status = add_step(json, "input", &sql);
         fm_pond_text_clear(&sql);
         FM_TRY(status);
         fm_pond_view_stamp(run, dataset, partition, stamp);
@@ -416,7 +416,7 @@ static fm_status detect(fm_pond_run *run, int dataset)
     fm_base_json_begin(&json, NULL, '{');
     fm_base_json_begin(&json, "steps", '[');
     if (status == FM_OK)
-        status = add_step(&json, "sql", &sql);
+        status = add_step(&json, "input", &sql);
     fm_base_json_end(&json);
     fm_base_json_string(&json, "out", "v0");
     fm_base_json_string(&json, "kind", "plain");

@@ -129,3 +129,47 @@ void fm_pond_schema_add_type(const fm_pond_schema_column *column, fm_pond_text *
 {
     fm_pond_schema_add_plain(column->type, column->type_length, out);
 }
+
+// The type word at the head of `at`, of `left` bytes.
+static const char *stored_word(const char *at, size_t left, int exact_only, size_t *out_length)
+{
+    static const struct {
+        const char *word, *stored;
+        int loses_digits;
+    } words[] = {{"HUGEINT", "DECIMAL(38,0)", 1}, {"UHUGEINT", "VARCHAR", 1},
+                 {"BIT", "VARCHAR", 0},           {"INTERVAL", "VARCHAR", 0},
+                 {"ENUM", "VARCHAR", 0},          {"TIME WITH TIME ZONE", "VARCHAR", 0}};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        size_t length = strlen(words[i].word);
+        if (length > left || memcmp(at, words[i].word, length) != 0 ||
+            (exact_only && !words[i].loses_digits) ||
+            (length < left && (isalnum((unsigned char)at[length]) || at[length] == '_')))
+            continue;
+        *out_length = length;
+        if (strcmp(words[i].word, "ENUM") == 0 && length < left && at[length] == '(')
+            *out_length = (size_t)(fm_pond_text_skip(at + length) - at);
+        return words[i].stored;
+    }
+    return NULL;
+}
+
+int fm_pond_schema_add_stored(const char *type, size_t length, int exact_only, fm_pond_text *out)
+{
+    int differs = 0;
+    for (size_t at = 0; at < length;) {
+        int begins = at == 0 || !(isalnum((unsigned char)type[at - 1]) || type[at - 1] == '_');
+        size_t taken = 0;
+        const char *stored = begins ? stored_word(type + at, length - at, exact_only, &taken) : NULL;
+        if (!stored) {
+            taken = type[at] == '"' || type[at] == '\'' ? (size_t)(fm_pond_text_skip(type + at) - (type + at))
+                                                        : 1;
+            taken = taken < length - at ? taken : length - at;
+            fm_pond_text_add_bytes(out, type + at, taken);
+        } else {
+            fm_pond_text_add(out, "%s", stored);
+            differs = 1;
+        }
+        at += taken;
+    }
+    return differs;
+}

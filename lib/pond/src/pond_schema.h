@@ -21,6 +21,11 @@ typedef struct fm_pond_schema_column {
 /** The first column at or after `at` in a schema, and where to look for the next; NULL: there is none. */
 const char *fm_pond_schema_next(const char *at, fm_pond_schema_column *out_column);
 
+/** Adds the type as which Parquet keeps values of a type of DuckDB that it does not know; returns whether it is another. Sums of
+ * integers are HUGEINT, which DuckDB would write as DOUBLE. `exact_only`: only such that would lose digits, for files that others
+ * read: what remains a type of Parquet's own stays. */
+int fm_pond_schema_add_stored(const char *type, size_t length, int exact_only, fm_pond_text *out);
+
 /** Adds the content of an SQL string that has its quotes. */
 void fm_pond_schema_add_plain(const char *quoted, size_t length, fm_pond_text *out);
 /** Adds a column's name as SQL writes names: "a". */

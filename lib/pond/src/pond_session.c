@@ -80,6 +80,82 @@ void fm_pond_session_close(fm_pond_session *session)
     session->api = NULL;
 }
 
+#define CATALOG "__task"
+
+// What the last task has left; NULL: nothing.
+static duckdb_database left;
+
+static fm_status set_up(const fm_pond_session *session, int threads, uint64_t memory_bytes,
+                        const char *scratch)
+{
+    fm_pond_text sql = {0};
+    fm_pond_text_add(&sql, "SET threads = %d; SET memory_limit = '%lluB'; SET temp_directory = ", threads,
+                     (unsigned long long)memory_bytes);
+    fm_pond_text_add_quoted(&sql, scratch);
+    fm_status status = fm_pond_text_status(&sql);
+    if (status == FM_OK)
+        status = fm_pond_session_run(session, sql.text);
+    fm_pond_text_clear(&sql);
+    return status;
+}
+
+// The database of the task before, with this one's limits; its own catalog has gone. One that has spilled cannot be given another
+// folder for that, and is not taken.
+static int take_left(int threads, uint64_t memory_bytes, const char *scratch, fm_pond_session *session)
+{
+    session->database = __atomic_exchange_n(&left, NULL, __ATOMIC_ACQ_REL);
+    if (!session->database || memory_bytes == 0)
+        return 0;
+    if (session->api->connect(session->database, &session->connection) == DuckDBSuccess) {
+        if (set_up(session, threads, memory_bytes, scratch) == FM_OK)
+            return 1;
+        session->api->disconnect(&session->connection);
+    }
+    session->api->close(&session->database);
+    return 0;
+}
+
+fm_status fm_pond_session_begin(int threads, uint64_t memory_bytes, const char *scratch,
+                                fm_pond_session *out_session)
+{
+    fm_pond_session session = {0};
+    FM_TRY(fm_base_duckdb(&session.api));
+    if (!take_left(threads, memory_bytes, scratch, &session))
+        FM_TRY(fm_pond_session_open(threads, memory_bytes, scratch, &session));
+    fm_status status = fm_pond_session_run(&session, "ATTACH ':memory:' AS " CATALOG "; USE " CATALOG);
+    if (status < 0)
+        fm_pond_session_close(&session);
+    else
+        *out_session = session;
+    return status;
+}
+
+fm_status fm_pond_session_join(const fm_pond_session *session, duckdb_connection *out_connection)
+{
+    fm_pond_session other = *session;
+    if (session->api->connect(session->database, &other.connection) == DuckDBError)
+        return fm_base_error_set(FM_ERR_NOMEM, "DuckDB does not connect");
+    fm_status status = fm_pond_session_run(&other, "USE " CATALOG);
+    if (status < 0)
+        session->api->disconnect(&other.connection);
+    else
+        *out_connection = other.connection;
+    return status;
+}
+
+void fm_pond_session_end(fm_pond_session *session, int reuse)
+{
+    if (!reuse || fm_pond_session_run(session, "USE memory; DETACH " CATALOG) < 0) {
+        fm_pond_session_close(session);
+        return;
+    }
+    session->api->disconnect(&session->connection);
+    duckdb_database before = __atomic_exchange_n(&left, session->database, __ATOMIC_ACQ_REL);
+    if (before)
+        session->api->close(&before);
+    session->api = NULL;
+}
+
 fm_status fm_pond_session_query(const fm_pond_session *session, const char *sql, duckdb_result *out_result)
 {
     duckdb_result result;

@@ -1,6 +1,6 @@
 /**
  * @file pond_session.h
- * A DuckDB of one task's own.
+ * A DuckDB of one task's own, or one after the other's.
  */
 #ifndef POND_SESSION_H
 #define POND_SESSION_H
@@ -19,6 +19,15 @@ typedef struct fm_pond_session {
 FM_MUST_USE fm_status fm_pond_session_open(int threads, uint64_t memory_bytes, const char *scratch,
                                            fm_pond_session *out_session);
 void fm_pond_session_close(fm_pond_session *session);
+
+/** A session for a task, in a catalog of its own. To open a database takes longer than a small task: the one that an earlier task of
+ * this process has left is taken where there is one. */
+FM_MUST_USE fm_status fm_pond_session_begin(int threads, uint64_t memory_bytes, const char *scratch,
+                                            fm_pond_session *out_session);
+/** Another connection to a task's catalog; the caller disconnects it. */
+FM_MUST_USE fm_status fm_pond_session_join(const fm_pond_session *session, duckdb_connection *out_connection);
+/** Ends a task's session. `reuse`: the database is sound, and serves the next. */
+void fm_pond_session_end(fm_pond_session *session, int reuse);
 
 /** Runs a statement. Failures are DuckDB's, with its message: FM_ERR_NOMEM where memory ran out, FM_ERR_SPACE for a full disk,
  * FM_ERR_FORMAT otherwise. */

@@ -5,75 +5,40 @@
  */
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "fathom/file.h"
-#include "pond_output.h"
+#include "fathom/log.h"
 #include "pond_run.h"
+#include "pond_target.h"
+#include "pond_team.h"
 
 #define MANIFEST "_manifest.json"
+
+enum { WRITERS_MAX = 8 }; // that put files in place at a time: each waits for disks
 
 static const char *const extensions[] = {"", "parquet", "csv", "json", "txt", "", "", "", "bin"};
 static const char *const task_files[] = {"", "out.parquet", "out.csv", "out.json", "out.txt", "", "",
                                          "", "out.bin"};
 
-static fm_status sync_path(const char *path)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return fm_base_file_error(errno, "%s", path);
-    int failed = fsync(fd);
-    int err = errno;
-    close(fd);
-    return failed ? fm_base_file_error(err, "%s", path) : FM_OK;
-}
-
-static fm_status copy_bytes(int from, int to, const char *path)
-{
-    for (;;) {
-        ssize_t moved = sendfile(to, from, NULL, (size_t)64 << 20);
-        if (moved < 0 && errno == EINTR)
-            continue;
-        if (moved <= 0)
-            return moved < 0 ? fm_base_file_error(errno, "%s", path) : FM_OK;
-    }
-}
-
-static fm_status copy_file(const char *from, const char *to)
-{
-    int source = open(from, O_RDONLY | O_CLOEXEC);
-    if (source < 0)
-        return fm_base_file_error(errno, "%s", from);
-    int target = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    fm_status status = target < 0 ? fm_base_file_error(errno, "%s", to) : copy_bytes(source, target, to);
-    close(source);
-    if (target >= 0 && close(target) != 0 && status == FM_OK)
-        status = fm_base_file_error(errno, "%s", to);
-    return status;
-}
-
-static fm_status place_file(const char *from, const char *to)
-{
-    if (link(from, to) != 0) {
-        if (errno == EEXIST)
-            return FM_OK; // by this very task: its key is part of the name, or the folder is new
-        FM_TRY(copy_file(from, to));
-    }
-    return sync_path(to);
-}
+struct sink {
+    const fm_pond_run *run;
+    int number; // of the stage
+    fm_pond_target target;
+    const char *folder; // where its files go
+    size_t claimed;
+    fm_pond_team team;
+};
 
 // The folder tree of a hive-partitioned task, with names that say which task made them.
-static fm_status place_tree(const char *from, const char *to, const char *prefix)
+static fm_status place_tree(const struct sink *sink, const char *from, const char *to, const char *prefix)
 {
     DIR *folder = opendir(from);
     if (!folder)
         return errno == ENOENT ? FM_OK : fm_base_file_error(errno, "%s", from); // a task without rows
-    fm_status status = fm_base_dir_create(to);
+    fm_status status = fm_pond_target_make_folder(&sink->target, to);
     for (struct dirent *entry; status == FM_OK && (entry = readdir(folder));) {
         struct stat info;
         fm_pond_text source = {0}, target = {0};
@@ -87,20 +52,20 @@ static fm_status place_tree(const char *from, const char *to, const char *prefix
         if (status == FM_OK)
             status = fm_pond_text_status(&target);
         if (status == FM_OK)
-            status = is_folder ? place_tree(source.text, target.text, prefix)
-                               : place_file(source.text, target.text);
+            status = is_folder ? place_tree(sink, source.text, target.text, prefix)
+                               : fm_pond_target_put(&sink->target, source.text, target.text);
         fm_pond_text_clear(&source);
         fm_pond_text_clear(&target);
     }
     closedir(folder);
-    return status;
+    return status < 0 ? status : fm_pond_target_sync_folder(&sink->target, to);
 }
 
-static fm_status place_task(const fm_pond_run *run, int number, int task, const char *folder)
+static fm_status place_task(const struct sink *sink, int task)
 {
-    const fm_pond_stage *stage = &run->physical.stages[number];
-    const fm_pond_op *op = &run->plan->nodes[stage->node].op;
-    const char *key = run->stages[number].made[task].key;
+    const fm_pond_run *run = sink->run;
+    const fm_pond_op *op = &run->plan->nodes[run->physical.stages[sink->number].node].op;
+    const char *key = run->stages[sink->number].made[task].key;
     fm_pond_text from = {0}, to = {0}, prefix = {0};
     if (op->mode == FM_POND_APPEND)
         fm_pond_text_add(&prefix, "part-%.8s-%05d", key, task);
@@ -108,140 +73,170 @@ static fm_status place_task(const fm_pond_run *run, int number, int task, const 
         fm_pond_text_add(&prefix, "part-%05d", task);
     fm_pond_text_add(&from, "%s/%s/%s", run->tasks.text, key, op->schema ? "parts" : task_files[op->format]);
     if (op->schema)
-        fm_pond_text_add(&to, "%s", folder);
+        fm_pond_text_add(&to, "%s", sink->folder);
     else
-        fm_pond_text_add(&to, "%s/%s.%s", folder, prefix.text ? prefix.text : "", extensions[op->format]);
+        fm_pond_text_add(&to, "%s/%s.%s", sink->folder, prefix.text ? prefix.text : "",
+                         extensions[op->format]);
     fm_status status = fm_pond_text_status(&from);
     if (status == FM_OK)
         status = fm_pond_text_status(&to);
     if (status == FM_OK)
-        status = op->schema ? place_tree(from.text, to.text, prefix.text) : place_file(from.text, to.text);
+        status = op->schema ? place_tree(sink, from.text, to.text, prefix.text)
+                            : fm_pond_target_put(&sink->target, from.text, to.text);
     fm_pond_text_clear(&from);
     fm_pond_text_clear(&to);
     fm_pond_text_clear(&prefix);
     return status;
 }
 
+static fm_status place_tasks(void *context, int member)
+{
+    struct sink *sink = context;
+    size_t count = (size_t)sink->run->physical.stages[sink->number].tasks;
+    (void)member;
+    for (size_t task; (task = __atomic_fetch_add(&sink->claimed, 1, __ATOMIC_RELAXED)) < count &&
+                      !fm_pond_team_stopped(&sink->team);)
+        FM_TRY(place_task(sink, (int)task));
+    return FM_OK;
+}
+
 // {"sink": a digest of the keys of its tasks, "rows"}
-static void write_manifest(const fm_pond_run *run, int number, fm_pond_text *out)
+static void write_manifest(const fm_pond_run *run, int number, char out_digest[33], fm_pond_text *out)
 {
     const fm_pond_stage_run *stage = &run->stages[number];
     fm_pond_text keys = {0};
-    char digest[33];
     uint64_t rows = 0;
     for (int i = 0; i < run->physical.stages[number].tasks; i++) {
         fm_pond_text_add(&keys, "%s", stage->made[i].key);
         rows += stage->made[i].rows;
     }
-    fm_pond_text_digest(keys.text ? keys.text : "", keys.length, digest);
-    fm_pond_text_add(out, "{\"sink\": \"%s\", \"files\": %d, \"rows\": %llu}\n", digest,
+    fm_pond_text_digest(keys.text ? keys.text : "", keys.length, out_digest);
+    fm_pond_text_add(out, "{\"sink\": \"%s\", \"files\": %d, \"rows\": %llu}\n", out_digest,
                      run->physical.stages[number].tasks, (unsigned long long)rows);
     out->failed |= keys.failed;
     fm_pond_text_clear(&keys);
 }
 
-static int has_manifest(const char *folder, const fm_pond_text *manifest)
+static fm_status read_manifest(const fm_pond_target *target, char **out_text, size_t *out_length)
 {
     fm_pond_text path = {0};
-    char *text = NULL;
-    size_t length = 0;
-    fm_pond_text_add(&path, "%s/" MANIFEST, folder);
-    int same = path.text && access(path.text, R_OK) == 0 &&
-               fm_base_file_read(path.text, 1 << 20, &text, &length) == FM_OK && length == manifest->length &&
-               memcmp(text, manifest->text, length) == 0;
-    fm_base_mem_free(text);
+    fm_pond_text_add(&path, "%s/" MANIFEST, target->path.text);
+    fm_status status = fm_pond_text_status(&path);
+    if (status == FM_OK)
+        status = fm_pond_target_read(target, path.text, out_text, out_length);
     fm_pond_text_clear(&path);
-    return same;
+    return status;
 }
 
-static int is_empty(const char *folder)
+static fm_status check_target(const fm_pond_op *op, const fm_pond_target *target)
 {
-    DIR *open_folder = opendir(folder);
+    fm_pond_target_kind kind;
     int empty = 1;
-    if (!open_folder)
-        return 1;
-    for (struct dirent *entry; (entry = readdir(open_folder));)
-        empty &= strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
-    closedir(open_folder);
-    return empty;
+    char *manifest = NULL;
+    size_t length = 0;
+    FM_TRY(fm_pond_target_look(target, target->path.text, &kind));
+    if (kind == FM_POND_OTHER)
+        return fm_base_error_set(FM_ERR_EXISTS, "%s is a file; a sink writes a folder", op->paths[0]);
+    if (op->mode != FM_POND_ERROR || kind == FM_POND_NOTHING)
+        return FM_OK;
+    FM_TRY(fm_pond_target_is_empty(target, target->path.text, &empty));
+    if (!empty)
+        FM_TRY(read_manifest(target, &manifest, &length));
+    int ours = manifest != NULL;
+    fm_base_mem_free(manifest);
+    return empty || ours
+               ? FM_OK
+               : fm_base_error_set(FM_ERR_EXISTS, "%s is not empty; expected mode overwrite or append",
+                                   op->paths[0]);
 }
 
 fm_status fm_pond_sink_check(const fm_pond_run *run, int number)
 {
     const fm_pond_op *op = &run->plan->nodes[run->physical.stages[number].node].op;
-    struct stat info;
-    if (stat(op->paths[0], &info) == 0 && !S_ISDIR(info.st_mode))
-        return fm_base_error_set(FM_ERR_EXISTS, "%s is a file; a sink writes a folder", op->paths[0]);
-    fm_pond_text path = {0};
-    fm_pond_text_add(&path, "%s/" MANIFEST, op->paths[0]);
-    int ours = path.text && access(path.text, F_OK) == 0;
-    fm_pond_text_clear(&path);
-    if (op->mode == FM_POND_ERROR && !is_empty(op->paths[0]) && !ours)
-        return fm_base_error_set(FM_ERR_EXISTS, "%s is not empty; expected mode overwrite or append",
-                                 op->paths[0]);
-    return FM_OK;
-}
-
-// The folder takes the target's name; what had it is removed then.
-static fm_status exchange(const char *draft, const char *target)
-{
-    fm_pond_text old = {0};
-    fm_pond_text_add(&old, "%s.old", draft);
-    fm_status status = fm_pond_text_status(&old);
-    if (status == FM_OK && rename(target, old.text) != 0 && errno != ENOENT)
-        status = fm_base_file_error(errno, "%s", target);
-    if (status == FM_OK && rename(draft, target) != 0)
-        status = fm_base_file_error(errno, "%s", target);
-    if (status == FM_OK)
-        status = fm_base_dir_remove(old.text);
-    fm_pond_text_clear(&old);
+    fm_pond_target target;
+    FM_TRY(fm_pond_target_open(op->paths[0], &target));
+    fm_status status = check_target(op, &target);
+    fm_pond_target_close(&target);
     return status;
 }
 
-static fm_status fill_folder(const fm_pond_run *run, int number, const char *folder,
-                             const fm_pond_text *manifest)
+static fm_status fill_folder(struct sink *sink, const fm_pond_text *manifest)
 {
     fm_pond_text path = {0};
-    FM_TRY(fm_base_dir_create(folder));
-    for (int i = 0; i < run->physical.stages[number].tasks; i++)
-        FM_TRY(place_task(run, number, i, folder));
-    fm_pond_text_add(&path, "%s/" MANIFEST, folder);
+    int tasks = sink->run->physical.stages[sink->number].tasks;
+    FM_TRY(fm_pond_target_make_folder(&sink->target, sink->folder));
+    sink->team.members = tasks < WRITERS_MAX ? tasks : WRITERS_MAX;
+    FM_TRY(fm_pond_team_run(&sink->team, place_tasks, sink));
+    fm_pond_text_add(&path, "%s/" MANIFEST, sink->folder);
     fm_status status = fm_pond_text_status(&path);
     if (status == FM_OK)
-        status = fm_base_file_save(path.text, manifest->text, manifest->length);
+        status = fm_pond_target_save(&sink->target, path.text, manifest->text, manifest->length);
     fm_pond_text_clear(&path);
-    return status < 0 ? status : sync_path(folder);
+    return status < 0 ? status : fm_pond_target_sync_folder(&sink->target, sink->folder);
 }
 
-fm_status fm_pond_sink_commit(fm_pond_run *run, int number)
+// Fills a folder beside the target, which then takes its name. What a run that was killed has left there is removed first.
+static fm_status replace(struct sink *sink, const char *digest, const fm_pond_text *manifest)
 {
-    const fm_pond_op *op = &run->plan->nodes[run->physical.stages[number].node].op;
-    fm_pond_text manifest = {0}, draft = {0};
-    write_manifest(run, number, &manifest);
-    size_t length = strlen(op->paths[0]);
-    while (length > 1 && op->paths[0][length - 1] == '/')
-        length--;
-    fm_pond_text_add(&draft, "%.*s.%d.tmp", (int)length, op->paths[0], (int)getpid());
+    fm_pond_text draft = {0};
+    fm_pond_text_add(&draft, "%s.%.8s.tmp", sink->target.path.text, digest);
+    fm_status status = fm_pond_text_status(&draft);
+    if (status == FM_OK)
+        status = fm_pond_target_remove(&sink->target, draft.text);
+    sink->folder = draft.text;
+    if (status == FM_OK)
+        status = fill_folder(sink, manifest);
+    if (status == FM_OK)
+        status = fm_pond_target_replace(&sink->target, draft.text, sink->target.path.text);
+    if (status < 0 && draft.text) {
+        char message[1024];
+        snprintf(message, sizeof message, "%s", fm_error_message());
+        if (fm_pond_target_remove(&sink->target, draft.text) < 0)
+            fm_log_warn("pond", "%s", fm_error_message());
+        fm_base_error_set(status, "%s", message);
+    }
+    fm_pond_text_clear(&draft);
+    return status;
+}
+
+static fm_status commit(struct sink *sink)
+{
+    const fm_pond_op *op = &sink->run->plan->nodes[sink->run->physical.stages[sink->number].node].op;
+    fm_pond_text manifest = {0};
+    char digest[33], *there = NULL;
+    size_t length = 0;
+    int empty = 1;
+    write_manifest(sink->run, sink->number, digest, &manifest);
     fm_status status = fm_pond_text_status(&manifest);
     if (status == FM_OK)
-        status = fm_pond_text_status(&draft);
-    if (status == FM_OK && !has_manifest(op->paths[0], &manifest)) {
+        status = read_manifest(&sink->target, &there, &length);
+    if (status == FM_OK)
+        status = fm_pond_target_is_empty(&sink->target, sink->target.path.text, &empty);
+    int same = there && length == manifest.length && memcmp(there, manifest.text, length) == 0;
+    if (status == FM_OK && !same) {
         if (op->mode == FM_POND_APPEND) {
-            status = fill_folder(run, number, op->paths[0], &manifest);
-        } else if (op->mode == FM_POND_ERROR && !is_empty(op->paths[0])) {
+            sink->folder = sink->target.path.text;
+            status = fill_folder(sink, &manifest);
+        } else if (op->mode == FM_POND_ERROR && !empty) {
             status = fm_base_error_set(FM_ERR_EXISTS,
                                        "%s holds what another sink has written; expected mode overwrite "
                                        "or append",
                                        op->paths[0]);
         } else {
-            status = fill_folder(run, number, draft.text, &manifest);
-            if (status == FM_OK)
-                status = exchange(draft.text, op->paths[0]);
-            if (status < 0)
-                fm_pond_folder_discard(draft.text);
+            status = replace(sink, digest, &manifest);
         }
     }
+    fm_base_mem_free(there);
     fm_pond_text_clear(&manifest);
-    fm_pond_text_clear(&draft);
+    return status;
+}
+
+fm_status fm_pond_sink_commit(fm_pond_run *run, int number)
+{
+    struct sink sink = {.run = run, .number = number};
+    FM_TRY(
+        fm_pond_target_open(run->plan->nodes[run->physical.stages[number].node].op.paths[0], &sink.target));
+    fm_status status = commit(&sink);
+    fm_pond_target_close(&sink.target);
     return status;
 }

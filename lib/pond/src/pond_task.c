@@ -9,7 +9,9 @@
 #include "fathom/file.h"
 #include "fathom/mem.h"
 #include "pond_batch.h"
+#include "pond_fs.h"
 #include "pond_output.h"
+#include "pond_schema.h"
 #include "pond_trace.h"
 
 #ifdef FM_HAVE_DUCKDB
@@ -24,7 +26,9 @@ struct work {
     fm_pond_text select;  // how its columns are written where Parquet knows fewer types than DuckDB
     fm_pond_text parts;   // JSON: [[number, rows, sum], ...]
     uint64_t rows, rows_in, skipped, bytes;
+    int is_sink;
     fm_pond_meter meter;
+    fm_pond_fetched fetched; // files on fs that DuckDB could not read itself
 };
 
 static const char *get(const fm_doc *node, const char *key)
@@ -109,14 +113,36 @@ static fm_status take_clash(void *context, const fm_pond_text *values, int count
     return status;
 }
 
+// Runs SQL that names source files: what lies on fs is fetched first. With a row to call, it is a query.
+static fm_status read_source(struct work *work, const char *sql, fm_pond_row row, void *context)
+{
+    fm_pond_text local = {0}, folder = {0};
+    if (strstr(sql, "'fs:")) {
+        fm_pond_text_add(&folder, "%s.fetch", work->draft.text);
+        fm_status status = fm_pond_text_status(&folder);
+        if (status == FM_OK)
+            status = fm_pond_fs_fetch(&work->fetched, folder.text, sql, &local);
+        fm_pond_text_clear(&folder);
+        if (status < 0) {
+            fm_pond_text_clear(&local);
+            return status;
+        }
+    }
+    const char *text = local.text ? local.text : sql;
+    fm_status status = row ? fm_pond_session_each(&work->session, text, row, context)
+                           : fm_pond_session_run(&work->session, text);
+    fm_pond_text_clear(&local);
+    return status;
+}
+
 static fm_status run_steps(struct work *work)
 {
     const fm_doc *steps = fm_base_doc_get(work->task, "steps");
     for (size_t i = 0; i < fm_base_doc_count(steps); i++) {
         const fm_doc *step = fm_base_doc_at(steps, i);
-        const char *sql = get(step, "sql"), *clash = get(step, "clash");
-        if (clash)
-            FM_TRY(fm_pond_session_each(&work->session, clash, take_clash, NULL));
+        const char *sql = get(step, "sql"), *input = get(step, "input"), *clash = get(step, "clash");
+        if (clash || input)
+            FM_TRY(read_source(work, clash ? clash : input, clash ? take_clash : NULL, NULL));
         else if (sql)
             FM_TRY(fm_pond_session_run(&work->session, sql));
         else
@@ -141,6 +167,14 @@ static void add_json(fm_pond_text *to, const char *bytes, size_t length)
     fm_pond_text_add(to, "\"");
 }
 
+static void add_name(fm_pond_text *to, const char *bytes, size_t length)
+{
+    fm_pond_text_add(to, "\"");
+    for (size_t i = 0; i < length; i++)
+        fm_pond_text_add(to, bytes[i] == '"' ? "\"\"" : "%c", bytes[i]);
+    fm_pond_text_add(to, "\"");
+}
+
 static fm_status take_column(void *context, const fm_pond_text *values, int count)
 {
     struct work *work = context;
@@ -151,21 +185,20 @@ static fm_status take_column(void *context, const fm_pond_text *values, int coun
     fm_pond_text_add(&work->columns, ", ");
     add_json(&work->columns, type, values[1].length);
     fm_pond_text_add(&work->columns, "]");
-    const char *cast = NULL;
-    if (strncmp(type, "HUGEINT", 7) == 0)
-        cast = "DECIMAL(38,0)";
-    else if (strncmp(type, "UHUGEINT", 8) == 0 || strncmp(type, "ENUM", 4) == 0 ||
-             strncmp(type, "BIT", 3) == 0 || strncmp(type, "INTERVAL", 8) == 0 ||
-             strncmp(type, "TIME WITH", 9) == 0)
-        cast = "VARCHAR";
-    if (!cast)
-        return FM_OK;
-    fm_pond_text_add(&work->select, work->select.length ? ", CAST(\"" : " REPLACE (CAST(\"");
-    fm_pond_text_add_bytes(&work->select, values[0].text, values[0].length);
-    fm_pond_text_add(&work->select, "\" AS %s) AS \"", cast);
-    fm_pond_text_add_bytes(&work->select, values[0].text, values[0].length);
-    fm_pond_text_add(&work->select, "\"");
-    return FM_OK;
+    // Copied, since what DuckDB gives does not end with a 0.
+    fm_pond_text plain = {0}, stored = {0};
+    fm_pond_text_add_bytes(&plain, type, values[1].length);
+    fm_status status = fm_pond_text_status(&plain);
+    if (status == FM_OK && fm_pond_schema_add_stored(plain.text, plain.length, work->is_sink, &stored)) {
+        fm_pond_text_add(&work->select, work->select.length ? ", CAST(" : " REPLACE (CAST(");
+        add_name(&work->select, values[0].text, values[0].length);
+        fm_pond_text_add(&work->select, " AS %s) AS ", stored.text ? stored.text : "");
+        add_name(&work->select, values[0].text, values[0].length);
+        work->select.failed |= stored.failed;
+    }
+    fm_pond_text_clear(&plain);
+    fm_pond_text_clear(&stored);
+    return status;
 }
 
 static fm_status describe(struct work *work, const char *out)
@@ -386,12 +419,15 @@ static fm_status write_sink(struct work *work, const char *out)
         fm_pond_text_clear(&path);
         return status;
     }
-    fm_pond_text_add(&sql, "COPY (SELECT * FROM %s) TO ", out);
+    // Text keeps every digit.
+    int is_parquet = strcmp(format, "parquet") == 0;
+    fm_pond_text_add(&sql, "COPY (SELECT *%s FROM %s) TO ",
+                     is_parquet && work->select.text ? work->select.text : "", out);
     fm_pond_text_add(&path, columns ? "%s/parts" : "%s/out.%s", work->draft.text,
                      strcmp(format, "text") == 0 ? "txt" : format);
     fm_pond_text_add_quoted(&sql, path.text ? path.text : "");
     fm_pond_text_clear(&path);
-    if (strcmp(format, "parquet") == 0)
+    if (is_parquet)
         fm_pond_text_add(&sql, " (FORMAT PARQUET, COMPRESSION zstd");
     else if (strcmp(format, "json") == 0)
         fm_pond_text_add(&sql, " (FORMAT JSON");
@@ -455,8 +491,7 @@ static fm_status count_skipped(struct work *work)
         const char *rejected = get(fm_base_doc_at(queries, i), "rejected");
         uint64_t skipped = 0;
         if (malformed || (rejected && noted)) // nothing is noted where the plan had no need to read
-            FM_TRY(fm_pond_session_each(&work->session, malformed ? malformed : rejected, take_numbers,
-                                        &skipped));
+            FM_TRY(read_source(work, malformed ? malformed : rejected, take_numbers, &skipped));
         work->skipped += skipped;
     }
     return FM_OK;
@@ -473,10 +508,11 @@ static fm_status run_inside(struct work *work)
     fm_pond_meter_next(&work->meter);
     FM_TRY(check_proofs(work));
     fm_pond_meter_next(&work->meter);
+    work->is_sink = strcmp(kind, "sink") == 0;
     FM_TRY(describe(work, out));
-    fm_status status = strcmp(kind, "plain") == 0  ? write_plain(work, out)
-                       : strcmp(kind, "sink") == 0 ? write_sink(work, out)
-                                                   : write_shuffle(work);
+    fm_status status = strcmp(kind, "plain") == 0 ? write_plain(work, out)
+                       : work->is_sink            ? write_sink(work, out)
+                                                  : write_shuffle(work);
     FM_TRY(status);
     return count_skipped(work);
 }
@@ -489,16 +525,23 @@ static fm_status run_in_draft(struct work *work, char **out_result)
     fm_status status = fm_pond_text_status(&scratch);
     int64_t threads = get_int(work->task, "threads");
     if (status == FM_OK)
-        status = fm_pond_session_open(threads > 0 ? (int)threads : 1, (uint64_t)get_int(work->task, "memory"),
-                                      scratch.text, &work->session);
+        status = fm_pond_session_begin(threads > 0 ? (int)threads : 1,
+                                       (uint64_t)get_int(work->task, "memory"), scratch.text, &work->session);
     if (status == FM_OK) {
         fm_pond_meter_next(&work->meter);
         status = run_inside(work);
         fm_pond_meter_next(&work->meter);
-        fm_pond_session_close(&work->session);
+        fm_pond_session_end(&work->session, status == FM_OK);
     }
     if (status == FM_OK)
         status = write_result(work, out_result);
+    else if (work->fetched.count) {
+        fm_pond_text message = {0};
+        fm_pond_fs_name(&work->fetched, fm_error_message(), &message);
+        fm_base_error_set(status, "%s", message.text ? message.text : "");
+        fm_pond_text_clear(&message);
+    }
+    fm_pond_fs_forget(&work->fetched);
     if (scratch.text)
         fm_pond_folder_discard(scratch.text);
     fm_pond_text_clear(&scratch);

@@ -4,7 +4,7 @@
  * is one, too.
  *
  *     {"key", "folder", "partition", "partitions", "threads", "memory", "seed",
- *      "steps": [{"sql"} | {"clash": a query that gives no row} | {"function", "from", "into", "schema"}], "out": a relation,
+ *      "steps": [{"sql"} | {"input": SQL that names source files} | {"clash": a query that gives no row} | {"function", "from", "into", "schema"}], "out": a relation,
  *      "kind": "plain" | "shuffle" | "sink", "scheme", "by", "parts", "samples", "format", "columns",
  *      "proofs": [{"view", "rows", "sum"}], "skipped": [{"malformed" | "rejected": a query for a number}]}
  *

@@ -4,6 +4,7 @@
 
 #include "pond_reader.h"
 #include "pond_run.h"
+#include "pond_schema.h"
 
 static void add_name(fm_pond_text *sql, const char *name)
 {
@@ -11,14 +12,6 @@ static void add_name(fm_pond_text *sql, const char *name)
     for (; *name; name++)
         fm_pond_text_add(sql, *name == '"' ? "\"\"" : "%c", *name);
     fm_pond_text_add(sql, "\"");
-}
-
-// Types that Parquet gives back as it took them.
-static int round_trips(const char *type)
-{
-    return strncmp(type, "HUGEINT", 7) != 0 && strncmp(type, "UHUGEINT", 8) != 0 &&
-           strncmp(type, "ENUM", 4) != 0 && strncmp(type, "BIT", 3) != 0 &&
-           strncmp(type, "INTERVAL", 8) != 0 && strncmp(type, "TIME WITH", 9) != 0;
 }
 
 // "SELECT *", with the types that its writer could not write.
@@ -36,7 +29,10 @@ static fm_status add_select(const char *columns, fm_pond_text *sql)
         status = fm_base_doc_string(fm_base_doc_at(fm_base_doc_at(list, i), 0), "name", &name);
         if (status == FM_OK)
             status = fm_base_doc_string(fm_base_doc_at(fm_base_doc_at(list, i), 1), "type", &type);
-        if (status < 0 || round_trips(type))
+        fm_pond_text stored = {0};
+        int differs = status == FM_OK && fm_pond_schema_add_stored(type, strlen(type), 0, &stored);
+        fm_pond_text_clear(&stored);
+        if (!differs)
             continue;
         fm_pond_text_add(sql, replaced++ ? ", CAST(" : " REPLACE (CAST(");
         add_name(sql, name);

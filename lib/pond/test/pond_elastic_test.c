@@ -105,7 +105,7 @@ static void run_elastically(fm_pond_run_options options)
          *text;
     size_t length;
     assert_ok(fm_base_file_read(trace, 1 << 20, &text, &length));
-    assert_non_null(strstr(text, "\"sent home\""));
+    assert_non_null(memmem(text, length, "\"sent home\"", 11));
     fm_base_mem_free(text);
     fm_base_mem_free(trace);
 }

@@ -49,12 +49,39 @@ static void it_goes_through_columns(void **state)
     fm_pond_text_clear(&seen);
 }
 
+static void it_knows_what_parquet_keeps(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *type, *stored, *in_sinks; // NULL: as it is
+    } types[] = {{"BIGINT", NULL, NULL},
+                 {"HUGEINT", "DECIMAL(38,0)", "DECIMAL(38,0)"},
+                 {"HUGEINT[]", "DECIMAL(38,0)[]", "DECIMAL(38,0)[]"},
+                 {"STRUCT(\"HUGEINT\" BIGINT, my_BIT UBIGINT)", NULL, NULL},
+                 {"STRUCT(a HUGEINT, b ENUM('HUGEINT', 'BIT')[])", "STRUCT(a DECIMAL(38,0), b VARCHAR[])",
+                  "STRUCT(a DECIMAL(38,0), b ENUM('HUGEINT', 'BIT')[])"},
+                 {"UHUGEINT", "VARCHAR", "VARCHAR"},
+                 {"INTERVAL", "VARCHAR", NULL},
+                 {"TIME WITH TIME ZONE", "VARCHAR", NULL},
+                 {"TIMESTAMP WITH TIME ZONE", NULL, NULL}};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        for (int sink = 0; sink < 2; sink++) {
+            fm_pond_text stored = {0};
+            const char *expected = sink ? types[i].in_sinks : types[i].stored;
+            int differs = fm_pond_schema_add_stored(types[i].type, strlen(types[i].type), sink, &stored);
+            assert_int_equal(differs, expected != NULL);
+            assert_string_equal(stored.text, expected ? expected : types[i].type);
+            fm_pond_text_clear(&stored);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_reads_names_and_types),
         cmocka_unit_test(it_refuses_what_is_no_schema),
         cmocka_unit_test(it_goes_through_columns),
+        cmocka_unit_test(it_knows_what_parquet_keeps),
     };
     return fm_test_run("pond_schema", tests);
 }

@@ -64,7 +64,7 @@ typedef enum fm_pond_kind {
     FM_POND_JOIN, /**< {0} with {1} on equal columns `by`; `join`: "inner", "left", "right", "full", "semi", "anti" */
     FM_POND_REPARTITION, /**< `scheme`, `by`, `partitions` */
     FM_POND_SORT,        /**< `by`: ORDER BY terms; partition i then lies before partition i + 1 */
-    FM_POND_SINK         /**< `format`, `paths[0]`: a folder, `mode` */
+    FM_POND_SINK /**< `format`, `paths[0]`: a folder, `mode`; HUGEINT, as sums are, becomes DECIMAL(38,0) in Parquet */
 } fm_pond_kind;
 
 typedef enum fm_pond_format {
@@ -110,7 +110,10 @@ typedef struct fm_pond_op {
     fm_pond_scheme scheme;
     fm_pond_mode mode;
     fm_pond_on_error on_error; /**< CSV sources, and JSON sources with a schema */
-    const char *const *paths;  /**< source: files, folders or patterns (* ? [..]); sink: a folder */
+    /** Source: files, folders or patterns (* ? [..]); sink: a folder. fs:SPEC//PATH is PATH in the file system that fm_fs_open()
+     * opens by SPEC ("fs:dir:/data//in/" followed by a pattern). Where the kernel knows no name for its files, tasks fetch what they
+     * read beside their work, and the results are copied. */
+    const char *const *paths;
     size_t path_count;
     const char *text, *by, *join;
     /** MAP_BATCHES: columns of its result ("tokens BLOB, n BIGINT"; types BIGINT, DOUBLE, VARCHAR, BLOB). CSV and JSON sources:
