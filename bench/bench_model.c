@@ -1,13 +1,13 @@
 // The model: products in f32, a training step, decoding, tokenizing.
 #include <string.h>
 
+#include "bench_model.h"
 #include "fathom/gemm.h"
 #include "fathom/mem.h"
 #include "fathom/model_train.h"
 #include "fathom/numfmt.h"
 #include "fathom/rng.h"
 #include "fathom/tokenizer.h"
-#include "fm_bench.h"
 
 /** What a training case is: `sequences` of `tokens` each, processed one by one by one thread. */
 struct train_size {
@@ -291,11 +291,15 @@ static fm_status cases(fm_bench *bench)
     FM_TRY(add_train(bench, "train.f32.small", &small_f32, FM_BENCH_IN_SMOKE));
     FM_TRY(add_train(bench, "train.f32.4x512", &large_f32, FM_BENCH_IN_QUICK));
     FM_TRY(add_train(bench, "train.bf16.4x512", &large_bf16, FM_BENCH_IN_QUICK));
-    return add_train(bench, "train.fp8.4x512", &large_fp8, FM_BENCH_IN_QUICK);
+    FM_TRY(add_train(bench, "train.fp8.4x512", &large_fp8, FM_BENCH_IN_QUICK));
+    return bench_model_serve_cases(bench);
 }
 
 int main(int argc, char **argv)
 {
-    static const fm_bench_program program = {"model", "training steps against gemm alone, tokenizing", cases};
+    static const fm_bench_program program = {
+        "model",
+        "training steps against gemm alone, tokenizing, inference against reading and gemm and mla alone",
+        cases};
     return fm_bench_main(&program, argc, argv);
 }

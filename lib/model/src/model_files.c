@@ -170,10 +170,10 @@ static fm_status attach_one(void *context, const char *name, struct fm_model_wei
 }
 
 fm_status fm_model_files_attach(const struct fm_model_files *files, const fm_model_config *config,
-                                struct fm_model_weights *weights)
+                                int with_predictors, struct fm_model_weights *weights)
 {
     struct fm_model_files borrowed = *files; // the visitor's context is not const
-    FM_TRY(fm_model_weights_each(config, weights, 0, attach_one, &borrowed));
+    FM_TRY(fm_model_weights_each(config, weights, with_predictors, attach_one, &borrowed));
     if (config->tied_head)
         weights->head = weights->embed;
     return FM_OK;

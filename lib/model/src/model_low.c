@@ -121,11 +121,11 @@ static fm_status round_columns(struct fm_model_low *low, fm_dtype dtype, int64_t
     return FM_OK;
 }
 
-// The weight as it is multiplied: as stored, its prepared copy, or rounded now.
-static fm_status weight_of(struct fm_model_low *low, fm_dtype dtype, const struct fm_model_weight *weight,
-                           fm_gemm_operand *out)
+// The weight as stored, or rounded now.
+static fm_status operand_of(struct fm_model_low *low, fm_dtype dtype, const struct fm_model_weight *weight,
+                            fm_gemm_operand *out)
 {
-    const struct fm_model_matrix *stored = weight->low.data ? &weight->low : &weight->matrix;
+    const struct fm_model_matrix *stored = &weight->matrix;
     if (stored->dtype != dtype)
         return round_rows(low, dtype, weight->rows, weight->columns, weight->values, BLOCK, out);
     *out = (fm_gemm_operand){.dtype = dtype, .data = stored->data, .stride = stored->stride};
@@ -135,6 +135,18 @@ static fm_status weight_of(struct fm_model_low *low, fm_dtype dtype, const struc
         out->scale_rows = BLOCK;
     }
     return FM_OK;
+}
+
+static fm_status weights_of(struct fm_model_low *low, fm_dtype dtype, const struct fm_model_weight *weight,
+                            fm_gemm_weights *out)
+{
+    fm_gemm_operand operand;
+    if (weight->packed.n) {
+        *out = weight->packed;
+        return FM_OK;
+    }
+    FM_TRY(operand_of(low, dtype, weight, &operand));
+    return fm_gemm_weights_plain(weight->rows, weight->columns, &operand, out);
 }
 
 // The same matrix by columns; scales of 128 x 128 blocks change places with it.
@@ -155,36 +167,85 @@ static fm_status transpose(struct fm_model_low *low, int64_t rows, int64_t colum
     return FM_OK;
 }
 
-static fm_status multiply(struct fm_model_low *low, int64_t m, int64_t n, int64_t k, const fm_gemm_operand *a,
-                          const fm_gemm_operand *b, float *out, int accumulate)
+static fm_status multiply(struct fm_model_low *low, int64_t m, int64_t n, const fm_gemm_operand *a,
+                          const fm_gemm_weights *weights, float *out, int accumulate)
 {
-    fm_gemm_weights weights;
     fm_gemm_result result = {
         .dtype = FM_DTYPE_F32, .data = out, .stride = n, .c = accumulate ? out : NULL, .c_stride = n};
-    FM_TRY(fm_gemm_weights_plain(n, k, b, &weights));
-    FM_TRY(fm_gemm_dense(low->gemm, m, a, &weights, &result));
+    FM_TRY(fm_gemm_dense(low->gemm, m, a, weights, &result));
     low->products[a->dtype]++;
     return FM_OK;
 }
 
-static fm_status forward(struct fm_model_low *low, int64_t rows, const float *x,
-                         const struct fm_model_weight *weight, float *out)
+// The source's rows, rounded.
+static fm_status round_source(struct fm_model_low *low, fm_dtype dtype, const struct fm_model_source *source,
+                              fm_gemm_operand *out)
 {
-    fm_dtype dtype = fm_model_low_dtype(low, weight);
-    fm_gemm_operand a, b;
-    FM_TRY(round_rows(low, dtype, rows, weight->columns, x, 1, &a));
-    FM_TRY(weight_of(low, dtype, weight, &b));
-    return multiply(low, rows, weight->rows, weight->columns, &a, &b, out, 0);
+    fm_gemm_operand all;
+    FM_TRY(round_rows(low, dtype, source->rows, source->columns, source->x, 1, &all));
+    *out = all;
+    if (!source->picks)
+        return FM_OK;
+    int scaled = dtype == FM_DTYPE_F8_E4M3;
+    size_t row = (size_t)source->columns * (scaled ? 1 : sizeof(fm_bf16)), count = (size_t)source->pick_count;
+    size_t scales = scaled ? (size_t)all.scale_stride * sizeof(float) : 0;
+    char *codes = take(low, count * row), *picked_scales = take(low, count * scales);
+    if (!codes || !picked_scales)
+        return no_memory(source->pick_count, source->columns);
+    for (size_t i = 0; i < count; i++) {
+        size_t from = (size_t)source->picks[i];
+        memcpy(codes + i * row, (const char *)all.data + from * row, row);
+        if (scaled)
+            memcpy(picked_scales + i * scales, (const char *)all.scales + from * scales, scales);
+    }
+    out->data = codes;
+    out->scales = picked_scales;
+    return FM_OK;
+}
+
+// What products take is said by the first one's weight: sets do not mix types.
+static fm_status products(struct fm_model_low *low, const struct fm_model_source *sources, int source_count,
+                          const struct fm_model_product *list, int count)
+{
+    fm_dtype dtype = fm_model_low_dtype(low, list[0].weight);
+    fm_gemm_operand *rounded = take(low, (size_t)source_count * sizeof *rounded);
+    fm_gemm_product *batch = take(low, (size_t)count * sizeof *batch);
+    if (!rounded || !batch)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a list of %d products", count);
+    for (int i = 0; i < source_count; i++)
+        FM_TRY(round_source(low, dtype, &sources[i], &rounded[i]));
+    for (int i = 0; i < count; i++) {
+        const struct fm_model_product *product = &list[i];
+        fm_gemm_operand a = rounded[product->source];
+        a.data = (const char *)a.data + product->first * a.stride * (fm_base_dtype_bits(dtype) / 8);
+        if (dtype == FM_DTYPE_F8_E4M3)
+            a.scales = (const float *)a.scales + product->first * a.scale_stride;
+        batch[i] = (fm_gemm_product){
+            .m = product->rows,
+            .a = a,
+            .d = {.dtype = FM_DTYPE_F32, .data = product->out, .stride = product->weight->rows}};
+        FM_TRY(weights_of(low, dtype, product->weight, &batch[i].b));
+    }
+    low->products[dtype] += count;
+    return fm_gemm_batched(low->gemm, count, batch);
+}
+
+void fm_model_low_products(struct fm_model_low *low, const struct fm_model_source *sources, int source_count,
+                           const struct fm_model_product *list, int count)
+{
+    struct fm_model_mark mark = fm_model_scratch_mark(&low->scratch);
+    fm_status status = low->status == FM_OK ? products(low, sources, source_count, list, count) : FM_OK;
+    if (status < 0)
+        fail(low, status);
+    fm_model_scratch_release(&low->scratch, mark);
 }
 
 void fm_model_low_forward(struct fm_model_low *low, int64_t rows, const float *x,
                           const struct fm_model_weight *weight, float *out)
 {
-    struct fm_model_mark mark = fm_model_scratch_mark(&low->scratch);
-    fm_status status = low->status == FM_OK ? forward(low, rows, x, weight, out) : FM_OK;
-    if (status < 0)
-        fail(low, status);
-    fm_model_scratch_release(&low->scratch, mark);
+    const struct fm_model_source source = {.x = x, .rows = rows, .columns = weight->columns};
+    const struct fm_model_product product = {0, 0, rows, weight, out};
+    fm_model_low_products(low, &source, 1, &product, 1);
 }
 
 static fm_status back(struct fm_model_low *low, int64_t rows, const struct fm_model_weight *weight,
@@ -193,10 +254,12 @@ static fm_status back(struct fm_model_low *low, int64_t rows, const struct fm_mo
     fm_dtype dtype = fm_model_low_dtype(low, weight);
     int64_t n = weight->rows, k = weight->columns;
     fm_gemm_operand a, b;
+    fm_gemm_weights weights;
     FM_TRY(round_rows(low, dtype, rows, n, dy, 1, &a));
-    FM_TRY(weight_of(low, dtype, weight, &b));
+    FM_TRY(operand_of(low, dtype, weight, &b));
     FM_TRY(transpose(low, n, k, &b));
-    return multiply(low, rows, k, n, &a, &b, dx, accumulate);
+    FM_TRY(fm_gemm_weights_plain(k, n, &b, &weights));
+    return multiply(low, rows, k, &a, &weights, dx, accumulate);
 }
 
 void fm_model_low_back(struct fm_model_low *low, int64_t rows, const struct fm_model_weight *weight,
@@ -215,9 +278,11 @@ static fm_status weight_back(struct fm_model_low *low, int64_t rows, const float
     fm_dtype dtype = fm_model_low_dtype(low, weight);
     int64_t n = weight->rows, k = weight->columns;
     fm_gemm_operand a, b;
+    fm_gemm_weights weights;
     FM_TRY(round_columns(low, dtype, rows, n, dy, &a));
     FM_TRY(round_columns(low, dtype, rows, k, x, &b));
-    return multiply(low, n, k, rows, &a, &b, weight->gradient, 1);
+    FM_TRY(fm_gemm_weights_plain(k, rows, &b, &weights));
+    return multiply(low, n, k, &a, &weights, weight->gradient, 1);
 }
 
 void fm_model_low_weight(struct fm_model_low *low, int64_t rows, const float *x,
@@ -230,11 +295,10 @@ void fm_model_low_weight(struct fm_model_low *low, int64_t rows, const float *x,
     fm_model_scratch_release(&low->scratch, mark);
 }
 
-// All of a weight as f32.
-static fm_status widen(const struct fm_model_weight *weight, float *out)
+void fm_model_low_widen(const struct fm_model_weight *weight, int64_t first, int64_t rows, float *out)
 {
     const struct fm_model_matrix *m = &weight->matrix;
-    for (int64_t i = 0; i < weight->rows; i++, out += weight->columns) {
+    for (int64_t i = first; i < first + rows; i++, out += weight->columns) {
         if (m->dtype == FM_DTYPE_F32) {
             memcpy(out, (const float *)m->data + i * m->stride, (size_t)weight->columns * sizeof *out);
         } else if (m->dtype == FM_DTYPE_BF16) {
@@ -245,37 +309,67 @@ static fm_status widen(const struct fm_model_weight *weight, float *out)
                 out[j] *= m->scales[i / BLOCK * m->scale_stride + j / BLOCK];
         }
     }
+}
+
+// Rounds a weight as round_rows() would, a block of rows at a time, so that no f32 copy of the whole is needed.
+static fm_status round_weight(struct fm_model_low *low, fm_dtype dtype, const struct fm_model_weight *weight,
+                              fm_gemm_operand *out)
+{
+    int64_t n = weight->rows, k = weight->columns;
+    float *wide = take(low, (size_t)(BLOCK * k) * sizeof *wide);
+    char *codes = take(low, (size_t)(n * k) * (dtype == FM_DTYPE_BF16 ? 2 : 1));
+    float *scales = take(low, (size_t)(blocks(n) * blocks(k)) * sizeof *scales);
+    if (!wide || !codes || !scales)
+        return no_memory(n, k);
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        int64_t rows = n - i < BLOCK ? n - i : BLOCK;
+        fm_gemm_operand from = {.dtype = FM_DTYPE_F32, .data = wide, .stride = k};
+        fm_gemm_quantised to = {.dtype = FM_DTYPE_F8_E4M3,
+                                .data = codes + i * k,
+                                .stride = k,
+                                .scales = scales + i / BLOCK * blocks(k),
+                                .scale_stride = blocks(k),
+                                .scale_rows = BLOCK};
+        fm_model_low_widen(weight, i, rows, wide);
+        if (dtype == FM_DTYPE_BF16)
+            fm_base_f32_to_bf16(wide, (size_t)(rows * k), (fm_bf16 *)(void *)codes + i * k);
+        else
+            FM_TRY(fm_gemm_quantise(low->gemm, rows, k, &from, &to));
+    }
+    *out = (fm_gemm_operand){.dtype = dtype,
+                             .data = codes,
+                             .stride = k,
+                             .scales = scales,
+                             .scale_stride = blocks(k),
+                             .scale_rows = BLOCK};
     return FM_OK;
 }
 
-fm_status fm_model_low_prepare(struct fm_model_low *low, struct fm_model_weight *weight)
+fm_status fm_model_low_pack_bytes(struct fm_model_low *low, const struct fm_model_weight *weight,
+                                  size_t *out_bytes)
+{
+    static const float nothing[1];
+    fm_gemm_operand shape = {.dtype = fm_model_low_dtype(low, weight),
+                             .data = nothing, // the size is not a matter of what lies there
+                             .stride = weight->columns,
+                             .scales = nothing,
+                             .scale_stride = blocks(weight->columns),
+                             .scale_rows = BLOCK};
+    return fm_gemm_weights_pack_size(weight->rows, weight->columns, &shape, out_bytes);
+}
+
+fm_status fm_model_low_pack(struct fm_model_low *low, struct fm_model_weight *weight, void *blob,
+                            size_t bytes)
 {
     fm_dtype dtype = fm_model_low_dtype(low, weight);
-    size_t count = (size_t)(weight->rows * weight->columns);
-    size_t codes = fm_round_up(count * (dtype == FM_DTYPE_BF16 ? 2 : 1), sizeof(float));
-    size_t scales = (size_t)(blocks(weight->rows) * blocks(weight->columns)) * sizeof(float);
-    fm_gemm_operand rounded;
-    if (!weight->rows || dtype == FM_DTYPE_F32 || weight->matrix.dtype == dtype)
-        return FM_OK;
     struct fm_model_mark mark = fm_model_scratch_mark(&low->scratch);
-    float *wide = take(low, count * sizeof *wide);
-    char *kept = fm_base_mem_aligned(codes + scales, FM_CACHE_LINE);
-    fm_status status = wide && kept ? widen(weight, wide) : no_memory(weight->rows, weight->columns);
+    fm_gemm_operand operand;
+    fm_status status = weight->matrix.dtype == dtype ? operand_of(low, dtype, weight, &operand)
+                                                     : round_weight(low, dtype, weight, &operand);
     if (status == FM_OK)
-        status = round_rows(low, dtype, weight->rows, weight->columns, wide, BLOCK, &rounded);
-    if (status == FM_OK) {
-        memcpy(kept, rounded.data, codes);
-        if (dtype == FM_DTYPE_F8_E4M3)
-            memcpy(kept + codes, rounded.scales, scales);
-        weight->low = (struct fm_model_matrix){.dtype = dtype,
-                                               .data = kept,
-                                               .stride = weight->columns,
-                                               .scales = (const float *)(const void *)(kept + codes),
-                                               .scale_stride = blocks(weight->columns)};
-        weight->low_memory = kept;
-    } else {
-        fm_base_mem_free(kept);
-    }
+        status = fm_gemm_weights_pack(low->gemm, weight->rows, weight->columns, &operand, blob, bytes);
+    if (status == FM_OK)
+        status = fm_gemm_weights_open(blob, bytes, &weight->packed);
     fm_model_scratch_release(&low->scratch, mark);
     return status;
 }

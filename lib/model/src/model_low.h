@@ -37,7 +37,18 @@ void fm_model_low_back(struct fm_model_low *low, int64_t rows, const struct fm_m
 void fm_model_low_weight(struct fm_model_low *low, int64_t rows, const float *x,
                          const struct fm_model_weight *weight, const float *dy);
 
-/** Makes the weight's rounded copy, once, where its storage is not what it is multiplied in. FM_ERR_NOMEM. */
-FM_MUST_USE fm_status fm_model_low_prepare(struct fm_model_low *low, struct fm_model_weight *weight);
+/** All products of a set, as fm_model_products() has them. */
+void fm_model_low_products(struct fm_model_low *low, const struct fm_model_source *sources, int source_count,
+                           const struct fm_model_product *products, int count);
+
+/** Bytes that the weight takes when it is packed. */
+FM_MUST_USE fm_status fm_model_low_pack_bytes(struct fm_model_low *low, const struct fm_model_weight *weight,
+                                              size_t *out_bytes);
+/** Packs the weight into `blob`, of so many bytes: as it is stored, or rounded where it is stored otherwise. FM_ERR_NOMEM. */
+FM_MUST_USE fm_status fm_model_low_pack(struct fm_model_low *low, struct fm_model_weight *weight, void *blob,
+                                        size_t bytes);
+
+/** Rows [first, first + rows) of a weight as f32. */
+void fm_model_low_widen(const struct fm_model_weight *weight, int64_t first, int64_t rows, float *out);
 
 #endif

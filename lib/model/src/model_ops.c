@@ -22,6 +22,43 @@ void fm_model_linear(const struct fm_model_compute *compute, int64_t rows, const
     fm_model_matmul(compute, rows, weight->rows, weight->columns, &a, &weight->matrix, out, weight->rows, 0);
 }
 
+// Sets each source's rows as products find them: picked ones copied together.
+static fm_status pick(struct fm_model_scratch *scratch, const struct fm_model_source *source,
+                      const float **out_rows)
+{
+    size_t row = (size_t)source->columns;
+    *out_rows = source->x;
+    if (!source->picks)
+        return FM_OK;
+    float *rows = fm_model_scratch_take(scratch, (size_t)source->pick_count * row);
+    if (!rows)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %lld rows", (long long)source->pick_count);
+    for (int64_t i = 0; i < source->pick_count; i++)
+        memcpy(rows + (size_t)i * row, source->x + (size_t)source->picks[i] * row, row * sizeof *rows);
+    *out_rows = rows;
+    return FM_OK;
+}
+
+fm_status fm_model_products(const struct fm_model_compute *compute, struct fm_model_scratch *scratch,
+                            const struct fm_model_source *sources, int source_count,
+                            const struct fm_model_product *list, int count)
+{
+    if (count > 0 && fm_model_low_dtype(compute->low, list[0].weight) != FM_DTYPE_F32) {
+        fm_model_low_products(compute->low, sources, source_count, list, count);
+        return FM_OK;
+    }
+    const float *rows[FM_MODEL_SOURCES_MAX];
+    struct fm_model_mark mark = fm_model_scratch_mark(scratch);
+    for (int i = 0; i < source_count; i++)
+        FM_TRY(pick(scratch, &sources[i], &rows[i]));
+    for (const struct fm_model_product *product = list; product < list + count; product++)
+        fm_model_linear(compute, product->rows,
+                        rows[product->source] + product->first * sources[product->source].columns,
+                        product->weight, product->out);
+    fm_model_scratch_release(scratch, mark);
+    return FM_OK;
+}
+
 struct norm_work {
     const struct fm_model_kernels *kernels;
     int64_t width, x_stride, out_stride;

@@ -19,7 +19,7 @@ FM_MUST_USE fm_status fm_model_files_open(const char *directory, struct fm_model
 void fm_model_files_close(struct fm_model_files *files);
 /** Points the weights at the tensors of the files; converts vectors to f32 where they are not. */
 FM_MUST_USE fm_status fm_model_files_attach(const struct fm_model_files *files, const fm_model_config *config,
-                                            struct fm_model_weights *weights);
+                                            int with_predictors, struct fm_model_weights *weights);
 
 /** Cosines and sines of the rotary embedding. */
 struct fm_model_rotary {
@@ -42,13 +42,98 @@ struct fm_model {
     struct fm_model_files files;
     struct fm_model_weights weights;
     struct fm_model_rotary rotary;
-    fm_mla_context *mla; // NULL: attention is f32
+    int predict;         // 1: the first head for the token after the next is loaded
+    fm_mla_form form;    // of the latent cache, where mla attends
+    fm_mla_context *mla; // NULL: attention is this library's own, in f32
+    size_t page_bytes;   // of a layer's FM_MODEL_BLOCK positions in mla's cache
+    void *region;        // of packed weights
+    int64_t *loads;      // [layers, experts]: see fm_model_expert_loads(); NULL while training
     int is_part;         // one rank's part, which no session can run on
 };
+
+/** Packs what is multiplied in BF16 or FP8. FM_ERR_LIMIT: it does not fit into memory. */
+FM_MUST_USE fm_status fm_model_pack(fm_model *model);
+/** Makes random weights instead of those of files, packed likewise. */
+FM_MUST_USE fm_status fm_model_draw(fm_model *model, uint64_t seed);
+
+/**
+ * A text in the making. Its cache is one piece of memory in blocks, [block][layer][page], that grows as positions fill it; a
+ * page is what mla calls so.
+ *
+ * With a head that predicts, `hidden` has the rows of positions [drafted, length), which the head has not seen yet.
+ */
+struct fm_model_session {
+    fm_model *model;
+    int positions_max, length;
+    int block_count, block_room;
+    char *blocks;
+    int32_t *table; // [block_room]: 0, 1, ..., as mla asks for the pages of a text
+    int drafted;
+    float *hidden; // [hidden_room, hidden]
+    int hidden_room;
+};
+
+static inline size_t fm_model_page_bytes(const fm_model *model)
+{
+    return model->mla ? model->page_bytes
+                      : sizeof(float) * FM_MODEL_BLOCK * (size_t)(model->config.kv_lora + model->config.rope);
+}
+
+/** Bytes of a block: of all layers, and of the head that predicts behind them. */
+static inline size_t fm_model_block_bytes(const fm_model *model)
+{
+    return fm_model_page_bytes(model) * (size_t)(model->config.layers + model->predict);
+}
+
+/** Tokens of one text that run together with others: positions [at, at + count). */
+struct fm_model_piece {
+    fm_model_session *session;
+    int at, count;
+};
+
+/** One after the other in the rows of every operator, apart in attention alone. */
+struct fm_model_pieces {
+    fm_model *model;
+    const struct fm_model_piece *list;
+    int count, rows; // rows: tokens of all
+};
+
+/** Makes room for positions up to `positions`. */
+FM_MUST_USE fm_status fm_model_session_reserve(fm_model_session *session, int positions);
+/** Gives back all memory but that of the cache, and with it the positions that the head has not seen; gives the new length. */
+int fm_model_session_rest(fm_model_session *session);
+/** 1: the model has its head for drafts. */
+static inline int fm_model_drafts(const fm_model *model)
+{
+    return model->predict;
+}
+/** Positions that the head has seen. */
+static inline int fm_model_session_drafted(const fm_model_session *session)
+{
+    return session->drafted;
+}
+/** The cache of block `index`, whole positions of which are filled. */
+const void *fm_model_session_block(const fm_model_session *session, int index);
+/** Appends a block, whole, that fm_model_session_block() gave. */
+FM_MUST_USE fm_status fm_model_session_append_block(fm_model_session *session, const void *block);
+
+/** x [rows, hidden] through a layer whose cache is the `index`-th. */
+FM_MUST_USE fm_status fm_model_run_layer(const struct fm_model_pieces *pieces,
+                                         const struct fm_model_layer *layer, int index, float *x);
+/** x += attention of the normalised rows. */
+FM_MUST_USE fm_status fm_model_attend(const struct fm_model_pieces *pieces,
+                                      const struct fm_model_layer *layer, int index, const float *normed,
+                                      float *x);
 
 /** out[rows, weight's rows] = x[rows, weight's columns] weight^T. */
 void fm_model_linear(const struct fm_model_compute *compute, int64_t rows, const float *x,
                      const struct fm_model_weight *weight, float *out);
+/** A set of products at once: of several weights with the same rows, of experts with theirs. All weights are multiplied in
+ *  one type. FM_ERR_NOMEM. */
+FM_MUST_USE fm_status fm_model_products(const struct fm_model_compute *compute,
+                                        struct fm_model_scratch *scratch,
+                                        const struct fm_model_source *sources, int source_count,
+                                        const struct fm_model_product *list, int count);
 /** Normalises rows; `inverses` [rows] may be NULL. */
 void fm_model_norm_rows(const struct fm_model_compute *compute, int64_t rows, int64_t width, const float *x,
                         int64_t x_stride, const struct fm_model_weight *weight, float epsilon, float *out,

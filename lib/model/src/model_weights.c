@@ -81,10 +81,16 @@ static fm_status forget(void *context, const char *name, struct fm_model_weight 
 {
     (void)context;
     (void)name;
-    fm_base_mem_free(weight->low_memory);
+    fm_base_mem_free(weight->memory);
     if (weight->vector && weight->vector != weight->matrix.data && !weight->values)
         fm_base_mem_free(weight->vector);
     return FM_OK;
+}
+
+static void forget_layer(struct fm_model_layer *layer)
+{
+    fm_base_mem_free(layer->experts);
+    fm_base_mem_free(layer->kv_heads);
 }
 
 void fm_model_weights_destroy(const fm_model_config *config, struct fm_model_weights *weights)
@@ -98,9 +104,9 @@ void fm_model_weights_destroy(const fm_model_config *config, struct fm_model_wei
     if (whole && fm_model_weights_each(config, weights, 1, forget, NULL) < 0)
         return;
     for (int i = 0; weights->layers && i < config->layers; i++)
-        fm_base_mem_free(weights->layers[i].experts);
+        forget_layer(&weights->layers[i]);
     for (int i = 0; weights->predictors && i < config->predict_layers; i++)
-        fm_base_mem_free(weights->predictors[i].layer.experts);
+        forget_layer(&weights->predictors[i].layer);
     fm_base_mem_free(weights->layers);
     fm_base_mem_free(weights->predictors);
     *weights = (struct fm_model_weights){0};

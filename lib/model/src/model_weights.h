@@ -2,6 +2,7 @@
 #ifndef FM_MODEL_WEIGHTS_H
 #define FM_MODEL_WEIGHTS_H
 
+#include "fathom/gemm.h"
 #include "fathom/model.h"
 #include "model_compute.h"
 
@@ -10,11 +11,11 @@ struct fm_model_weight {
     int64_t rows, columns;
     fm_dtype floor;                // the narrowest type it may be multiplied in; 0: any
     struct fm_model_matrix matrix; // as stored
-    struct fm_model_matrix low;    // a rounded copy for products in BF16 or FP8; no data: there is none
-    void *low_memory;              // of the copy
-    float *vector;                 // of a vector: as f32; owned where the file has another type
-    float *values;                 // in training: the f32 master, which `matrix` and `vector` view
-    float *gradient;               // in training
+    fm_gemm_weights packed; // for products in BF16 or FP8, in the model's region; n is 0: there is none
+    void *memory;           // of `matrix`, where no file and no master holds it
+    float *vector;          // of a vector: as f32; owned where the file has another type
+    float *values;          // in training: the f32 master, which `matrix` and `vector` view
+    float *gradient;        // in training
 };
 
 /** Its numbers. */
@@ -30,6 +31,8 @@ struct fm_model_mlp {
 struct fm_model_layer {
     struct fm_model_weight input_norm, q_a, q_a_norm, q_b; // q_b is q_proj where there is no low rank
     struct fm_model_weight kv_a, kv_a_norm, kv_b, o, post_norm;
+    fm_gemm_weights
+        *kv_heads; // [2, heads] or NULL: kv_b's keys, transposed, and values of each head, packed BF16
     struct fm_model_mlp mlp; // of a dense layer, or the shared experts
     struct fm_model_weight router, router_bias;
     struct fm_model_mlp *experts; // NULL in a dense layer
@@ -64,5 +67,24 @@ static inline int fm_model_is_moe(const fm_model_config *config, int index)
 {
     return index >= config->dense_layers && config->experts > 0;
 }
+
+/** A layer's experts and its other network. */
+enum { FM_MODEL_SOURCES_MAX = 2 };
+
+/** Rows that products share: they are rounded once, where products are BF16 or FP8, and then picked. */
+struct fm_model_source {
+    const float *x; // [rows, columns]
+    int64_t rows, columns;
+    const int32_t *picks; // [pick_count]: the source's rows are these of x; NULL: all of x
+    int64_t pick_count;
+};
+
+/** out [rows, weight's rows] = rows [first, first + rows) of a source, times the weight transposed. */
+struct fm_model_product {
+    int source; // its number
+    int64_t first, rows;
+    const struct fm_model_weight *weight;
+    float *out;
+};
 
 #endif

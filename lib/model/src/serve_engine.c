@@ -39,24 +39,46 @@ static void detach(struct serve_entry **list, const struct serve_entry *entry)
     *list = entry->next;
 }
 
-static fm_status default_cache(int64_t *out_bytes)
+// A quarter of the memory that is there; what was asked for must be.
+static fm_status choose_cache(int64_t *bytes)
 {
     uint64_t available;
     FM_TRY(fm_base_space_memory(&available));
-    *out_bytes = (int64_t)(available / 4);
+    if (*bytes == 0)
+        *bytes = (int64_t)(available / 4);
+    if ((uint64_t)*bytes > available)
+        return fm_base_error_set(FM_ERR_LIMIT, "a cache of %.1f GiB; %.1f GiB of memory are available",
+                                 (double)*bytes / (1 << 30), (double)available / (1 << 30));
     return FM_OK;
+}
+
+// What a step writes to: a request has a row of logits, and one behind its draft.
+static int take_step(fm_serve *serve)
+{
+    size_t rows = (size_t)serve->running_max;
+    int vocab = fm_model_config_of(serve->model)->vocab;
+    serve->logits = fm_base_mem_zalloc((1 + (size_t)serve->drafts) * rows * (size_t)vocab, sizeof(float));
+    serve->parts = fm_base_mem_zalloc(rows, sizeof *serve->parts);
+    serve->drafted = fm_base_mem_zalloc(rows, sizeof *serve->drafted);
+    serve->batch =
+        fm_base_mem_zalloc(rows, sizeof *serve->batch); // NOLINT(bugprone-sizeof-expression): pointers
+    return serve->logits && serve->parts && serve->drafted && serve->batch;
+}
+
+static void free_step(fm_serve *serve)
+{
+    fm_base_mem_free(serve->logits);
+    fm_base_mem_free(serve->parts);
+    fm_base_mem_free(serve->drafted);
+    fm_base_mem_free(serve->batch);
 }
 
 fm_status fm_model_serve_open(fm_model *model, const fm_serve_options *options, fm_serve **out_serve)
 {
-    const fm_model_config *config = fm_model_config_of(model);
-    int64_t bytes = options->cache_bytes, block_bytes = (int64_t)config->layers * FM_MODEL_BLOCK *
-                                                        (config->kv_lora + config->rope) *
-                                                        (int64_t)sizeof(float);
+    int64_t bytes = options->cache_bytes, block_bytes = fm_model_session_block_bytes(model);
     if (bytes < 0 || options->running_max < 0 || options->waiting_max < 0 || options->chunk_tokens < 0)
         return fm_base_error_set(FM_ERR_ARG, "an option of the engine is negative");
-    if (bytes == 0)
-        FM_TRY(default_cache(&bytes));
+    FM_TRY(choose_cache(&bytes));
     if (bytes < block_bytes)
         return fm_base_error_set(FM_ERR_LIMIT,
                                  "a cache of %lld bytes; this model needs at least one block of %lld",
@@ -69,17 +91,12 @@ fm_status fm_model_serve_open(fm_model *model, const fm_serve_options *options, 
     serve->waiting_max = options->waiting_max ? options->waiting_max : 256;
     serve->chunk = options->chunk_tokens ? options->chunk_tokens : 256;
     serve->stats.blocks_total = bytes / block_bytes;
-    size_t rows = (size_t)serve->running_max;
-    serve->logits = fm_base_mem_zalloc(rows * (size_t)config->vocab, sizeof *serve->logits);
-    serve->parts = fm_base_mem_zalloc(rows, sizeof *serve->parts);
-    serve->batch =
-        fm_base_mem_zalloc(rows, sizeof *serve->batch); // NOLINT(bugprone-sizeof-expression): pointers
-    if (!serve->logits || !serve->parts || !serve->batch) {
-        fm_base_mem_free(serve->logits);
-        fm_base_mem_free(serve->parts);
-        fm_base_mem_free(serve->batch);
+    serve->drafts = fm_model_drafts(model);
+    if (!take_step(serve)) {
+        free_step(serve);
         fm_base_mem_free(serve);
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the logits of %zu requests", rows);
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the logits of %d requests",
+                                 options->running_max);
     }
     pthread_mutex_init(&serve->mutex, NULL);
     pthread_condattr_t attributes;
@@ -239,6 +256,7 @@ static void release(fm_serve *serve, struct serve_entry *entry)
     serve->stats.blocks_running -= entry->blocks;
     entry->blocks = 0;
     entry->fed = 0;
+    entry->has_draft = 0;
 }
 
 // Moves waiting requests to the running ones while there is room. Locked.
@@ -322,6 +340,8 @@ static void finish(fm_serve *serve, struct serve_entry *entry, fm_serve_finish h
     int cached = entry->cached;
     pthread_mutex_lock(&serve->mutex);
     serve->stats.finished[how]++;
+    if (entry->session)
+        entry->fed = fm_model_session_rest(entry->session);
     if (entry->session && how != FM_SERVE_FAILED && entry->fed >= SERVE_PREFIX_MIN) {
         serve->stats.blocks_running -= entry->blocks;
         serve->stats.blocks_kept += entry->blocks;
@@ -356,24 +376,37 @@ static void end_cancelled(fm_serve *serve)
     }
 }
 
+// Puts a guess behind the one token that an entry has to feed: where the model chooses it, too, a pass is saved.
+static int guess(const fm_serve *serve, struct serve_entry *entry)
+{
+    if (!entry->has_draft || entry->count >= entry->count_max)
+        return 0;
+    entry->has_draft = 0;
+    entry->ids[entry->count] = entry->draft;
+    return serve->drafts;
+}
+
 // The batch of a step: whoever awaits one token gives it; what the chunk leaves room for comes from prompts.
 static int gather(fm_serve *serve)
 {
     int count = 0, room = serve->chunk, vocab = fm_model_config_of(serve->model)->vocab;
+    int64_t rows = 1 + serve->drafts;
     for (int prompts = 0; prompts < 2; prompts++)
         for (struct serve_entry *entry = serve->running; entry; entry = entry->next) {
-            int left = entry->count - entry->fed, take = left;
+            int left = entry->count - entry->fed, take = left, guessed = 0;
             if ((left > 1) != prompts)
                 continue;
             if (prompts) {
                 take = left < room ? left : room;
                 room -= take;
+            } else {
+                guessed = guess(serve, entry);
             }
             if (take == 0)
                 continue;
-            float *logits = take == left ? serve->logits + (int64_t)count * vocab : NULL;
-            serve->parts[count] =
-                (fm_model_part){entry->session, entry->ids + entry->fed, take, FM_MODEL_LAST, logits};
+            float *logits = take == left ? serve->logits + (int64_t)count * rows * vocab : NULL;
+            serve->parts[count] = (fm_model_part){entry->session, entry->ids + entry->fed, take + guessed,
+                                                  guessed ? FM_MODEL_ALL : FM_MODEL_LAST, logits};
             serve->batch[count++] = entry;
         }
     return count;
@@ -444,6 +477,50 @@ static void end_entry(fm_serve *serve, struct serve_entry *entry, fm_serve_finis
     finish(serve, entry, how, message);
 }
 
+// What an entry gets from its part of a step; tells whether it goes on. The token behind an accepted guess comes from the
+// second row of logits.
+static int take(fm_serve *serve, struct serve_entry *entry, const fm_model_part *part,
+                fm_serve_finish *out_how)
+{
+    int guessed = part->which == FM_MODEL_ALL, goes_on = 1;
+    int32_t draft = guessed ? part->ids[1] : 0; // read before the token that is drawn takes its place
+    entry->fed += part->count - guessed;
+    if (part->logits)
+        goes_on = advance(serve, entry, part->logits, out_how);
+    if (guessed && goes_on) {
+        serve->drafted_now++;
+        if (entry->ids[entry->count - 1] == draft) {
+            serve->accepted_now++;
+            entry->fed++;
+            goes_on = advance(serve, entry, part->logits + fm_model_config_of(serve->model)->vocab, out_how);
+        }
+    }
+    if (guessed && fm_model_session_cut(entry->session, entry->fed) < 0) {
+        *out_how = FM_SERVE_FAILED;
+        return 0;
+    }
+    return goes_on;
+}
+
+// Shows the head all that was fed, and lets it guess for those who await one token. Guesses are no promises: where it fails
+// there are none.
+static void draft(fm_serve *serve)
+{
+    int count = 0;
+    for (struct serve_entry *entry = serve->running; entry && serve->drafts; entry = entry->next) {
+        int drafted = fm_model_session_drafted(entry->session);
+        if (drafted == entry->fed)
+            continue;
+        entry->has_draft = entry->count - entry->fed == 1;
+        serve->drafted[count++] = (fm_model_draft){entry->session, entry->ids + drafted + 1,
+                                                   entry->has_draft ? &entry->draft : NULL};
+    }
+    if (count == 0 || fm_model_draft_batch(serve->drafted, count) == FM_OK)
+        return;
+    for (struct serve_entry *entry = serve->running; entry; entry = entry->next)
+        entry->has_draft = 0;
+}
+
 fm_status fm_model_serve_step(fm_serve *serve)
 {
     end_cancelled(serve);
@@ -459,19 +536,22 @@ fm_status fm_model_serve_step(fm_serve *serve)
         end_entry(serve, youngest(serve), FM_SERVE_FAILED, fm_error_message());
         return FM_OK;
     }
-    serve->tokens_now = 0;
+    serve->tokens_now = serve->drafted_now = serve->accepted_now = 0;
     for (int i = 0; i < count; i++) {
         struct serve_entry *entry = serve->batch[i];
-        fm_serve_finish how;
-        entry->fed += serve->parts[i].count;
-        prompts += entry->fed <= entry->request.prompt_count ? serve->parts[i].count : 0;
-        if (serve->parts[i].logits && !advance(serve, entry, serve->parts[i].logits, &how))
+        fm_serve_finish how = FM_SERVE_FAILED;
+        prompts +=
+            entry->fed + serve->parts[i].count <= entry->request.prompt_count ? serve->parts[i].count : 0;
+        if (!take(serve, entry, &serve->parts[i], &how))
             end_entry(serve, entry, how, how == FM_SERVE_FAILED ? fm_error_message() : NULL);
     }
+    draft(serve);
     pthread_mutex_lock(&serve->mutex);
     serve->stats.steps++;
     serve->stats.prompt_tokens += prompts;
     serve->stats.tokens += serve->tokens_now;
+    serve->stats.drafted_tokens += serve->drafted_now;
+    serve->stats.accepted_tokens += serve->accepted_now;
     pthread_mutex_unlock(&serve->mutex);
     return FM_OK;
 }
@@ -511,8 +591,6 @@ void fm_model_serve_close(fm_serve *serve)
         evict(serve);
     pthread_cond_destroy(&serve->work);
     pthread_mutex_destroy(&serve->mutex);
-    fm_base_mem_free(serve->logits);
-    fm_base_mem_free(serve->parts);
-    fm_base_mem_free(serve->batch);
+    free_step(serve);
     fm_base_mem_free(serve);
 }

@@ -70,6 +70,8 @@ fm_status fm_model_serve_metrics_write(const struct serve_metrics *metrics, cons
         {"prompt_tokens_total", "counter", "prompt tokens computed", stats->prompt_tokens},
         {"cached_tokens_total", "counter", "prompt tokens found in a cache", stats->cached_tokens},
         {"tokens_total", "counter", "tokens generated", stats->tokens},
+        {"drafted_tokens_total", "counter", "guesses that were fed", stats->drafted_tokens},
+        {"accepted_tokens_total", "counter", "of them, right ones", stats->accepted_tokens},
         {"steps_total", "counter", "batches computed", stats->steps},
         {"preemptions_total", "counter", "requests that gave their cache back", stats->preemptions},
     };

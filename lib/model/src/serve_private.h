@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "fathom/serve.h"
+#include "model_private.h"
 
 /** A request, and after it its cache. */
 struct serve_entry {
@@ -16,6 +17,8 @@ struct serve_entry {
     int fed;    // of them, to the session
     int cached; // of them, found in a cache when it was admitted first
     int started, cancelled;
+    int has_draft;
+    int32_t draft;             // a guess of the token behind the one that is to be fed next
     fm_model_session *session; // NULL while it waits
     int64_t blocks;            // that the session has, or has reserved
 };
@@ -28,10 +31,12 @@ struct fm_serve {
     struct serve_entry *waiting, *running, *kept; // oldest first
     uint64_t last_ticket;
     fm_serve_stats stats;
-    int tokens_now; // of the running step
+    int drafts;                                // 1: the model has a head to guess with
+    int tokens_now, drafted_now, accepted_now; // of the running step
 
-    // Of the step: [running_max], and [running_max, vocab].
+    // Of the step: [running_max], and [running_max, 1 + drafts, vocab].
     fm_model_part *parts;
+    fm_model_draft *drafted;
     struct serve_entry **batch;
     float *logits;
 };

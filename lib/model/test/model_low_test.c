@@ -64,12 +64,16 @@ static void check(fm_dtype dtype, double least, double most)
         if (!(each[i] > least && each[i] < most))
             fail_msg("product %d: noise %g", i, each[i]);
     assert_int_equal(low->products[dtype], 3);
-    // A prepared copy gives what rounding on the way gives.
+    // Packed weights give what rounding on the way gives.
     float again[ROWS * N];
-    assert_ok(fm_model_low_prepare(low, &f->weight));
+    size_t bytes;
+    assert_ok(fm_model_low_pack_bytes(low, &f->weight, &bytes));
+    void *blob = fm_base_mem_aligned(bytes, FM_GEMM_BLOB_ALIGN);
+    assert_ok(fm_model_low_pack(low, &f->weight, blob, bytes));
     fm_model_low_forward(low, ROWS, f->x, &f->weight, again);
+    assert_ok(fm_model_low_check(low));
     assert_memory_equal(again, out, sizeof out);
-    fm_base_mem_free(f->weight.low_memory);
+    fm_base_mem_free(blob);
     fm_model_low_close(low);
     fm_base_mem_free(f);
 }

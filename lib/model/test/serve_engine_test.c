@@ -39,13 +39,53 @@ static void on_end(void *context, fm_serve_finish how, int cached, const char *m
     answer->ended = 1;
 }
 
-static fm_model *open_model(const char *name)
+static fm_model *open_narrow(const char *name, fm_dtype dtype, fm_dtype cache)
 {
     char path[64];
     fm_model *model;
-    fm_model_options options = {.size = sizeof options, .threads = 1};
+    fm_model_options options = {.size = sizeof options, .threads = 1, .dtype = dtype, .cache_dtype = cache};
     snprintf(path, sizeof path, "golden/model/%s", name);
     assert_ok(fm_model_open(fm_test_shared(path), &options, &model));
+    return model;
+}
+
+static fm_model *open_model(const char *name)
+{
+    return open_narrow(name, FM_DTYPE_F32, FM_DTYPE_F32);
+}
+
+// A random model with a head for drafts. So few tokens that guesses come true.
+static fm_model *open_guessing(int predict)
+{
+    static const fm_model_config config = {.family = FM_MODEL_V3,
+                                           .vocab = 6,
+                                           .hidden = 32,
+                                           .intermediate = 64,
+                                           .layers = 2,
+                                           .dense_layers = 1,
+                                           .heads = 2,
+                                           .q_lora = 16,
+                                           .kv_lora = 16,
+                                           .nope = 16,
+                                           .rope = 16,
+                                           .value = 16,
+                                           .experts = 4,
+                                           .expert_intermediate = 32,
+                                           .shared_experts = 1,
+                                           .topk = 2,
+                                           .groups = 1,
+                                           .topk_groups = 1,
+                                           .gate = FM_MODEL_SIGMOID,
+                                           .routed_scale = 1,
+                                           .epsilon = 1e-6,
+                                           .rope_theta = 10000,
+                                           .context = 200,
+                                           .predict_layers = 1,
+                                           .bos = -1,
+                                           .eos = 1};
+    fm_model *model;
+    fm_model_options options = {.size = sizeof options, .threads = 1, .predict = predict};
+    assert_ok(fm_model_open_random(&config, &options, 11, &model));
     return model;
 }
 
@@ -60,8 +100,8 @@ static void alone(fm_model *model, const fm_serve_request *request, struct answe
     assert_ok(fm_model_feed(session, request->prompt, request->prompt_count, FM_MODEL_LAST, logits));
     for (;;) {
         int32_t id;
-        assert_ok(
-            fm_model_sample(logits, VOCAB, &request->sampling, request->prompt_count + out->count, &id));
+        assert_ok(fm_model_sample(logits, config->vocab, &request->sampling,
+                                  request->prompt_count + out->count, &id));
         out->how = FM_SERVE_STOP;
         if (id == config->eos && !request->ignore_end)
             break;
@@ -96,8 +136,7 @@ static void run_dry(fm_serve *serve)
 
 static int64_t block_bytes(const fm_model *model)
 {
-    const fm_model_config *c = fm_model_config_of(model);
-    return (int64_t)c->layers * FM_MODEL_BLOCK * (c->kv_lora + c->rope) * 4;
+    return fm_model_session_block_bytes(model);
 }
 
 static void same_text(const struct answer *got, const struct answer *expected)
@@ -108,12 +147,12 @@ static void same_text(const struct answer *got, const struct answer *expected)
     assert_int_equal(got->how, expected->how);
 }
 
-enum { MANY = 12 };
+enum { MANY = 8 };
 
 // Requests of many lengths arrive over time; greedy ones and drawn ones.
-static void check_mixed(const char *name, int blocks, int expect_preemption)
+static fm_serve_stats check_mixed(fm_model *model, int many, int blocks, int expect_preemption)
 {
-    fm_model *model = open_model(name);
+    int vocab = fm_model_config_of(model)->vocab;
     fm_serve *serve;
     fm_serve_options options = {.size = sizeof options,
                                 .cache_bytes = blocks * block_bytes(model),
@@ -125,11 +164,11 @@ static void check_mixed(const char *name, int blocks, int expect_preemption)
     fm_rng rng = fm_base_rng_begin(5, 0);
     uint64_t ticket;
     int context = fm_model_config_of(model)->context;
-    for (int i = 0; i < MANY; i++) {
+    for (int i = 0; i < many; i++) {
         int count = 1 + (int)fm_base_rng_below(&rng, 90), most = 1 + (int)fm_base_rng_below(&rng, 60);
         count = count < context ? count : context - 1;
         for (int j = 0; j < count; j++)
-            prompts[i][j] = (int32_t)fm_base_rng_below(&rng, VOCAB);
+            prompts[i][j] = (int32_t)fm_base_rng_below(&rng, (uint64_t)vocab);
         requests[i] = make_request(prompts[i], count, most, &answers[i]);
         requests[i].ignore_end = i % 4 != 0;
         if (i % 3 == 1)
@@ -137,7 +176,7 @@ static void check_mixed(const char *name, int blocks, int expect_preemption)
         alone(model, &requests[i], &expected[i]);
     }
     assert_ok(fm_model_serve_open(model, &options, &serve));
-    for (int i = 0; i < MANY; i++) {
+    for (int i = 0; i < many; i++) {
         assert_ok(fm_model_serve_submit(serve, &requests[i], &ticket));
         if (i >= 4)
             assert_ok(fm_model_serve_step(serve));
@@ -145,26 +184,47 @@ static void check_mixed(const char *name, int blocks, int expect_preemption)
     run_dry(serve);
     fm_serve_stats stats;
     fm_model_serve_stats(serve, &stats);
-    for (int i = 0; i < MANY; i++)
+    for (int i = 0; i < many; i++)
         same_text(&answers[i], &expected[i]);
     assert_int_equal(stats.running + stats.waiting + stats.blocks_running, 0);
     assert_true(stats.blocks_kept <= stats.blocks_total);
     assert_int_equal(stats.preemptions > 0, expect_preemption);
     fm_model_serve_close(serve);
     fm_model_close(model);
+    return stats;
 }
 
 static void batches_give_the_tokens_of_each_alone(void **state)
 {
     (void)state;
-    check_mixed("v2", 40, 0);
-    check_mixed("v3", 40, 0);
+    (void)check_mixed(open_model("v2"), MANY, 40, 0);
+    (void)check_mixed(open_model("v3"), MANY, 40, 0);
+}
+
+static void narrow_types_change_nothing_about_it(void **state)
+{
+    (void)state;
+    (void)check_mixed(open_narrow("v3", FM_DTYPE_BF16, FM_DTYPE_F32), 5, 40, 0);
+    (void)check_mixed(open_narrow("v2", FM_DTYPE_F8_E4M3, FM_DTYPE_BF16), 5, 40, 0);
+    (void)check_mixed(open_narrow("v3", FM_DTYPE_F8_E4M3, FM_DTYPE_F8_E4M3), 5, 3, 1);
+}
+
+static void guesses_change_nothing(void **state)
+{
+    (void)state;
+    fm_serve_stats without = check_mixed(open_guessing(0), MANY, 40, 0),
+                   with = check_mixed(open_guessing(1), MANY, 40, 0);
+    assert_int_equal(without.drafted_tokens, 0);
+    assert_true(with.accepted_tokens > 0 && with.accepted_tokens < with.drafted_tokens);
+    assert_int_equal(with.tokens, without.tokens);
+    with = check_mixed(open_guessing(1), MANY, 4, 1);
+    assert_true(with.accepted_tokens > 0);
 }
 
 static void preempted_requests_lose_nothing(void **state)
 {
     (void)state;
-    check_mixed("v3", 4, 1);
+    (void)check_mixed(open_model("v3"), MANY, 4, 1);
 }
 
 static void kept_caches_are_gone_on_from(void **state)
@@ -332,6 +392,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batches_give_the_tokens_of_each_alone),
+        cmocka_unit_test(narrow_types_change_nothing_about_it),
+        cmocka_unit_test(guesses_change_nothing),
         cmocka_unit_test(preempted_requests_lose_nothing),
         cmocka_unit_test(kept_caches_are_gone_on_from),
         cmocka_unit_test(requests_are_cancelled_and_stopped),

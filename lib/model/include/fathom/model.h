@@ -15,11 +15,11 @@
  * The architecture (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437): embedding; layers of RMSNorm,
  * multi-head latent attention (queries through a low rank or not, rotary embedding in interleaved pairs, YaRN), RMSNorm and
  * a SwiGLU network, dense in the first layers and a mixture of experts after them (softmax or sigmoid gate, correction
- * bias, groups, shared experts); RMSNorm and the output head. A multi-token prediction head is used in training alone.
+ * bias, groups, shared experts); RMSNorm and the output head. A head for multi-token prediction can draft
+ * (fm_model_draft_batch()).
  *
- * Arithmetic is f32, whatever the weights are stored as, unless BF16 or FP8 is asked for. In f32 results do not depend on the
- * instruction set, the number of threads, or how a text is cut into calls of fm_model_feed(); in BF16 and FP8 not on the
- * first two.
+ * Arithmetic is f32, whatever the weights are stored as, unless BF16 or FP8 is asked for. Results do not depend on the
+ * instruction set, the number of threads, how a text is cut into calls of fm_model_feed(), or what is fed beside it.
  *
  * Threads. A model serves one call at a time, on the calling thread and an OpenMP team: its sessions take turns.
  */
@@ -106,10 +106,15 @@ typedef struct fm_model_options {
     size_t size;
     int threads; /**< 0: fm_base_cpu_threads() */
     /** What products with weights are computed in: FM_DTYPE_F32, which 0 means; FM_DTYPE_BF16; or FM_DTYPE_F8_E4M3 with a
-     *  scale for 128 channels of activations and 128 x 128 of weights, but BF16 for the head. Weights that are stored
-     *  otherwise are rounded once, into memory. The router is f32 always. Attention and its cache are f32 with BF16, BF16
-     *  with FP8. */
+     *  scale for 128 channels of activations and 128 x 128 of weights, but BF16 for the head and for the projections inside
+     *  attention. BF16 and FP8 weights are packed into memory, rounded once where they are stored otherwise. The router is f32
+     *  always. */
     fm_dtype dtype;
+    /** What attention and its cache are held in: FM_DTYPE_F32, FM_DTYPE_BF16, or FM_DTYPE_F8_E4M3 with a scale for 128 channels,
+     *  which BF16 queries meet. 0: BF16 with products in FP8, else F32. Others than F32 need kv_lora_rank and
+     *  qk_rope_head_dim to be multiples of 16, and so do products in BF16 and FP8. */
+    fm_dtype cache_dtype;
+    int predict; /**< 1: load the first head for multi-token prediction, to draft with */
 } fm_model_options;
 
 typedef struct fm_model fm_model;
@@ -118,14 +123,23 @@ typedef struct fm_model fm_model;
  * Opens a directory with config.json and model.safetensors, or the shards that model.safetensors.index.json names. Weights
  * (F32, BF16, or F8_E4M3 with a `<name>_scale_inv` of 128x128 blocks) are mapped and used as they lie. FM_ERR_NOT_FOUND: no
  * such file, a shard is missing, or a tensor (named); FM_ERR_FORMAT: a tensor's shape is not what config.json asks for
- * (message: its name and both shapes); FM_ERR_UNSUPPORTED: its dtype; or as fm_model_config_load() and
- * fm_base_safetensors_open() fail; FM_ERR_NOMEM.
+ * (message: its name and both shapes); FM_ERR_UNSUPPORTED: its dtype, or sizes that the options do not allow; FM_ERR_LIMIT:
+ * packed weights would not fit into memory (said before anything is packed, with both sizes); FM_ERR_ARG: `predict` without
+ * such a head; or as fm_model_config_load() and fm_base_safetensors_open() fail; FM_ERR_NOMEM.
  */
 FM_API FM_MUST_USE fm_status fm_model_open(const char *directory, const fm_model_options *options,
                                            fm_model **out_model);
+/** A model of random weights, equal for equal configurations, dtypes and seeds: to measure and to test with. Fails as
+ *  fm_model_config_check() and fm_model_open() do. */
+FM_API FM_MUST_USE fm_status fm_model_open_random(const fm_model_config *config,
+                                                  const fm_model_options *options, uint64_t seed,
+                                                  fm_model **out_model);
 /** After its sessions. NULL is allowed. */
 FM_API void fm_model_close(fm_model *model);
 FM_API const fm_model_config *fm_model_config_of(const fm_model *model);
+
+/** Tokens that each expert of a layer has got since the model was opened, [experts]; NULL for a dense layer. */
+FM_API const int64_t *fm_model_expert_loads(const fm_model *model, int layer);
 
 /** A text in the making: its latent cache, in blocks of FM_MODEL_BLOCK positions. */
 typedef struct fm_model_session fm_model_session;
@@ -141,6 +155,8 @@ FM_API void fm_model_session_close(fm_model_session *session);
 FM_API int fm_model_session_length(const fm_model_session *session);
 /** Forgets all positions from `length` on. FM_ERR_ARG: more than there are. */
 FM_API FM_MUST_USE fm_status fm_model_session_cut(fm_model_session *session, int length);
+/** What FM_MODEL_BLOCK positions take in a session's cache. */
+FM_API int64_t fm_model_session_block_bytes(const fm_model *model);
 
 typedef enum fm_model_logits {
     FM_MODEL_LAST = 1, /**< of the last token: [vocab] */
@@ -170,6 +186,22 @@ typedef struct fm_model_part {
  * or of another model; all sessions are as before then.
  */
 FM_API FM_MUST_USE fm_status fm_model_feed_batch(const fm_model_part *parts, int count);
+
+/** One text's share of a batch of drafts. */
+typedef struct fm_model_draft {
+    fm_model_session *session;
+    const int32_t *next; /**< the tokens behind each position that was fed since the last draft */
+    int32_t *out_id;     /**< the likeliest token behind the last of them; NULL: not wanted */
+} fm_model_draft;
+
+/**
+ * Guesses tokens after the next by the model's first head for multi-token prediction (DeepSeek-V3 report, 2.2), which
+ * `predict` loads. With n positions fed since the session's last draft, next[i] follows the i-th of them, and *out_id is a
+ * guess of what follows next[n - 1]. Feed next[n - 1] and the guess together (FM_MODEL_ALL): where the model itself chooses
+ * the guess its logits are right and a pass is saved, otherwise fm_model_session_cut() takes it back. FM_ERR_ARG: no draft,
+ * sessions of several models, one without positions to draft from, an id outside the vocabulary; FM_ERR_NOMEM.
+ */
+FM_API FM_MUST_USE fm_status fm_model_draft_batch(const fm_model_draft *drafts, int count);
 
 /** How the next token is drawn; zeros: the likeliest. */
 typedef struct fm_model_sampling {

@@ -18,6 +18,9 @@
  * cache of a finished request stays until its blocks are needed; a request whose prompt begins as that text did goes on from
  * there.
  *
+ * Where the model was opened with its head for multi-token prediction, a step feeds a guess behind each token that is being
+ * answered (fm_model_draft_batch()): a right one gives two tokens in one step, a wrong one is taken back.
+ *
  * A request's tokens are those that it would get alone (fm_model_feed(), fm_model_sample()), whatever else is running.
  */
 #ifndef FATHOM_SERVE_H
@@ -42,7 +45,8 @@ typedef struct fm_serve_options {
     int chunk_tokens;    /**< of prompts in a step; 0: 256 */
 } fm_serve_options;
 
-/** FM_ERR_ARG: a negative option; FM_ERR_LIMIT: the cache holds no block (message: how large one is); FM_ERR_NOMEM. The
+/** FM_ERR_ARG: a negative option; FM_ERR_LIMIT: the cache holds no block (message: how large one is), or is larger than the
+ *  memory that is there; FM_ERR_NOMEM. The
  *  model must outlive the engine, and nobody else may use it. */
 FM_API FM_MUST_USE fm_status fm_model_serve_open(fm_model *model, const fm_serve_options *options,
                                                  fm_serve **out_serve);
@@ -104,6 +108,7 @@ typedef struct fm_serve_stats {
     int running, waiting;
     int64_t blocks_total, blocks_running, blocks_kept; /**< kept: of finished requests */
     int64_t prompt_tokens, cached_tokens, tokens;      /**< computed, found in a cache, generated */
+    int64_t drafted_tokens, accepted_tokens; /**< guesses that were fed, and those that were right */
     int64_t steps, preemptions;
     int64_t finished[FM_SERVE_FAILED + 1]; /**< by fm_serve_finish */
 } fm_serve_stats;
