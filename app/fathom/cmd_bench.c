@@ -12,17 +12,27 @@
 #include "fathom/rng.h"
 #include "fathom/serve.h"
 #include "fathom/text.h"
+#include "generation.h"
 
 struct bench_options {
-    const char *model, *arrivals;
+    const char *model, *config, *arrivals, *dtype, *cache_dtype;
     int64_t requests, prompt, shared, answer, running, chunk, cache, seed, threads;
     double rate;
+    int draft;
 };
 
 #define FIELD(name) offsetof(struct bench_options, name)
 static const fm_option bench_schema[] = {
-    {"model", FM_OPTION_STRING, FIELD(model), .metavar = "DIR", .required = 1,
+    {"model", FM_OPTION_STRING, FIELD(model), .metavar = "DIR",
      .help = "checkpoint in the Hugging Face layout"},
+    {"config", FM_OPTION_STRING, FIELD(config), .metavar = "FILE",
+     .help = "config.json of a model with random weights, instead of a checkpoint"},
+    {"dtype", FM_OPTION_CHOICE, FIELD(dtype), .value = "f32", .choices = "f32|bf16|fp8",
+     .help = "what products with weights are computed in"},
+    {"cache-dtype", FM_OPTION_CHOICE, FIELD(cache_dtype), .value = "auto", .choices = "auto|f32|bf16|fp8",
+     .help = "what the texts' caches are held in; auto: bf16 for fp8, else f32"},
+    {"draft", FM_OPTION_FLAG, FIELD(draft), .value = "false",
+     .help = "guess tokens with the model's head for multi-token prediction"},
     {"arrivals", FM_OPTION_STRING, FIELD(arrivals), .metavar = "FILE",
      .help = "recorded load, JSON: [[seconds, prompt tokens, answer tokens], ...], instead of a drawn one"},
     {"requests", FM_OPTION_INT, FIELD(requests), .value = "64", .min = 1, .max = 1e6,
@@ -220,6 +230,7 @@ static fm_status show(struct load *load, int as_json)
                                     (load->users[i].tokens - 1);
     summarise(load, count, &each, &each_p99);
     double hits = (double)stats.cached_tokens / fmax((double)(stats.cached_tokens + stats.prompt_tokens), 1);
+    double accepted = (double)stats.accepted_tokens / fmax((double)stats.drafted_tokens, 1);
     if (!as_json) {
         printf("%d requests in %.2f s: %.1f tokens/s, %.2f requests/s\n", answered, load->seconds,
                (double)stats.tokens / load->seconds, answered / load->seconds);
@@ -227,6 +238,9 @@ static fm_status show(struct load *load, int as_json)
         printf("each after it  %.2f ms median, %.2f ms 99th percentile\n", each, each_p99);
         printf("prompts        %lld tokens computed, %lld (%.0f %%) found in caches\n",
                (long long)stats.prompt_tokens, (long long)stats.cached_tokens, 100 * hits);
+        if (stats.drafted_tokens)
+            printf("guesses        %lld, of which %lld (%.0f %%) were right\n",
+                   (long long)stats.drafted_tokens, (long long)stats.accepted_tokens, 100 * accepted);
         printf("steps          %lld, with %.1f tokens each; %lld preemptions\n", (long long)stats.steps,
                (double)stats.tokens / fmax((double)stats.steps, 1), (long long)stats.preemptions);
         return FM_OK;
@@ -241,6 +255,8 @@ static fm_status show(struct load *load, int as_json)
     fm_base_json_real(&json, "token_ms_median", each);
     fm_base_json_real(&json, "token_ms_p99", each_p99);
     fm_base_json_real(&json, "cache_hits", hits);
+    fm_base_json_int(&json, "drafted_tokens", stats.drafted_tokens);
+    fm_base_json_real(&json, "accepted", accepted);
     fm_base_json_int(&json, "steps", stats.steps);
     fm_base_json_int(&json, "preemptions", stats.preemptions);
     fm_base_json_end(&json);
@@ -249,8 +265,22 @@ static fm_status show(struct load *load, int as_json)
 
 static fm_status open_load(const struct bench_options *options, struct load *load)
 {
-    fm_model_options model_options = {.size = sizeof model_options, .threads = (int)options->threads};
-    FM_TRY(fm_model_open(options->model, &model_options, &load->model));
+    fm_model_config config;
+    fm_model_options model_options = {.size = sizeof model_options,
+                                      .threads = (int)options->threads,
+                                      .dtype = fm_app_generation_dtype(options->dtype),
+                                      .predict = options->draft};
+    if (strcmp(options->cache_dtype, "auto") != 0)
+        model_options.cache_dtype = fm_app_generation_dtype(options->cache_dtype);
+    if (!options->model == !options->config)
+        return fm_base_error_set(FM_ERR_ARG, "%s; expected one of --model and --config",
+                                 options->model ? "both were given" : "there is no model");
+    if (options->model) {
+        FM_TRY(fm_model_open(options->model, &model_options, &load->model));
+    } else {
+        FM_TRY(fm_model_config_load(options->config, &config));
+        FM_TRY(fm_model_open_random(&config, &model_options, (uint64_t)options->seed, &load->model));
+    }
     FM_TRY(options->arrivals ? read_load(options->arrivals, load) : draw_load(options, load));
     fm_serve_options serve_options = {.size = sizeof serve_options,
                                       .cache_bytes = options->cache,

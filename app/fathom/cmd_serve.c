@@ -15,12 +15,13 @@
 #include "fathom/mem.h"
 #include "fathom/serve.h"
 #include "fathom/text.h"
+#include "generation.h"
 
 struct serve_options {
-    const char *model, *host, *name, *key_file;
+    const char *model, *host, *name, *key_file, *dtype, *cache_dtype;
     int64_t port, cache, running, waiting, chunk, body, connections, threads;
     double receive_s, answer_s, drain_s;
-    int access_log, log_prompts;
+    int access_log, log_prompts, draft;
 };
 
 #define FIELD(name) offsetof(struct serve_options, name)
@@ -35,6 +36,12 @@ static const fm_option serve_schema[] = {
      .help = "keys, one a line, of which clients must send one"},
     {"name", FM_OPTION_STRING, FIELD(name),
      .help = "what clients call the model; default: its folder's name"},
+    {"dtype", FM_OPTION_CHOICE, FIELD(dtype), .value = "f32", .choices = "f32|bf16|fp8",
+     .help = "what products with weights are computed in; other weights are rounded once, into memory"},
+    {"cache-dtype", FM_OPTION_CHOICE, FIELD(cache_dtype), .value = "auto", .choices = "auto|f32|bf16|fp8",
+     .help = "what the texts' caches are held in; auto: bf16 for fp8, else f32"},
+    {"draft", FM_OPTION_FLAG, FIELD(draft), .value = "false",
+     .help = "guess tokens with the model's head for multi-token prediction; answers stay the same"},
     {"cache", FM_OPTION_SIZE, FIELD(cache), .value = "0", .min = 0, .max = 1e15,
      .help = "memory for the texts' caches; 0: a quarter of what is available"},
     {"running", FM_OPTION_INT, FIELD(running), .value = "64", .min = 1, .max = 1024,
@@ -170,7 +177,12 @@ static void name_model(const struct serve_options *options, char *name, size_t s
 static fm_status open_service(const struct serve_options *options, struct service *service)
 {
     char path[4096];
-    fm_model_options model_options = {.size = sizeof model_options, .threads = (int)options->threads};
+    fm_model_options model_options = {.size = sizeof model_options,
+                                      .threads = (int)options->threads,
+                                      .dtype = fm_app_generation_dtype(options->dtype),
+                                      .predict = options->draft};
+    if (strcmp(options->cache_dtype, "auto") != 0)
+        model_options.cache_dtype = fm_app_generation_dtype(options->cache_dtype);
     fm_serve_options serve_options = {.size = sizeof serve_options,
                                       .cache_bytes = options->cache,
                                       .running_max = (int)options->running,
@@ -178,7 +190,8 @@ static fm_status open_service(const struct serve_options *options, struct servic
                                       .chunk_tokens = (int)options->chunk};
     if (options->key_file)
         FM_TRY(read_keys(options->key_file, service));
-    FM_TRY(check_memory(options->model));
+    if (model_options.dtype == FM_DTYPE_F32) // others are packed, and checked where that is done
+        FM_TRY(check_memory(options->model));
     FM_TRY(fm_model_open(options->model, &model_options, &service->model));
     snprintf(path, sizeof path, "%s/tokenizer.json", options->model);
     FM_TRY(fm_model_tokenizer_open(path, &service->tokenizer));

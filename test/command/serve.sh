@@ -23,6 +23,22 @@ echo '[[0, 5, 6], [0.01, 500, 2]]' >arrivals.json
 "$fathom" bench serve --model "$golden" --arrivals arrivals.json 2>bad.txt && fail "a prompt beyond the context was taken"
 grep -q 'prompt tokens is 500' bad.txt || fail "the bad arrival was not named: $(cat bad.txt)"
 
+# A random model with a head to guess with, in FP8; and what does not fit into memory is said at once, with the sizes.
+sed 's/"num_hidden_layers"/"num_nextn_predict_layers": 1, &/' "$golden/config.json" >drafting.json
+"$fathom" bench serve --config drafting.json --draft --dtype fp8 --cache-dtype fp8 --requests 4 --rate 500 --prompt 10 --answer 6 \
+    --threads 1 --json >bench.json
+node -e 'const b = JSON.parse(require("fs").readFileSync("bench.json"));
+    process.exit(b.requests === 4 && b.drafted_tokens > 0 ? 0 : 1)' || fail "bench serve --draft: $(cat bench.json)"
+sed 's/"moe_intermediate_size": 128/"moe_intermediate_size": 1000000/; s/"hidden_size": 128/"hidden_size": 65536/' \
+    "$golden/config.json" >large.json
+"$fathom" bench serve --config large.json --dtype fp8 2>bad.txt && fail "a model beyond the memory was taken"
+grep -q 'GiB of memory; .* GiB are available' bad.txt || fail "the sizes were not named: $(cat bad.txt)"
+mkdir large
+cp "$golden/config.json" large/
+truncate -s 4T large/model.safetensors
+"$fathom" serve --model large --port 0 2>bad.txt && fail "weights beyond the memory were taken"
+grep -q 'have 4.* of memory are available' bad.txt || fail "the sizes were not named: $(cat bad.txt)"
+
 mkdir model
 ln -s "$golden/config.json" "$golden/model.safetensors" model/
 # One special token, and the 256 bytes behind it: byte b has the id b + 1.
