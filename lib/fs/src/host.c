@@ -362,7 +362,8 @@ static fm_status call_remote(struct host_node *from, fm_fs_call *call)
         outgoing->reply = fm_fs_buffer_new(call->reply_bytes);
     fm_put_le32(args, call->node);
     fm_put_le32(args + 4, from->base.node);
-    memcpy(args + HEAD_BYTES, call->args, call->args_bytes);
+    if (call->args_bytes)
+        memcpy(args + HEAD_BYTES, call->args, call->args_bytes);
     struct iovec piece = {0};
     if (call->payload)
         piece = (struct iovec){call->payload->data, call->payload->size};

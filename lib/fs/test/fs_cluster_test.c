@@ -1,6 +1,7 @@
 // The embedded cluster as people run it: a process that is killed again and again, and clients that are.
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -36,6 +37,7 @@ static pid_t start_cluster(const char *dir)
     pid_t pid = fork();
     if (pid != 0)
         return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); // no process outlives a test that failed
     if (fm_fs_cluster_up(dir, &running) < 0) {
         fprintf(stderr, "up: %s\n", fm_error_message());
         _exit(1);
