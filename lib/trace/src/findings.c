@@ -200,6 +200,29 @@ static void find_waits(struct finder *finder)
         us(half[1]), half[1] > half[0] + half[0] / 3 ? ": the ranks drift apart" : "");
 }
 
+/* One unit that the others wait for. */
+static void find_straggler(struct finder *finder)
+{
+    const fm_trace_report *report = &finder->builder->report;
+    const fm_trace_skew *skew = &report->skew;
+    // Of ranks that are alike each comes last as often as the others; one that does twice as often is not.
+    if (skew->last_unit == FM_TRACE_NONE || percent(skew->last_waited_ns, report->by_name.span_ns) < 1 ||
+        skew->last_count * report->unit_count < 2 * skew->collectives)
+        return;
+    int64_t each = skew->last_waited_ns / (int64_t)(report->unit_count - 1);
+    fm_trace_finding *finding = find(finder, "straggler", each);
+    if (!finding)
+        return;
+    say(finding->text,
+        "%s enters %.0f %% of the %llu collectives of all ranks last; the others wait for it for %.0f us "
+        "each. Find what "
+        "it does more of than they do.",
+        report->units[skew->last_unit].label, percent((int64_t)skew->last_count, (int64_t)skew->collectives),
+        (unsigned long long)skew->collectives, us(each));
+    say(finding->evidence, "%.0f of %.0f us that all units wait in collectives for the last to come",
+        us(skew->last_waited_ns), us(skew->waited_ns));
+}
+
 static void find_sm_time(struct finder *finder)
 {
     const fm_trace_report *report = &finder->builder->report;
@@ -294,6 +317,7 @@ fm_status fm_trace_build_findings(struct fm_trace_builder *builder)
     find_in_gaps(&finder);
     find_exposed(&finder);
     find_waits(&finder);
+    find_straggler(&finder);
     find_sm_time(&finder);
     find_unknown(&finder);
     find_host(&finder);

@@ -44,9 +44,9 @@ fm_status fm_trace_order_works(struct fm_trace_builder *builder, uint32_t (*key_
 }
 
 static fm_status (*const steps[])(struct fm_trace_builder *) = {
-    fm_trace_build_annotations, fm_trace_build_works,   fm_trace_build_overlap, fm_trace_build_groups,
-    fm_trace_build_kernels,     fm_trace_build_phases,  fm_trace_build_gaps,    fm_trace_build_device,
-    fm_trace_build_path,        fm_trace_build_findings};
+    fm_trace_build_annotations, fm_trace_build_works,  fm_trace_build_overlap, fm_trace_build_groups,
+    fm_trace_build_kernels,     fm_trace_build_phases, fm_trace_build_gaps,    fm_trace_build_device,
+    fm_trace_build_skew,        fm_trace_build_path,   fm_trace_build_findings};
 
 fm_status fm_trace_report_make(const fm_trace *trace, const fm_trace_rules *rules,
                                fm_trace_report **out_report)

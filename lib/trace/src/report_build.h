@@ -54,6 +54,7 @@ FM_MUST_USE fm_status fm_trace_build_kernels(struct fm_trace_builder *builder);
 FM_MUST_USE fm_status fm_trace_build_phases(struct fm_trace_builder *builder);
 FM_MUST_USE fm_status fm_trace_build_gaps(struct fm_trace_builder *builder);
 FM_MUST_USE fm_status fm_trace_build_device(struct fm_trace_builder *builder);
+FM_MUST_USE fm_status fm_trace_build_skew(struct fm_trace_builder *builder);
 FM_MUST_USE fm_status fm_trace_build_path(struct fm_trace_builder *builder);
 FM_MUST_USE fm_status fm_trace_build_findings(struct fm_trace_builder *builder);
 

@@ -251,6 +251,20 @@ static void put_path(const fm_trace_path *path, fm_json *json)
     fm_base_json_end(json);
 }
 
+static void put_skew(const fm_trace_report *report, fm_json *json)
+{
+    const fm_trace_skew *skew = &report->skew;
+    fm_base_json_begin(json, "skew", '{');
+    fm_base_json_int(json, "collectives", (int64_t)skew->collectives);
+    put_us(json, "waited_us", skew->waited_ns);
+    if (skew->last_unit != FM_TRACE_NONE) {
+        fm_base_json_string(json, "last_unit", report->units[skew->last_unit].label);
+        fm_base_json_int(json, "last_count", (int64_t)skew->last_count);
+        put_us(json, "last_waited_us", skew->last_waited_ns);
+    }
+    fm_base_json_end(json);
+}
+
 static void put_findings(const fm_trace_report *report, fm_json *json)
 {
     fm_base_json_begin(json, "findings", '[');
@@ -287,6 +301,7 @@ void fm_trace_report_json(const fm_trace_report *report, fm_json *json)
     put_gaps(report, "idle_gaps", &report->idle, json);
     put_gaps(report, "compute_gaps", &report->compute_gaps, json);
     put_device(report, json);
+    put_skew(report, json);
     put_path(&report->path, json);
     put_findings(report, json);
 }

@@ -99,6 +99,40 @@ static void waits_are_told_from_transfers(void **state)
     fm_test_free_run(&run);
 }
 
+/* Three ranks in collectives: who comes late to most of them is named, and what the others wait. */
+static void a_straggler_is_named(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 20, LATE_US = 300 };
+    char text[16000] = "[";
+    for (int rank = 0; rank < 3; rank++)
+        for (int i = 0; i < ROUNDS; i++) {
+            // Rank 2 is late, but for the last rounds, to which rank 0 is, a little.
+            int late = rank == 2 && i < ROUNDS - 2 ? LATE_US : rank == 0 && i >= ROUNDS - 2 ? 10 : 0;
+            size_t used = strlen(text);
+            snprintf(
+                text + used, sizeof text - used,
+                "{\"ph\":\"X\",\"cat\":\"gemm\",\"name\":\"work\",\"pid\":%d,\"tid\":1,\"ts\":%d,\"dur\":%d},"
+                "{\"ph\":\"X\",\"cat\":\"ep\",\"name\":\"dispatch\",\"pid\":%d,\"tid\":1,\"ts\":%d,\"dur\":%"
+                "d},",
+                rank, i * 1000, 600 + late, rank, i * 1000 + 600 + late, 350 - late);
+        }
+    struct fm_test_loaded run;
+    assert_ok(fm_trace_data_parse(text, strlen(text), "made", NULL, &run.trace));
+    assert_ok(fm_trace_rules_load(NULL, &run.rules));
+    assert_ok(fm_trace_report_make(run.trace, run.rules, &run.report));
+    const fm_trace_skew *skew = &run.report->skew;
+    assert_int_equal(skew->collectives, ROUNDS);
+    assert_int_equal(skew->last_count, ROUNDS - 2);
+    assert_int_equal(skew->last_waited_ns, 2 * (ROUNDS - 2) * LATE_US * 1000);
+    assert_int_equal(skew->waited_ns, skew->last_waited_ns + 2 * 2 * 10 * 1000);
+    const fm_trace_finding *finding = fm_test_find(&run, "straggler");
+    assert_non_null(finding);
+    assert_int_equal(finding->saving_ns, (ROUNDS - 2) * LATE_US * 1000);
+    assert_non_null(strstr(finding->text, "process 2 enters 90 % of the 20 collectives"));
+    fm_test_free_run(&run);
+}
+
 /* Two low-latency transfers at once, of kernels of two names: each send belongs to the receive of its name. */
 static void flights_of_two_names(void **state)
 {
@@ -137,6 +171,7 @@ int main(void)
         cmocka_unit_test(a_renamed_kernel_is_noticed),
         cmocka_unit_test(a_mangled_name_is_known),
         cmocka_unit_test(waits_are_told_from_transfers),
+        cmocka_unit_test(a_straggler_is_named),
         cmocka_unit_test(flights_of_two_names),
     };
     return fm_test_run("findings", tests);

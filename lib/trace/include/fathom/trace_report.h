@@ -143,6 +143,16 @@ typedef struct fm_trace_in_flight {
     int64_t overlap_ns; /**< under work of the device */
 } fm_trace_in_flight;
 
+/** Collectives (rules: `collective`) that several units took part in, each as often as the others: from when a unit entered one
+ *  to when the last one did, or the unit's own end, it waited. */
+typedef struct fm_trace_skew {
+    uint64_t collectives;
+    int64_t waited_ns;      /**< by all units */
+    uint32_t last_unit;     /**< the one that the others waited for longest, or FM_TRACE_NONE */
+    uint64_t last_count;    /**< collectives that it entered last */
+    int64_t last_waited_ns; /**< by the others, in these */
+} fm_trace_skew;
+
 /** From the begin of the call that launched it to a kernel's begin. */
 typedef struct fm_trace_launch {
     uint64_t count, unlaunched; /**< with and without a call in the trace */
@@ -215,6 +225,7 @@ typedef struct fm_trace_report {
     fm_trace_sm_time sm_time;
     fm_trace_in_flight in_flight;
     fm_trace_launch launch;
+    fm_trace_skew skew;
     fm_trace_path path;
     const fm_trace_finding *findings; /**< the largest saving first */
     size_t finding_count;
