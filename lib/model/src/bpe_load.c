@@ -294,10 +294,9 @@ static fm_status read_all(const fm_doc *root, fm_tokenizer *tokenizer)
     return fm_model_bpe_index(tokenizer);
 }
 
-fm_status fm_model_tokenizer_open(const char *path, fm_tokenizer **out_tokenizer)
+// Makes a tokenizer of a document, which it frees.
+static fm_status make(fm_doc *root, fm_tokenizer **out_tokenizer)
 {
-    fm_doc *root;
-    FM_TRY(fm_base_doc_load(path, &root));
     fm_tokenizer *tokenizer = fm_base_mem_zalloc(1, sizeof *tokenizer);
     fm_status status =
         tokenizer ? read_all(root, tokenizer) : fm_base_error_set(FM_ERR_NOMEM, "no memory for a tokenizer");
@@ -307,4 +306,19 @@ fm_status fm_model_tokenizer_open(const char *path, fm_tokenizer **out_tokenizer
     else
         *out_tokenizer = tokenizer;
     return status;
+}
+
+fm_status fm_model_tokenizer_open(const char *path, fm_tokenizer **out_tokenizer)
+{
+    fm_doc *root;
+    FM_TRY(fm_base_doc_load(path, &root));
+    return make(root, out_tokenizer);
+}
+
+fm_status fm_model_tokenizer_parse(const char *text, size_t length, const char *name,
+                                   fm_tokenizer **out_tokenizer)
+{
+    fm_doc *root;
+    FM_TRY(fm_base_doc_parse_json(text, length, name, &root));
+    return make(root, out_tokenizer);
 }

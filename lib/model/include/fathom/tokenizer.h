@@ -42,6 +42,9 @@ typedef struct fm_tokenizer fm_tokenizer;
 /** Reads tokenizer.json. FM_ERR_FORMAT: malformed, a merge of tokens that do not exist, a byte without a token;
  *  FM_ERR_UNSUPPORTED: see above (the message says what is known); or as fm_base_doc_load(); FM_ERR_NOMEM. */
 FM_API FM_MUST_USE fm_status fm_model_tokenizer_open(const char *path, fm_tokenizer **out_tokenizer);
+/** The same from memory; `name` stands for the file in messages. */
+FM_API FM_MUST_USE fm_status fm_model_tokenizer_parse(const char *text, size_t length, const char *name,
+                                                      fm_tokenizer **out_tokenizer);
 /** NULL is allowed. */
 FM_API void fm_model_tokenizer_close(fm_tokenizer *tokenizer);
 /** One more than the largest id. */
