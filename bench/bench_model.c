@@ -1,4 +1,4 @@
-// The model: products in f32, a training step, decoding, tokenizing.
+// The model: a training step against its products alone, from nothing to the first step, tokenizing.
 #include <string.h>
 
 #include "bench_model.h"
@@ -166,6 +166,24 @@ static fm_status train_run(void *given, int threads)
                                  &state->result);
 }
 
+// From nothing to the end of a first step: what a run waits for before it learns.
+static fm_status start_run(void *given, int threads)
+{
+    const struct train_state *state = given;
+    fm_model_training training = FM_MODEL_TRAINING_INIT;
+    fm_model_config config = config_of(state->size);
+    fm_model_step_result result;
+    fm_trainer *trainer;
+    training.threads = threads;
+    training.dtype = state->size->dtype;
+    training.micro_batch = 1;
+    FM_TRY(fm_model_trainer_open(&config, &training, &trainer));
+    fm_status status =
+        fm_model_trainer_step(trainer, state->ids, state->size->sequences, state->size->tokens, &result);
+    fm_model_trainer_close(trainer);
+    return status;
+}
+
 static fm_status one_product(const struct train_state *state, int64_t m, int64_t n, int64_t k)
 {
     fm_gemm_operand a = {.dtype = FM_DTYPE_BF16, .data = state->a, .stride = k};
@@ -288,6 +306,14 @@ static fm_status cases(fm_bench *bench)
                                                 .run = encode_run,
                                                 .hash = text_hash,
                                                 .teardown = text_teardown}));
+    FM_TRY(fm_bench_add(bench, &(fm_bench_case){.name = "start.first-step",
+                                                .argument = &large_f32,
+                                                .items = 1,
+                                                .threads = 1,
+                                                .setup = train_setup,
+                                                .run = start_run,
+                                                .teardown = train_teardown,
+                                                .goals = {{FM_BENCH_TIME, .must = 5}}}));
     FM_TRY(add_train(bench, "train.f32.small", &small_f32, FM_BENCH_IN_SMOKE));
     FM_TRY(add_train(bench, "train.f32.4x512", &large_f32, FM_BENCH_IN_QUICK));
     FM_TRY(add_train(bench, "train.bf16.4x512", &large_bf16, FM_BENCH_IN_QUICK));
