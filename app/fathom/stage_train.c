@@ -16,6 +16,7 @@
 #include "fathom/tokenizer.h"
 #include "fathom/trace_write.h"
 #include "generation.h"
+#include "pipeline_figures.h"
 #include "stage.h"
 #include "stage_checkpoint.h"
 #include "stage_files.h"
@@ -456,6 +457,33 @@ static void report_storage(struct job *job)
     }
 }
 
+// The bubble of the steps that were recorded, and their schedule drawn with their own times.
+static fm_status report_pipeline(struct job *job)
+{
+    const struct train_options *o = job->options;
+    char path[4096];
+    fm_pipe_schedule schedule;
+    fm_pipeline_figures figures;
+    if (o->pipe_ranks < 2)
+        return FM_OK;
+    path_in(job, "trace.json", path);
+    FM_TRY(fm_pipe_schedule_parse(o->schedule, &schedule));
+    fm_status status =
+        fm_app_pipeline_measure(path, schedule, (int)o->pipe_ranks, (int)o->expert_ranks, &figures);
+    if (status == FM_ERR_NOT_FOUND) // nothing was recorded
+        return FM_OK;
+    FM_TRY(status);
+    path_in(job, "schedule.svg", path);
+    status = fm_base_file_save(path, figures.drawing.text, figures.drawing.length);
+    fm_base_mem_free(figures.drawing.text);
+    fm_app_stage_text(job->run, "pipeline", "%s on %lld x %lld ranks, %d micro-batches",
+                      fm_pipe_schedule_name(schedule), (long long)o->pipe_ranks, (long long)o->expert_ranks,
+                      figures.micro_batches);
+    fm_app_stage_number(job->run, "bubble, simulated", 100 * figures.simulated, "%");
+    fm_app_stage_number(job->run, "bubble, measured", 100 * figures.measured, "%");
+    return status;
+}
+
 static fm_status finish(struct job *job)
 {
     const struct train_options *o = job->options;
@@ -493,7 +521,7 @@ static fm_status finish(struct job *job)
                             (double)fm_model_trainer_products(job->trainer, dtype), NULL);
     fm_app_stage_text(job->run, "model", "%s", path);
     report_storage(job);
-    return FM_OK;
+    return report_pipeline(job);
 }
 
 static fm_status run_job(struct job *job)

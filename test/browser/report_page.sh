@@ -27,15 +27,15 @@ stages:
   - {stage: machine, with: {probe: 1}}
   - {stage: corpus, with: {corpus: text}}
   - {stage: data, with: {vocab: 300, engine: process}}
-  - {stage: train, with: {steps: 6, hidden: 32, layers: 3, length: 32, batch: 4, expert-intermediate: 16, save-every: 3}}
+  - {stage: train, with: {steps: 6, hidden: 32, layers: 4, pipe-ranks: 2, length: 32, batch: 4, expert-intermediate: 16, save-every: 3}}
   - {stage: balance}
   - {stage: schedule}
   - {stage: generate, with: {max-tokens: 4, prompt: "<b id=bad>Document</b>"}}
   - {stage: report, with: {title: "A <run> & its \"page\""}}
 Y
 "$fathom" run r.yaml >table.txt 2>err.txt || fail "$(cat err.txt)"
-for row in 'training speed' 'loss, held out' 'unigram entropy' 'smoothed bigram' 'bytes moved while computing' \
-    'imbalance before' 'imbalance after' 'fs, checkpoints' 'decoding speed' '<b id=bad>Document</b>'; do
+for row in 'training speed' 'loss, held out' 'unigram entropy' 'smoothed bigram' 'storage: bytes moved while computing' \
+    'bubble, simulated' 'bubble, measured' 'imbalance before' 'imbalance after' 'storage: checkpoints' 'decoding speed' '<b id=bad>Document</b>'; do
     grep -q -- "$row" table.txt || fail "the table lacks '$row': $(cat table.txt)"
 done
 ! grep -q 'ISA level' table.txt || fail "the table has the rows of all stages"
@@ -72,7 +72,7 @@ H
 open_page "$PWD/report.html" >dom.txt
 expect() { grep -q -- "$1" dom.txt || fail "the page lacks $1: $(grep -o '<body[^>]*>' dom.txt)"; }
 expect 'data-drawings="loss,pipeline,experts"'
-expect 'data-heat="16"'
+expect 'data-heat="24"'
 expect 'data-loss="step 6: [0-9.]* nats per token"'
 expect 'data-slices="true"'
 expect 'data-fits="true"'

@@ -26,6 +26,13 @@ for ranks in '1 1' '2 1' '1 2' '2 2'; do
 done
 says run/train/model/model.safetensors.index.json model-00004-of-00004.safetensors
 
+# What the pipeline left idle, as it was and as a simulation with the measured times has it.
+[ -s run/train/schedule.svg ]
+for bubble in simulated measured; do
+    grep -A1 "\"bubble, $bubble\"" run/summary.json | awk -F': ' '/value/ { exit !($2 + 0 >= 0 && $2 + 0 < 100) }'
+    says run/summary.json "bubble, $bubble"
+done
+
 recipe 3 1
 expect 1 "$fathom" run r.yaml
 says err.txt 'has 6 stages'

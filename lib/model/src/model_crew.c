@@ -4,9 +4,12 @@
 #include <pthread.h>
 #include <stdio.h>
 
+#include "fathom/span.h"
+
 /** One rank's part of a call. */
 struct member {
     pthread_t thread;
+    int number;
     struct fm_trainer *rank;
     fm_status (*work)(struct fm_trainer *rank, void *context);
     void *context;
@@ -17,6 +20,7 @@ struct member {
 static void *live(void *given)
 {
     struct member *member = given;
+    fm_base_span_set_thread(member->number, "rank");
     member->status = member->work(member->rank, member->context);
     if (member->status < 0)
         snprintf(member->message, sizeof member->message, "%s", fm_base_error_message());
@@ -44,6 +48,7 @@ fm_status fm_model_crew_run(struct fm_model_crew *crew,
     if (!members)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for %d ranks", count);
     for (; started < count; started++) {
+        members[started].number = started;
         members[started].rank = crew->ranks[started];
         members[started].work = work;
         members[started].context = context;
