@@ -137,17 +137,18 @@ fm_status fm_model_party_reduce(struct fm_trainer *trainer, const struct fm_mode
     return FM_OK;
 }
 
-fm_status fm_model_party_gather(struct fm_trainer *trainer, const struct fm_model_segment *segment)
+fm_status fm_model_party_gather(struct fm_trainer *trainer, const struct fm_model_segment *segment,
+                                const float *shard, float *out)
 {
     struct fm_model_rank *rank = trainer->rank;
     const struct fm_model_party *party = &rank->parties[segment->party];
+    if (!party->group)
+        memmove(out, shard, (size_t)segment->shard * sizeof *out);
     for (int64_t at = 0; party->group && at < segment->shard; at += CHUNK) {
         int64_t count = segment->shard - at < CHUNK ? segment->shard - at : CHUNK;
-        FM_TRY(fm_ep_all_gather(party->group, trainer->values + segment->first + at,
-                                (size_t)count * sizeof(float), rank->staging));
+        FM_TRY(fm_ep_all_gather(party->group, shard + at, (size_t)count * sizeof(float), rank->staging));
         for (int r = 0; r < party->seat.ranks; r++)
-            memcpy(trainer->values + segment->at + r * segment->shard + at, rank->staging + r * count,
-                   (size_t)count * sizeof(float));
+            memcpy(out + r * segment->shard + at, rank->staging + r * count, (size_t)count * sizeof(float));
     }
     return FM_OK;
 }

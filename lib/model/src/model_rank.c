@@ -118,6 +118,7 @@ static fm_status make_maps(struct fm_trainer *trainer)
     rank->expert_in = fm_base_mem_alloc((count + 1) * sizeof *rank->expert_in);
     if (!rank->slot_of || !rank->expert_in)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to place experts");
+    rank->map_count = count;
     for (size_t i = 0; i < count; i++)
         rank->slot_of[i] = rank->expert_in[i] = (int32_t)(i % (size_t)c->experts);
     return FM_OK;
@@ -213,7 +214,9 @@ fm_status fm_model_rank_spread(struct fm_trainer *trainer)
 {
     fm_status status = FM_OK;
     for (int i = 0; i < trainer->segment_count && status == FM_OK; i++)
-        status = fm_model_party_gather(trainer, &trainer->segments[i]);
+        status = fm_model_party_gather(trainer, &trainer->segments[i],
+                                       trainer->values + trainer->segments[i].first,
+                                       trainer->values + trainer->segments[i].at);
     if (status < 0)
         trainer->rank->is_broken = 1;
     return status;

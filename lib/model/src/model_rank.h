@@ -36,6 +36,7 @@ struct fm_model_rank {
     struct fm_model_party parties[FM_MODEL_PARTIES];
     int64_t tokens_max;           // of a micro-batch, that the parties have room for; 0: there are none yet
     int32_t *slot_of, *expert_in; // as in fm_model_exchange
+    size_t map_count;             // of each
     struct fm_model_run runs[2];  // [evaluate]
     struct fm_model_slot *slots;
     int slot_count;
@@ -56,9 +57,10 @@ void fm_model_parties_leave(struct fm_trainer *trainer);
 /** The segment's gradients, summed over its party in rank order, in this rank's shard. */
 FM_MUST_USE fm_status fm_model_party_reduce(struct fm_trainer *trainer,
                                             const struct fm_model_segment *segment);
-/** Every rank's shard of the values. */
+/** Every rank's shard of the segment: out [count], in which `shard` may lie at this rank's place. */
 FM_MUST_USE fm_status fm_model_party_gather(struct fm_trainer *trainer,
-                                            const struct fm_model_segment *segment);
+                                            const struct fm_model_segment *segment, const float *shard,
+                                            float *out);
 /** `bytes` of every rank, up to fm_model_party_report_max(): out [ranks][bytes]. */
 FM_MUST_USE fm_status fm_model_party_report(struct fm_trainer *trainer, const void *mine, size_t bytes,
                                             void *out);
@@ -94,6 +96,11 @@ FM_MUST_USE fm_status fm_model_rank_agree(struct fm_trainer *trainer, fm_status 
 FM_MUST_USE fm_status fm_model_ranks_run(struct fm_trainer *trainer,
                                          fm_status (*work)(struct fm_trainer *rank, void *context),
                                          void *context);
+/** Takes up a map of all experts: [layers + predict_layers][experts], the expert in each slot. What the slots hold does not
+ *  move. */
+FM_MUST_USE fm_status fm_model_rank_map(struct fm_trainer *trainer, const int32_t *expert_in);
+/** Layers that have experts, predictors' too. */
+int fm_model_expert_layers(const fm_model_config *config);
 /** Gives parameters their places in values and gradients, or (assign 0) only counts them. */
 FM_MUST_USE fm_status fm_model_rank_place(struct fm_trainer *trainer, int assign);
 

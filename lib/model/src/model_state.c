@@ -14,7 +14,7 @@
 /** What a state file holds of each parameter. */
 enum { PARTS = 3 };
 static const char *const part_names[PARTS] = {"", "adam_mean.", "adam_square."};
-enum { NAME_MAX_BYTES = 256, SHARD_BYTES = 64, RANKS_MAX = FM_EP_RANKS_MAX };
+enum { NAME_MAX_BYTES = 256, SHARD_BYTES = 64, NUMBER_BYTES = 12, RANKS_MAX = FM_EP_RANKS_MAX };
 
 /** Cells [begin, end) of a parameter that this trainer updates. */
 struct piece {
@@ -93,10 +93,26 @@ static fm_status write_parts(struct writing *w)
 struct heading {
     int64_t step;
     const char *const *notes;
-    int ranks;               // that have files; 0: all lies here
-    char generation;         // of their files' names, 'a' or 'b'
+    int ranks;                          // that have files; 0: all lies here
+    char generation;                    // of their files' names, 'a' or 'b'
+    const struct fm_model_rank *placed; // where experts lie; NULL: every one in the slot of its number
     char shard[SHARD_BYTES]; // "2 of 2 x 2, 1f1b": of which rank this holds the pieces; empty: no rank's
 };
+
+// The expert in each slot of each layer, as numbers and blanks. It decides the order of sums, so resuming needs it.
+static fm_status note_placement(fm_safetensors_writer *writer, const struct fm_model_rank *rank)
+{
+    size_t count = rank->map_count, length = 0;
+    char *text = fm_base_mem_alloc(count * NUMBER_BYTES + 1);
+    if (!text)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a map of experts");
+    for (size_t i = 0; i < count; i++)
+        length += (size_t)snprintf(text + length, NUMBER_BYTES + 1, "%d ", (int)rank->expert_in[i]);
+    text[length] = 0;
+    fm_status status = fm_base_safetensors_note(writer, "placement", text);
+    fm_base_mem_free(text);
+    return status;
+}
 
 static fm_status write_notes(fm_safetensors_writer *writer, const struct heading *heading)
 {
@@ -107,6 +123,8 @@ static fm_status write_notes(fm_safetensors_writer *writer, const struct heading
         FM_TRY(fm_base_safetensors_note(writer, note[0], note[1]));
     if (heading->shard[0])
         FM_TRY(fm_base_safetensors_note(writer, "shard", heading->shard));
+    if (heading->placed)
+        FM_TRY(note_placement(writer, heading->placed));
     if (heading->ranks == 0)
         return FM_OK;
     snprintf(text, sizeof text, "%d%c", heading->ranks, heading->generation);
@@ -212,7 +230,8 @@ static fm_status save_rank(struct fm_trainer *trainer, void *context)
     struct heading heading = {.step = trainer->step,
                               .notes = saving->notes,
                               .ranks = trainer->rank->layout.ranks,
-                              .generation = before.generation == 'a' ? 'b' : 'a'};
+                              .generation = before.generation == 'a' ? 'b' : 'a',
+                              .placed = trainer->rank};
     char path[4096];
     rank_path(saving->path, trainer->rank->number, &heading, path);
     FM_TRY(fm_model_rank_agree(trainer, write_file(trainer, 0, path, &heading)));
@@ -248,6 +267,7 @@ fm_status fm_model_trainer_pack(fm_trainer *trainer, const char *const *notes, v
     struct heading heading = {.step = fm_model_trainer_steps(trainer), .notes = notes};
     struct fm_model_crew *crew = trainer->crew;
     fm_safetensors_writer *writer;
+    heading.placed = crew ? crew->ranks[0]->rank : trainer->rank;
     if (trainer->rank)
         name_shard(trainer, heading.shard);
     FM_TRY(fm_base_safetensors_create_memory("the state", &writer));
@@ -356,6 +376,55 @@ struct source {
     fm_safetensors *open;
 };
 
+// The map that a state was saved under: expert_in [count].
+static fm_status read_placement(const fm_safetensors *file, const fm_model_config *c, size_t count,
+                                int32_t *expert_in)
+{
+    const fm_doc *note = fm_base_doc_get(fm_base_safetensors_metadata(file), "placement");
+    const char *text = NULL;
+    for (size_t i = 0; i < count; i++)
+        expert_in[i] = (int32_t)(i % (size_t)c->experts);
+    if (!note)
+        return FM_OK;
+    FM_TRY(fm_base_doc_string(note, "placement", &text));
+    for (size_t i = 0; i < count; i++) {
+        char *end;
+        long expert = strtol(text, &end, 10);
+        int twice = end == text || expert < 0 || expert >= c->experts;
+        for (size_t before = i - i % (size_t)c->experts; before < i && !twice; before++)
+            twice = expert_in[before] == expert;
+        if (twice)
+            return fm_base_error_set(FM_ERR_FORMAT,
+                                     "placement has \"%.8s\" as number %zu; expected experts 0 "
+                                     "to %d, each once in a layer",
+                                     text, i, c->experts - 1);
+        expert_in[i] = (int32_t)expert;
+        text = end;
+    }
+    return FM_OK;
+}
+
+// Where ranks had their experts, they have them again.
+static fm_status take_placement(struct fm_trainer *trainer, const fm_safetensors *file, int32_t **out_before)
+{
+    size_t count = trainer->rank->map_count;
+    int32_t *expert_in = fm_base_mem_alloc(count * sizeof *expert_in + 1);
+    int32_t *before = fm_base_mem_alloc(count * sizeof *before + 1);
+    fm_status status = expert_in && before
+                           ? read_placement(file, &trainer->model.config, count, expert_in)
+                           : fm_base_error_set(FM_ERR_NOMEM, "no memory for a map of experts");
+    if (status == FM_OK) {
+        memcpy(before, trainer->rank->expert_in, count * sizeof *before);
+        status = fm_model_rank_map(trainer, expert_in);
+    }
+    fm_base_mem_free(expert_in);
+    if (status == FM_OK)
+        *out_before = before;
+    else
+        fm_base_mem_free(before);
+    return status;
+}
+
 // The files of ranks, if there are any.
 static fm_status open_files(const struct source *source, struct reading *reading, struct heading *out_heading)
 {
@@ -403,9 +472,12 @@ static fm_status load(struct fm_trainer *trainer, void *context)
     const struct source *source = context;
     struct reading reading = {.trainer = trainer};
     struct heading heading = {0};
+    int32_t *before = NULL;
     fm_status status = open_files(source, &reading, &heading);
     if (status == FM_OK)
         status = check_shard(trainer, &heading);
+    if (status == FM_OK && trainer->rank)
+        status = take_placement(trainer, reading.files[0], &before);
     reading.is_shard = heading.shard[0] != 0;
     for (; reading.copy < 2; reading.copy++) {
         if (status == FM_OK)
@@ -419,6 +491,9 @@ static fm_status load(struct fm_trainer *trainer, void *context)
         status = fm_model_rank_spread(trainer);
     if (status == FM_OK)
         trainer->step = heading.step;
+    else if (before && fm_model_rank_map(trainer, before) < 0)
+        trainer->rank->is_broken = 1;
+    fm_base_mem_free(before);
     for (int i = 0; i < reading.count; i++)
         if (reading.files[i] != source->open)
             fm_base_safetensors_close(reading.files[i]);

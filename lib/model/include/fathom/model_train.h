@@ -29,6 +29,7 @@
 #ifndef FATHOM_MODEL_TRAIN_H
 #define FATHOM_MODEL_TRAIN_H
 
+#include "fathom/eplb.h"
 #include "fathom/model.h"
 #include "fathom/pipe.h"
 
@@ -109,6 +110,19 @@ FM_API FM_MUST_USE fm_status fm_model_trainer_evaluate(fm_trainer *trainer, cons
 FM_API int64_t fm_model_trainer_products(const fm_trainer *trainer, fm_dtype dtype);
 /** Tokens that each expert of a layer got in the last step; [experts]. NULL for a dense layer. */
 FM_API const int64_t *fm_model_trainer_loads(const fm_trainer *trainer, int layer);
+
+/**
+ * Carries out a plan of eplb for the layers with experts (predictors' last), each rank a GPU, as many slots as experts:
+ * between two steps, experts' parameters and moments go to the ranks that are to hold them, and from then on all ranks send
+ * rows there. What is computed does not change but for the order of sums. *out_moved: experts that came to ranks of this
+ * process. FM_ERR_ARG: a plan of another shape, or with copies; FM_ERR_STATE: one expert rank, or ranks that were given
+ * different plans; FM_ERR_NOMEM. Where it fails nothing has moved. All ranks make the call.
+ */
+FM_API FM_MUST_USE fm_status fm_model_trainer_place(fm_trainer *trainer, const fm_eplb_plan *plan,
+                                                    int64_t *out_moved);
+/** The expert in each slot of a layer: what a plan takes as current; [experts], those of rank 0 first. NULL for a dense layer, or
+ *  with one rank. */
+FM_API const int32_t *fm_model_trainer_placement(const fm_trainer *trainer, int layer);
 
 /** Writes a checkpoint in the Hugging Face layout to a folder, which is made: config.json and model.safetensors, or a file
  *  for each rank and their index, in `dtype` (BF16 or F32; the correction bias is F32). Fails as
