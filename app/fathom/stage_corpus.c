@@ -162,6 +162,8 @@ static fm_status read_folder(struct corpus *corpus, const char *folder)
 // Paragraphs, joined until a document has some 400 bytes.
 static fm_status plain_documents(struct corpus *corpus)
 {
+    if (corpus->raw.length == 0)
+        return FM_OK;
     const char *at = corpus->raw.bytes, *end = at + corpus->raw.length;
     while (at < end) {
         const char *stop = at;
