@@ -153,10 +153,11 @@ static fm_status pack_heads(struct packing *packing, struct fm_model_layer *laye
         fm_gemm_operand operand = head_operand(c, of_values, rows);
         size_t bytes = 0;
         status = fm_gemm_weights_pack_size(n, k, &operand, &bytes);
-        char *blob = (char *)model->region + packing->used;
+        size_t begin = packing->used;
         packing->used += fm_round_up(bytes, FM_GEMM_BLOB_ALIGN);
         if (packing->measure || status < 0)
             continue;
+        char *blob = (char *)model->region + begin;
         fm_model_low_widen(&layer->kv_b, first, count, wide);
         fm_base_f32_to_bf16(wide, (size_t)count * (size_t)c->kv_lora, rows);
         status = fm_gemm_weights_pack(low->gemm, n, k, &operand, blob, bytes);
