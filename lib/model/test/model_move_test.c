@@ -1,5 +1,5 @@
 // Experts that change places between steps.
-#include "model_team.h"
+#include "model_fixture.h"
 
 enum { MOVES = 3 };
 
@@ -12,18 +12,19 @@ static void experts_move_as_a_plan_says(void **state)
     int64_t all_moved = 0;
     (void)state;
     snprintf(path, sizeof path, "%s/moved.safetensors", fm_test_tmpdir());
-    fm_trainer *alone = model_team_open(1, 1, FM_PIPE_CUSTOM);
-    model_team_train(alone, MOVES, one);
+    fm_trainer *alone = model_fixture_open(1, 1, FM_PIPE_CUSTOM);
+    model_fixture_train(alone, MOVES, one);
     fm_model_trainer_close(alone);
     for (int i = 0; i < LAYOUTS; i++) {
-        if (model_team_layouts[i].experts < 2)
+        if (model_fixture_layouts[i].experts < 2)
             continue;
-        fm_trainer *trainer = model_team_open_layout(i);
+        fm_trainer *trainer = model_fixture_open_layout(i);
         for (int step = 0; step < MOVES; step++) {
             int64_t moved = 0;
-            fm_eplb_plan *plan = model_team_plan(trainer, model_team_layouts[i].experts, (uint64_t)step);
-            fm_trainer *before = model_team_open(1, 1, FM_PIPE_CUSTOM),
-                       *after = model_team_open(1, 1, FM_PIPE_CUSTOM);
+            fm_eplb_plan *plan =
+                model_fixture_plan(trainer, model_fixture_layouts[i].experts, (uint64_t)step);
+            fm_trainer *before = model_fixture_open(1, 1, FM_PIPE_CUSTOM),
+                       *after = model_fixture_open(1, 1, FM_PIPE_CUSTOM);
             assert_ok(fm_model_trainer_save(trainer, path, NULL));
             assert_ok(fm_model_trainer_load(before, path));
             assert_ok(fm_model_trainer_place(trainer, plan, &moved));
@@ -35,9 +36,9 @@ static void experts_move_as_a_plan_says(void **state)
             assert_memory_equal(after->values, before->values, (size_t)before->count * sizeof(float));
             assert_memory_equal(after->mean, before->mean, (size_t)before->count * sizeof(float));
             assert_memory_equal(after->square, before->square, (size_t)before->count * sizeof(float));
-            model_team_train(trainer, step + 1, many);
-            model_team_near(i, "the loss", many[step].loss, one[step].loss);
-            model_team_near(i, "the gradient's norm", many[step].gradient_norm, one[step].gradient_norm);
+            model_fixture_train(trainer, step + 1, many);
+            model_fixture_near(i, "the loss", many[step].loss, one[step].loss);
+            model_fixture_near(i, "the gradient's norm", many[step].gradient_norm, one[step].gradient_norm);
             all_moved += moved;
             fm_eplb_plan_free(plan);
             fm_model_trainer_close(before);
@@ -57,17 +58,17 @@ static void moved_experts_resume_exactly(void **state)
     (void)state;
     snprintf(path, sizeof path, "%s/resumed.safetensors", fm_test_tmpdir());
     for (int i = 0; i < LAYOUTS; i++) {
-        if (model_team_layouts[i].experts < 2)
+        if (model_fixture_layouts[i].experts < 2)
             continue;
-        fm_trainer *trainer = model_team_open_layout(i), *other = model_team_open_layout(i);
-        model_team_train(trainer, 2, first);
-        fm_eplb_plan *plan = model_team_plan(trainer, model_team_layouts[i].experts, 77);
+        fm_trainer *trainer = model_fixture_open_layout(i), *other = model_fixture_open_layout(i);
+        model_fixture_train(trainer, 2, first);
+        fm_eplb_plan *plan = model_fixture_plan(trainer, model_fixture_layouts[i].experts, 77);
         assert_ok(fm_model_trainer_place(trainer, plan, &moved));
         assert_true(moved > 0);
         assert_ok(fm_model_trainer_save(trainer, path, NULL));
-        model_team_train(trainer, 6, first);
+        model_fixture_train(trainer, 6, first);
         assert_ok(fm_model_trainer_load(other, path));
-        model_team_train(other, 6, second);
+        model_fixture_train(other, 6, second);
         assert_memory_equal(first + 2, second + 2, 4 * sizeof *first);
         fm_eplb_plan_free(plan);
         fm_model_trainer_close(trainer);
@@ -77,7 +78,8 @@ static void moved_experts_resume_exactly(void **state)
 
 static void plans_that_do_not_fit_are_named(void **state)
 {
-    fm_trainer *trainer = model_team_open(1, 2, FM_PIPE_1F1B), *alone = model_team_open(1, 1, FM_PIPE_CUSTOM);
+    fm_trainer *trainer = model_fixture_open(1, 2, FM_PIPE_1F1B),
+               *alone = model_fixture_open(1, 1, FM_PIPE_CUSTOM);
     fm_eplb_shape shape = {.layers = 4, .experts = 6, .replicas = 8, .groups = 1, .nodes = 1, .gpus = 2};
     float weight[24];
     fm_eplb_plan *plan;

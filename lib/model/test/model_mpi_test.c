@@ -1,6 +1,6 @@
 // Ranks that are processes: started by mpirun with arguments <pipeline ranks> <expert ranks> <schedule> <folder>. They learn
 // what one rank learns, go on exactly from what they saved, and their checkpoint is that of one rank.
-#include "model_team.h"
+#include "model_fixture.h"
 
 #include <math.h>
 
@@ -15,24 +15,24 @@ static void learn_and_go_on(fm_trainer *ranks)
     char path[4096];
     void *bytes;
     size_t length;
-    fm_trainer *alone = model_team_open(1, 1, FM_PIPE_CUSTOM);
+    fm_trainer *alone = model_fixture_open(1, 1, FM_PIPE_CUSTOM);
     snprintf(path, sizeof path, "%s/state.safetensors", folder);
-    model_team_train(alone, TRAINED, one);
-    model_team_train(ranks, SAVED, first);
+    model_fixture_train(alone, TRAINED, one);
+    model_fixture_train(ranks, SAVED, first);
     assert_ok(fm_model_trainer_save(ranks, path, NULL));
     assert_ok(fm_model_trainer_pack(ranks, NULL, &bytes, &length));
-    model_team_train(ranks, TRAINED, first);
+    model_fixture_train(ranks, TRAINED, first);
     for (int i = 0; i < TRAINED; i++)
         assert_true(fabs(first[i].loss - one[i].loss) < 2e-6 * one[i].loss + 2e-7);
     assert_ok(fm_model_trainer_load(ranks, path));
     assert_int_equal(fm_model_trainer_steps(ranks), SAVED);
-    model_team_train(ranks, TRAINED, again);
+    model_fixture_train(ranks, TRAINED, again);
     assert_memory_equal(again + SAVED, first + SAVED, (TRAINED - SAVED) * sizeof *first);
     assert_ok(fm_model_trainer_unpack(ranks, bytes, length, "packed"));
-    model_team_train(ranks, TRAINED, unpacked);
+    model_fixture_train(ranks, TRAINED, unpacked);
     assert_memory_equal(unpacked + SAVED, first + SAVED, (TRAINED - SAVED) * sizeof *first);
     assert_ok(fm_model_trainer_load(alone, path));
-    model_team_train(alone, TRAINED, again);
+    model_fixture_train(alone, TRAINED, again);
     for (int i = SAVED; i < TRAINED; i++)
         assert_true(fabs(first[i].loss - again[i].loss) < 2e-6 * first[i].loss + 2e-7);
     assert_fails(fm_model_trainer_unpack(alone, bytes, length, "packed"), FM_ERR_FORMAT,
@@ -50,13 +50,13 @@ static void move_experts(fm_trainer *ranks)
         return;
     snprintf(path, sizeof path, "%s/still.safetensors", folder);
     assert_ok(fm_model_trainer_save(ranks, path, NULL));
-    fm_eplb_plan *plan = model_team_plan(ranks, given.expert_ranks, 5);
+    fm_eplb_plan *plan = model_fixture_plan(ranks, given.expert_ranks, 5);
     assert_ok(fm_model_trainer_place(ranks, plan, &moved));
     assert_true(moved > 0);
-    model_team_train(ranks, STEPS, after);
+    model_fixture_train(ranks, STEPS, after);
     assert_ok(fm_model_trainer_load(ranks, path));
-    model_team_train(ranks, STEPS, still);
-    model_team_near(0, "the loss after a move", after[STEPS - 1].loss, still[STEPS - 1].loss);
+    model_fixture_train(ranks, STEPS, still);
+    model_fixture_near(0, "the loss after a move", after[STEPS - 1].loss, still[STEPS - 1].loss);
     fm_eplb_plan_free(plan);
 }
 
@@ -65,7 +65,7 @@ static void export_as_one(fm_trainer *ranks)
     char path[4096], export[4096];
     int32_t ids[3] = {3, 4, 5};
     float wanted[40], logits[40];
-    fm_trainer *alone = model_team_open(1, 1, FM_PIPE_CUSTOM);
+    fm_trainer *alone = model_fixture_open(1, 1, FM_PIPE_CUSTOM);
     fm_model *model;
     fm_model_session *session;
     snprintf(path, sizeof path, "%s/state.safetensors", folder);
@@ -89,7 +89,7 @@ static void export_as_one(fm_trainer *ranks)
 static void processes_train_as_one_rank_does(void **state)
 {
     fm_trainer *ranks;
-    fm_model_config config = model_team_config();
+    fm_model_config config = model_fixture_config();
     (void)state;
     assert_ok(fm_model_trainer_open(&config, &given, &ranks));
     learn_and_go_on(ranks);
@@ -104,7 +104,7 @@ int main(int count, char **arguments)
         return 2;
     int pipe = atoi(arguments[1]),
         experts = atoi(arguments[2]); // NOLINT(cert-err34-c): CMakeLists.txt wrote them
-    given = model_team_training(pipe, experts, FM_PIPE_CUSTOM);
+    given = model_fixture_training(pipe, experts, FM_PIPE_CUSTOM);
     given.transport = FM_MODEL_MPI;
     folder = arguments[4];
     if (fm_pipe_schedule_parse(arguments[3], &given.schedule) < 0)

@@ -1,5 +1,5 @@
 // Training over several ranks: it learns what one rank learns, whatever the layout and schedule.
-#include "model_team.h"
+#include "model_fixture.h"
 
 #include <math.h>
 
@@ -8,20 +8,20 @@ static void every_layout_learns_what_one_rank_learns(void **state)
     static fm_model_step_result one[STEPS], many[STEPS];
     int64_t loads[4][6];
     (void)state;
-    fm_trainer *alone = model_team_open(1, 1, FM_PIPE_CUSTOM);
-    model_team_train(alone, STEPS, one);
+    fm_trainer *alone = model_fixture_open(1, 1, FM_PIPE_CUSTOM);
+    model_fixture_train(alone, STEPS, one);
     assert_true(one[STEPS - 1].loss < one[0].loss - 0.3);
     for (int layer = 1; layer < 4; layer++)
         memcpy(loads[layer], fm_model_trainer_loads(alone, layer), sizeof loads[layer]);
     fm_model_trainer_close(alone);
     for (int i = 0; i < LAYOUTS; i++) {
-        fm_trainer *trainer = model_team_open_layout(i);
-        model_team_train(trainer, STEPS, many);
+        fm_trainer *trainer = model_fixture_open_layout(i);
+        model_fixture_train(trainer, STEPS, many);
         for (int step = 0; step < STEPS; step++) {
-            model_team_near(i, "the loss", many[step].loss, one[step].loss);
-            model_team_near(i, "the predictors' loss", many[step].predict_loss, one[step].predict_loss);
-            model_team_near(i, "the balance loss", many[step].balance_loss, one[step].balance_loss);
-            model_team_near(i, "the gradient's norm", many[step].gradient_norm, one[step].gradient_norm);
+            model_fixture_near(i, "the loss", many[step].loss, one[step].loss);
+            model_fixture_near(i, "the predictors' loss", many[step].predict_loss, one[step].predict_loss);
+            model_fixture_near(i, "the balance loss", many[step].balance_loss, one[step].balance_loss);
+            model_fixture_near(i, "the gradient's norm", many[step].gradient_norm, one[step].gradient_norm);
         }
         for (int layer = 1; layer < 4; layer++)
             assert_memory_equal(fm_model_trainer_loads(trainer, layer), loads[layer], sizeof loads[layer]);
@@ -34,9 +34,9 @@ static void a_layout_gives_the_same_bits_again(void **state)
     static fm_model_step_result first[STEPS], second[STEPS];
     (void)state;
     for (int i = 0; i < LAYOUTS; i++) {
-        fm_trainer *one = model_team_open_layout(i), *two = model_team_open_layout(i);
-        model_team_train(one, 4, first);
-        model_team_train(two, 4, second);
+        fm_trainer *one = model_fixture_open_layout(i), *two = model_fixture_open_layout(i);
+        model_fixture_train(one, 4, first);
+        model_fixture_train(two, 4, second);
         assert_memory_equal(first, second, 4 * sizeof *first);
         fm_model_trainer_close(one);
         fm_model_trainer_close(two);
@@ -50,17 +50,17 @@ static void batches_may_have_any_shape(void **state)
     int32_t ids[SEQUENCES * WIDTH];
     (void)state;
     for (int i = 0; i < LAYOUTS; i++) {
-        fm_trainer *alone = model_team_open(1, 1, FM_PIPE_CUSTOM), *trainer = model_team_open_layout(i);
+        fm_trainer *alone = model_fixture_open(1, 1, FM_PIPE_CUSTOM), *trainer = model_fixture_open_layout(i);
         for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
             fm_model_step_result one, many;
             double loss, wanted;
-            model_team_ids((int64_t)s, ids);
+            model_fixture_ids((int64_t)s, ids);
             assert_ok(fm_model_trainer_step(alone, ids, shapes[s][0], shapes[s][1], &one));
             assert_ok(fm_model_trainer_step(trainer, ids, shapes[s][0], shapes[s][1], &many));
-            model_team_near(i, "the loss", many.loss, one.loss);
+            model_fixture_near(i, "the loss", many.loss, one.loss);
             assert_ok(fm_model_trainer_evaluate(alone, ids, 1, LENGTH, &wanted));
             assert_ok(fm_model_trainer_evaluate(trainer, ids, 1, LENGTH, &loss));
-            model_team_near(i, "the loss of one sequence", loss, wanted);
+            model_fixture_near(i, "the loss of one sequence", loss, wanted);
         }
         fm_model_trainer_close(alone);
         fm_model_trainer_close(trainer);
@@ -71,18 +71,18 @@ static void narrow_products_learn_alike(void **state)
 {
     static const fm_dtype dtypes[] = {FM_DTYPE_BF16, FM_DTYPE_F8_E4M3};
     static fm_model_step_result one[STEPS], many[STEPS];
-    fm_model_config config = model_team_config();
+    fm_model_config config = model_fixture_config();
     (void)state;
     for (int i = 0; i < 2; i++) {
-        fm_model_training training = model_team_training(1, 1, FM_PIPE_CUSTOM);
+        fm_model_training training = model_fixture_training(1, 1, FM_PIPE_CUSTOM);
         fm_trainer *alone, *trainer;
         training.dtype = dtypes[i];
         assert_ok(fm_model_trainer_open(&config, &training, &alone));
         training.pipe_ranks = training.expert_ranks = 2;
         training.schedule = FM_PIPE_DUALPIPEV;
         assert_ok(fm_model_trainer_open(&config, &training, &trainer));
-        model_team_train(alone, STEPS, one);
-        model_team_train(trainer, STEPS, many);
+        model_fixture_train(alone, STEPS, one);
+        model_fixture_train(trainer, STEPS, many);
         assert_true(fm_model_trainer_products(trainer, dtypes[i]) > 1000);
         for (int step = 0; step < STEPS; step++)
             assert_true(fabs(many[step].loss - one[step].loss) < (i == 0 ? 0.01 : 0.05));
@@ -93,18 +93,18 @@ static void narrow_products_learn_alike(void **state)
 
 static void layouts_that_cannot_be_are_named(void **state)
 {
-    fm_model_config config = model_team_config();
+    fm_model_config config = model_fixture_config();
     fm_trainer *trainer;
-    fm_model_training training = model_team_training(1, 4, FM_PIPE_1F1B);
+    fm_model_training training = model_fixture_training(1, 4, FM_PIPE_1F1B);
     (void)state;
     assert_fails(fm_model_trainer_open(&config, &training, &trainer), FM_ERR_ARG, "6 experts on 4 ranks");
-    training = model_team_training(3, 1, FM_PIPE_DUALPIPEV);
+    training = model_fixture_training(3, 1, FM_PIPE_DUALPIPEV);
     assert_fails(fm_model_trainer_open(&config, &training, &trainer), FM_ERR_ARG, "has 6 stages");
-    training = model_team_training(3, 1, FM_PIPE_DUALPIPE);
+    training = model_fixture_training(3, 1, FM_PIPE_DUALPIPE);
     assert_fails(fm_model_trainer_open(&config, &training, &trainer), FM_ERR_ARG, "ranks");
-    training = model_team_training(-1, 1, FM_PIPE_1F1B);
+    training = model_fixture_training(-1, 1, FM_PIPE_1F1B);
     assert_fails(fm_model_trainer_open(&config, &training, &trainer), FM_ERR_ARG, "-1 pipeline ranks");
-    trainer = model_team_open(2, 1, FM_PIPE_1F1B);
+    trainer = model_fixture_open(2, 1, FM_PIPE_1F1B);
     fm_model_session *session;
     assert_fails(fm_model_session_open(fm_model_trainer_model(trainer), 0, &session), FM_ERR_STATE,
                  "one rank's part");
@@ -113,8 +113,8 @@ static void layouts_that_cannot_be_are_named(void **state)
 
 static fm_status open_many(void *context)
 {
-    fm_model_config config = model_team_config();
-    fm_model_training training = model_team_training(2, 2, FM_PIPE_DUALPIPE);
+    fm_model_config config = model_fixture_config();
+    fm_model_training training = model_fixture_training(2, 2, FM_PIPE_DUALPIPE);
     fm_trainer *trainer;
     (void)context;
     FM_TRY(fm_model_trainer_open(&config, &training, &trainer));

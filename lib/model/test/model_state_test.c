@@ -1,5 +1,5 @@
 // States and checkpoints of several ranks.
-#include "model_team.h"
+#include "model_fixture.h"
 
 // A state goes on exactly where it was saved, in the same layout to the bit; in another one as that rounds.
 static void states_go_on_in_any_layout(void **state)
@@ -8,22 +8,23 @@ static void states_go_on_in_any_layout(void **state)
     char path[1024];
     (void)state;
     snprintf(path, sizeof path, "%s/state.safetensors", fm_test_tmpdir());
-    fm_trainer *alone = model_team_open(1, 1, FM_PIPE_CUSTOM);
-    model_team_train(alone, STEPS, one);
+    fm_trainer *alone = model_fixture_open(1, 1, FM_PIPE_CUSTOM);
+    model_fixture_train(alone, STEPS, one);
     fm_model_trainer_close(alone);
     for (int i = 0; i < LAYOUTS; i++) {
-        fm_trainer *first = model_team_open_layout(i), *second = model_team_open_layout(i),
-                   *other = model_team_open_layout((i + 5) % LAYOUTS);
-        model_team_train(first, 3, whole);
+        fm_trainer *first = model_fixture_open_layout(i), *second = model_fixture_open_layout(i),
+                   *other = model_fixture_open_layout((i + 5) % LAYOUTS);
+        model_fixture_train(first, 3, whole);
         assert_ok(fm_model_trainer_save(first, path, NULL));
         assert_ok(fm_model_trainer_load(second, path));
         assert_ok(fm_model_trainer_load(other, path));
-        model_team_train(first, 6, whole);
-        model_team_train(second, 6, rest);
-        model_team_train(other, 6, one);
+        model_fixture_train(first, 6, whole);
+        model_fixture_train(second, 6, rest);
+        model_fixture_train(other, 6, one);
         assert_memory_equal(whole + 3, rest + 3, 3 * sizeof *whole);
         for (int step = 3; step < 6; step++)
-            model_team_near((i + 5) % LAYOUTS, "the loss after a change", one[step].loss, whole[step].loss);
+            model_fixture_near((i + 5) % LAYOUTS, "the loss after a change", one[step].loss,
+                               whole[step].loss);
         fm_model_trainer_close(first);
         fm_model_trainer_close(second);
         fm_model_trainer_close(other);
@@ -43,8 +44,8 @@ static void checkpoints_are_those_of_one_rank(void **state)
     snprintf(folder, sizeof folder, "%s/export", fm_test_tmpdir());
     for (int i = 0; i < LAYOUTS; i++) {
         static fm_model_step_result results[STEPS], others[STEPS];
-        fm_trainer *trainer = model_team_open_layout(i), *alone = model_team_open(1, 1, FM_PIPE_CUSTOM);
-        model_team_train(trainer, 2, results);
+        fm_trainer *trainer = model_fixture_open_layout(i), *alone = model_fixture_open(1, 1, FM_PIPE_CUSTOM);
+        model_fixture_train(trainer, 2, results);
         assert_ok(fm_model_trainer_export(trainer, FM_DTYPE_F32, folder));
         assert_ok(fm_model_trainer_save(trainer, path, NULL));
         assert_ok(fm_model_trainer_load(alone, path)); // the same numbers, whatever the files
@@ -60,21 +61,21 @@ static void checkpoints_are_those_of_one_rank(void **state)
         void *bytes;
         size_t length;
         assert_ok(fm_model_trainer_pack(trainer, NULL, &bytes, &length));
-        fm_trainer *unpacked = model_team_open_layout((i + 3) % LAYOUTS);
+        fm_trainer *unpacked = model_fixture_open_layout((i + 3) % LAYOUTS);
         assert_ok(fm_model_trainer_unpack(unpacked, bytes, length, "packed"));
         assert_int_equal(fm_model_trainer_steps(unpacked), 2);
-        model_team_train(unpacked, 3, results);
-        model_team_train(trainer, 3, others);
-        model_team_near((i + 3) % LAYOUTS, "the loss after packing", results[2].loss, others[2].loss);
+        model_fixture_train(unpacked, 3, results);
+        model_fixture_train(trainer, 3, others);
+        model_fixture_near((i + 3) % LAYOUTS, "the loss after packing", results[2].loss, others[2].loss);
         fm_model_trainer_close(unpacked);
         fm_base_mem_free(bytes);
         fm_model_trainer_close(trainer);
         // And through a state of one rank back into ranks: every moment is there.
-        trainer = model_team_open_layout(i);
+        trainer = model_fixture_open_layout(i);
         assert_ok(fm_model_trainer_save(alone, again, NULL));
         assert_ok(fm_model_trainer_load(trainer, again));
         assert_ok(fm_model_trainer_save(trainer, path, NULL));
-        fm_trainer *back = model_team_open(1, 1, FM_PIPE_CUSTOM);
+        fm_trainer *back = model_fixture_open(1, 1, FM_PIPE_CUSTOM);
         assert_ok(fm_model_trainer_load(back, path));
         assert_memory_equal(back->values, alone->values, (size_t)alone->count * sizeof(float));
         assert_memory_equal(back->mean, alone->mean, (size_t)alone->count * sizeof(float));
@@ -92,14 +93,14 @@ static void a_state_that_lacks_a_file_changes_nothing(void **state)
     (void)state;
     snprintf(path, sizeof path, "%s/lacking.safetensors", fm_test_tmpdir());
     snprintf(shard, sizeof shard, "%s.a2-of-4", path);
-    fm_trainer *trainer = model_team_open(2, 2, FM_PIPE_1F1B);
-    model_team_train(trainer, 1, results);
+    fm_trainer *trainer = model_fixture_open(2, 2, FM_PIPE_1F1B);
+    model_fixture_train(trainer, 1, results);
     assert_ok(fm_model_trainer_save(trainer, path, NULL));
-    model_team_train(trainer, 2, results);
+    model_fixture_train(trainer, 2, results);
     assert_int_equal(remove(shard), 0);
     assert_fails(fm_model_trainer_load(trainer, path), FM_ERR_NOT_FOUND, "a2-of-4");
     assert_int_equal(fm_model_trainer_steps(trainer), 2);
-    model_team_train(trainer, 3, results); // nothing is broken
+    model_fixture_train(trainer, 3, results); // nothing is broken
     assert_ok(fm_model_trainer_save(trainer, path, NULL));
     assert_ok(fm_model_trainer_load(trainer, path));
     fm_model_trainer_close(trainer);

@@ -1,17 +1,17 @@
-#include "model_team.h"
+#include "model_fixture.h"
 
 #include <math.h>
 
 #include "fathom/rng.h"
 
-const struct model_team_layout model_team_layouts[LAYOUTS] = {
+const struct model_fixture_layout model_fixture_layouts[LAYOUTS] = {
     {1, 2, FM_PIPE_1F1B},     {1, 3, FM_PIPE_1F1B},        {2, 1, FM_PIPE_1F1B},
     {2, 1, FM_PIPE_ZB_H1},    {2, 1, FM_PIPE_DUALPIPEV},   {2, 1, FM_PIPE_DUALPIPE},
     {2, 2, FM_PIPE_1F1B},     {2, 2, FM_PIPE_INTERLEAVED}, {2, 2, FM_PIPE_DUALPIPEV},
     {2, 2, FM_PIPE_DUALPIPE}, {4, 1, FM_PIPE_DUALPIPE},    {1, 1, FM_PIPE_CUSTOM},
 };
 
-fm_model_config model_team_config(void)
+fm_model_config model_fixture_config(void)
 {
     fm_model_config config = {.family = FM_MODEL_V3,
                               .vocab = 40,
@@ -45,7 +45,7 @@ fm_model_config model_team_config(void)
 }
 
 // Sequences that count upwards from a random start.
-void model_team_ids(int64_t step, int32_t *out)
+void model_fixture_ids(int64_t step, int32_t *out)
 {
     for (int s = 0; s < SEQUENCES; s++) {
         int first = (int)(fm_base_rng_at(3, 0, (uint64_t)(step * SEQUENCES + s)) % 40);
@@ -54,7 +54,7 @@ void model_team_ids(int64_t step, int32_t *out)
     }
 }
 
-fm_model_training model_team_training(int pipe, int experts, fm_pipe_schedule schedule)
+fm_model_training model_fixture_training(int pipe, int experts, fm_pipe_schedule schedule)
 {
     fm_model_training training = FM_MODEL_TRAINING_INIT;
     training.steps = STEPS;
@@ -70,41 +70,41 @@ fm_model_training model_team_training(int pipe, int experts, fm_pipe_schedule sc
     return training;
 }
 
-fm_trainer *model_team_open(int pipe, int experts, fm_pipe_schedule schedule)
+fm_trainer *model_fixture_open(int pipe, int experts, fm_pipe_schedule schedule)
 {
-    fm_model_config config = model_team_config();
-    fm_model_training training = model_team_training(pipe, experts, schedule);
+    fm_model_config config = model_fixture_config();
+    fm_model_training training = model_fixture_training(pipe, experts, schedule);
     fm_trainer *trainer = NULL;
     assert_ok(fm_model_trainer_open(&config, &training, &trainer));
     return trainer;
 }
 
-fm_trainer *model_team_open_layout(int i)
+fm_trainer *model_fixture_open_layout(int i)
 {
-    return model_team_open(model_team_layouts[i].pipe, model_team_layouts[i].experts,
-                           model_team_layouts[i].schedule);
+    return model_fixture_open(model_fixture_layouts[i].pipe, model_fixture_layouts[i].experts,
+                              model_fixture_layouts[i].schedule);
 }
 
-void model_team_train(fm_trainer *trainer, int64_t steps, fm_model_step_result *results)
+void model_fixture_train(fm_trainer *trainer, int64_t steps, fm_model_step_result *results)
 {
     int32_t ids[SEQUENCES * WIDTH];
     while (fm_model_trainer_steps(trainer) < steps) {
         int64_t step = fm_model_trainer_steps(trainer);
-        model_team_ids(step, ids);
+        model_fixture_ids(step, ids);
         assert_ok(fm_model_trainer_step(trainer, ids, SEQUENCES, LENGTH, &results[step]));
     }
 }
 
-void model_team_near(int layout, const char *what, double is, double wanted)
+void model_fixture_near(int layout, const char *what, double is, double wanted)
 {
     if (!(fabs(is - wanted) <= 2e-6 * fabs(wanted) + 2e-7)) // f32 sums in another order
-        fail_msg("%d x %d, %s: %s is %.9g, with one rank %.9g", model_team_layouts[layout].pipe,
-                 model_team_layouts[layout].experts,
-                 fm_pipe_schedule_name(model_team_layouts[layout].schedule), what, is, wanted);
+        fail_msg("%d x %d, %s: %s is %.9g, with one rank %.9g", model_fixture_layouts[layout].pipe,
+                 model_fixture_layouts[layout].experts,
+                 fm_pipe_schedule_name(model_fixture_layouts[layout].schedule), what, is, wanted);
 }
 
 /** A plan for the trainer's experts from loads that a seed gives. */
-fm_eplb_plan *model_team_plan(const fm_trainer *trainer, int ranks, uint64_t seed)
+fm_eplb_plan *model_fixture_plan(const fm_trainer *trainer, int ranks, uint64_t seed)
 {
     int32_t current[4 * 6];
     float weight[4 * 6];
