@@ -7,6 +7,7 @@
 
 #include "chunk_ledger.h"
 #include "fathom/clock.h"
+#include "fathom/crc.h"
 #include "fm_gen.h"
 #include "fm_test.h"
 
@@ -125,6 +126,71 @@ static void killed_clients_cost_nothing(void **state)
     end_cluster(cluster, SIGTERM);
 }
 
+static uint32_t length_of(int i)
+{
+    return (uint32_t)(i * 7919 % BYTES) + 1;
+}
+
+// Many operations at once, more than run together, on two chains: each tells how it went.
+static void batches_tell_of_each_operation(void **state)
+{
+    (void)state;
+    enum { OPS = 300 };
+    const char *dir = fresh_dir();
+    const fm_fs_cluster_options options = {.size = sizeof options, .targets = 4, .replicas = 2, .nodes = 2};
+    static uint8_t bytes[OPS][BYTES];
+    static uint8_t back[OPS][BYTES];
+    static fm_fs_chunk_op ops[OPS];
+    fm_gen gen = fm_gen_seeded(4);
+    fm_fs_chunks *chunks;
+    assert_ok(fm_fs_cluster_init(dir, &options));
+    pid_t cluster = start_cluster(dir);
+    assert_ok(fm_fs_chunks_open(dir, &chunks));
+    fm_gen_fill(&gen, bytes, sizeof bytes);
+    assert_ok(fm_fs_chunks_batch(chunks, ops, 0, PATIENCE_MS));
+    for (int i = 0; i < OPS; i++) {
+        ops[i] = (fm_fs_chunk_op){.kind = FM_FS_CHUNK_WRITE,
+                                  .chain = (uint32_t)i % 2 + 1,
+                                  .id = {[14] = (uint8_t)(i >> 8), [15] = (uint8_t)i},
+                                  .size = length_of(i),
+                                  .bytes = bytes[i]};
+    }
+    assert_ok(fm_fs_chunks_batch(chunks, ops, OPS, PATIENCE_MS));
+    for (int i = 0; i < OPS; i++) {
+        assert_ok(ops[i].status);
+        ops[i].kind = FM_FS_CHUNK_READ;
+        ops[i].size = BYTES;
+        ops[i].into = back[i];
+    }
+    ops[7].id[0] = 9; // not there
+    ops[8].kind = 0;
+    ops[9].offset = FM_FS_CHUNK_MAX;
+    ops[10].kind = FM_FS_CHUNK_REMOVE;
+    assert_int_equal(fm_fs_chunks_batch(chunks, ops, OPS, PATIENCE_MS), FM_ERR_NOT_FOUND);
+    for (int i = 0; i < OPS; i++) {
+        if (i >= 7 && i <= 10)
+            continue;
+        assert_ok(ops[i].status);
+        assert_int_equal(ops[i].done, length_of(i));
+        assert_memory_equal(back[i], bytes[i], length_of(i));
+        assert_int_equal(ops[i].crc, fm_base_crc32c(0, bytes[i], length_of(i)));
+    }
+    assert_int_equal(ops[7].status, FM_ERR_NOT_FOUND);
+    assert_int_equal(ops[8].status, FM_ERR_ARG);
+    assert_int_equal(ops[9].status, FM_ERR_LIMIT);
+    assert_ok(ops[10].status);
+    ops[10].kind = FM_FS_CHUNK_READ;
+    assert_int_equal(fm_fs_chunks_batch(chunks, &ops[10], 1, PATIENCE_MS), FM_ERR_NOT_FOUND);
+    end_cluster(cluster, SIGTERM);
+    // Without a cluster all of it runs out of time, and what it wrote is still the caller's.
+    for (int i = 0; i < OPS; i++)
+        ops[i].kind = i % 2 ? FM_FS_CHUNK_WRITE : FM_FS_CHUNK_READ;
+    assert_true(fm_fs_chunks_batch(chunks, ops, OPS, 50) < 0);
+    for (int i = 0; i < OPS; i++)
+        assert_true(ops[i].status < 0);
+    fm_fs_chunks_close(chunks);
+}
+
 static void a_replaced_disk_is_filled_anew(void **state)
 {
     (void)state;
@@ -155,6 +221,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kills_lose_nothing),
         cmocka_unit_test(killed_clients_cost_nothing),
+        cmocka_unit_test(batches_tell_of_each_operation),
         cmocka_unit_test(a_replaced_disk_is_filled_anew),
     };
     return fm_test_run("fs_cluster", tests);

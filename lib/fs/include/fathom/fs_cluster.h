@@ -191,6 +191,36 @@ FM_API FM_MUST_USE fm_status fm_fs_chunks_truncate(fm_fs_chunks *chunks, uint32_
 FM_API FM_MUST_USE fm_status fm_fs_chunks_remove(fm_fs_chunks *chunks, uint32_t chain, const uint8_t *id,
                                                  int64_t timeout_ms);
 
+/** What a batch does with a chunk. */
+typedef enum fm_fs_chunk_kind {
+    FM_FS_CHUNK_READ = 1,
+    FM_FS_CHUNK_WRITE,
+    FM_FS_CHUNK_TRUNCATE,
+    FM_FS_CHUNK_REMOVE
+} fm_fs_chunk_kind;
+/** One operation of a batch: as the call of its name above. Zero it and set the first block. */
+typedef struct fm_fs_chunk_op {
+    fm_fs_chunk_kind kind;
+    uint32_t chain;
+    uint8_t id[FM_FS_CHUNK_ID_BYTES];
+    uint32_t offset;
+    uint32_t size;     /**< read: at most; truncate: the new one */
+    const void *bytes; /**< write: stay as they are until the batch returns */
+    void *into;        /**< read */
+
+    fm_status status; /**< as the calls above return; FM_ERR_NOT_FOUND: read, there is no such chunk */
+    uint32_t done;    /**< read: bytes that came */
+    uint32_t crc;     /**< read: their CRC32C, from where they are stored */
+} fm_fs_chunk_op;
+/**
+ * Runs `count` operations at once, in no order: those on one chunk must not depend on each other. Each read goes to the
+ * replica whose node has the fewest calls of this client, of two drawn at random; what fails is tried again, elsewhere
+ * too, until the time is over. Returns FM_OK when all did well, else the status of the first one that did not, which
+ * its `status` has as well; every operation has come to its end.
+ */
+FM_API FM_MUST_USE fm_status fm_fs_chunks_batch(fm_fs_chunks *chunks, fm_fs_chunk_op *ops, size_t count,
+                                                int64_t timeout_ms);
+
 #ifdef __cplusplus
 }
 #endif
