@@ -63,8 +63,10 @@ void fm_fs_store_free(fm_fs_store *store)
     }
     fm_fs_store_open_free(store);
     fm_fs_store_tree_free(store);
-    for (int i = 0; i < FM_FS_CHUNK_CLASSES; i++)
+    for (int i = 0; i < FM_FS_CHUNK_CLASSES; i++) {
         fm_base_mem_free(store->classes[i].used);
+        fm_base_mem_free(store->classes[i].shift);
+    }
     fm_base_mem_free(store->freed);
     fm_base_mem_free(store->sessions);
     fm_base_mem_free(store->session_heads);
@@ -231,7 +233,12 @@ static fm_status apply_write(fm_fs_store *store, fm_fs_apply *apply, uint32_t si
         return FM_OK;
     }
     fm_fs_chunk_copy_sum(apply->fresh, apply->work->data);
+    // What is all of the chunk is held to the sum that it came with by the same pass.
+    int differs = apply->work == apply->data && apply->data->summed &&
+                  fm_fs_store_crc(store, apply->fresh, apply->data->data, 0, size) != apply->data->crc;
     apply->fresh->size = 0; // a copy with a size would give back a block if none can be had
+    if (differs)
+        return fm_base_error_set(FM_ERR_FORMAT, "a change does not have the CRC32C that it came with");
     FM_TRY(fm_fs_store_block_take(store, apply->fresh->size_class, &apply->fresh->block));
     apply->fresh->size = size;
     apply_submit(store, apply, FM_FS_DISK_WRITE, apply->fresh, size, WRITE_DATA);
@@ -293,7 +300,7 @@ static fm_status apply_begin(fm_fs_store *store, fm_fs_apply *apply)
         apply->work = fm_fs_buffer_ref(apply->data); // all of it is new
         return apply_write(store, apply, size);
     }
-    apply->work = fm_fs_buffer_new(old > size ? old : size);
+    apply->work = fm_fs_buffer_from(store->options.pool, old > size ? old : size);
     if (!apply->work)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a chunk of %u bytes", size);
     if (!old)
@@ -391,12 +398,10 @@ static void read_done(fm_fs_disk_io *io)
         status = fm_fs_chunk_copy_check(copy, bytes, read->from, end - read->from);
         if (skip)
             memmove(bytes, bytes + skip, read->size);
-        if (skip == 0 && read->size == end - read->from && read->size <= grain && read->size)
-            read->crc = copy->grain_crc[read->from / grain];
-        else
-            read->crc = fm_base_crc32c(0, bytes, read->size);
+        read->crc = fm_fs_store_crc(read->store, copy, bytes, read->offset, read->size);
         memset(bytes + read->size, 0, fm_round_up(read->size, FM_FS_PAGE) - read->size);
         read->bytes->size = read->size;
+        fm_fs_buffer_summed(read->bytes, read->crc);
     }
     read_end(read, status);
 }
@@ -423,7 +428,7 @@ void fm_fs_store_read(fm_fs_store *store, fm_fs_chunk_read *read)
         end = copy->size;
     read->io = (fm_fs_disk_io){
         .kind = FM_FS_DISK_READ, .file = 4u + copy->size_class, .done = read_done, .context = read};
-    read->bytes = fm_fs_buffer_new(read->size ? end - read->from : 0);
+    read->bytes = fm_fs_buffer_from(store->options.pool, read->size ? end - read->from : 0);
     if (!read->bytes)
         read->status = fm_base_error_set(FM_ERR_NOMEM, "no memory to read %u bytes", read->size);
     if (read->bytes && read->size) {

@@ -101,6 +101,7 @@ typedef struct fm_fs_store_options {
     uint8_t identity[16];   // of a disk that is formatted now
     int format;             // the disk is empty: begin on it
     uint64_t journal_bytes; // after which a checkpoint is taken. 0: 16 MiB
+    fm_fs_pool *pool; // of the buffers that it makes; NULL: none. It may be freed while the store is there
     void (*opened)(void *context, fm_status status);
     void *context;
 } fm_fs_store_options;
@@ -148,7 +149,7 @@ typedef struct fm_fs_apply {
     void *context;
 
     // FM_OK: durable. FM_ERR_SPACE, FM_ERR_LIMIT (beyond 64 MiB), FM_ERR_FS_ROT (the committed bytes do not have their
-    // checksum), FM_ERR_IO, FM_ERR_NOMEM: nothing changed.
+    // checksum), FM_ERR_FORMAT (the data has another sum than is known of it), FM_ERR_IO, FM_ERR_NOMEM: nothing changed.
     fm_status status;
 
     int step; // private, as all that follows

@@ -70,7 +70,8 @@ struct fm_fs_store_bytes { // grows
 struct fm_fs_store_class {
     uint64_t *used; // a bit for each block
     uint32_t words;
-    uint32_t hint; // no free block before this word
+    uint32_t hint;          // no free block before this word
+    uint32_t (*shift)[256]; // chunk_crc.c; NULL: not needed yet
     int syncing;
     struct fm_fs_apply *written; // wait for the next sync
     struct fm_fs_apply *in_sync; // wait for the one under way
@@ -163,6 +164,10 @@ fm_status fm_fs_store_block_mark(fm_fs_store *store, unsigned size_class,
                                  uint32_t block);                                     // used, if it was free
 void fm_fs_store_block_free(fm_fs_store *store, unsigned size_class, uint32_t block); // once it is safe
 void fm_fs_store_block_release(fm_fs_store *store);                                   // what has become safe
+
+// chunk_crc.c: the CRC32C of these verified bytes of a copy
+uint32_t fm_fs_store_crc(fm_fs_store *store, const fm_fs_chunk_copy *copy, const uint8_t *bytes,
+                         uint32_t offset, uint32_t size);
 
 // chunk_session.c
 void fm_fs_store_session_set(fm_fs_store *store, const fm_fs_session *session, fm_status *status);

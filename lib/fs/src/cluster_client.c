@@ -1,7 +1,5 @@
 #include "cluster_client.h"
 
-#include "fathom/crc.h"
-
 enum {
     RETRY_FIRST_MS = 5,
     RETRY_DOUBLINGS = 6,
@@ -254,7 +252,7 @@ static void answered(fm_fs_call *call)
         (size != reply.size || reply.version < floor_read(client, io)))
         status = FM_ERR_BUSY;
     if (status == FM_OK && io->kind == FM_FS_CLIENT_READ && size &&
-        fm_base_crc32c(0, call->reply_payload->data, size) != reply.crc)
+        fm_fs_buffer_crc(call->reply_payload) != reply.crc)
         status = FM_ERR_BUSY;
     if (status == FM_OK) {
         if (io->kind == FM_FS_CLIENT_READ)
@@ -294,7 +292,7 @@ static void send(fm_fs_client_io *io, const fm_fs_chain *chain, const fm_fs_memb
     } else {
         message.kind = kinds[io->kind];
         message.tag = (fm_fs_tag){client->options.id, io->channel, io->sequence};
-        message.crc = io->data ? fm_base_crc32c(0, io->data->data, io->data->size) : 0;
+        message.crc = fm_fs_buffer_crc(io->data);
     }
     fm_fs_message_encode(args, &message);
     io->node = to->node;

@@ -123,6 +123,7 @@ static int begin_next(struct slot *slot)
         if (op->kind == FM_FS_CHUNK_WRITE) {
             // Its references stay: a call that has just ended drops its own only after this. It is never written to.
             slot->data.size = slot->data.room = op->size;
+            slot->data.summed = 0;
             slot->data.data = (uint8_t *)(uintptr_t)op->bytes;
             slot->io.data = &slot->data;
         }

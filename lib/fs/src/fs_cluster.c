@@ -208,7 +208,8 @@ static fm_status start_node(fm_fs_cluster *cluster, const char *dir, uint32_t no
                                            .heartbeat_ns = 200 * ms,
                                            .lease_ns = 2000 * ms,
                                            .call_timeout_ns = 5000 * ms,
-                                           .scrub_ns = 1000 * ms};
+                                           .scrub_ns = 1000 * ms,
+                                           .pool = fm_fs_host_pool(cluster->host)};
     return fm_fs_storage_new(service->runtime, &options, disks, count, &service->storage);
 }
 

@@ -31,16 +31,35 @@ enum {
 
 /* Buffers: bulk bytes that several hold at once. */
 
+typedef struct fm_fs_pool fm_fs_pool;
+
 typedef struct fm_fs_buffer {
     unsigned refs;
-    size_t size;   // of what is in it
-    size_t room;   // of `data`, a multiple of FM_FS_PAGE
-    uint8_t *data; // aligned to FM_FS_PAGE
+    size_t size;               // of what is in it
+    size_t room;               // of `data`, a multiple of FM_FS_PAGE
+    uint8_t *data;             // aligned to FM_FS_PAGE
+    int summed;                // whether `crc` is known
+    uint32_t crc;              // CRC32C of the contents, which stay as they are from then on
+    fm_fs_pool *pool;          // private: where it goes back to; NULL: it is freed
+    struct fm_fs_buffer *next; // private
 } fm_fs_buffer;
 
 // A buffer with room for `size` bytes, one reference; NULL when there is no memory. `size` bytes are in it, not
 // initialised; what follows up to the page's end is zero.
 fm_fs_buffer *fm_fs_buffer_new(size_t size);
+// The same, of a pool, where it has one; `pool` may be NULL.
+fm_fs_buffer *fm_fs_buffer_from(fm_fs_pool *pool, size_t size);
+// A pool keeps buffers of up to 2 MiB for reuse, cut from huge pages where the kernel gives them: fresh pages cost more
+// than a disk's transfer into them, and a disk takes few pieces at once. For one thread; holds at most 32 MiB of each
+// power of two. It goes when it was freed and its last buffer has come back.
+fm_fs_pool *fm_fs_pool_new(void); // NULL: no memory
+void fm_fs_pool_free(fm_fs_pool *pool);
+uint32_t fm_fs_buffer_crc(fm_fs_buffer *buffer); // computed where it is not known; NULL: of no bytes
+static inline void fm_fs_buffer_summed(fm_fs_buffer *buffer, uint32_t crc)
+{
+    buffer->summed = 1;
+    buffer->crc = crc;
+}
 static inline fm_fs_buffer *fm_fs_buffer_ref(fm_fs_buffer *buffer)
 {
     if (buffer)

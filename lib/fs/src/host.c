@@ -63,6 +63,7 @@ struct peer {
 
 struct fm_fs_host {
     fm_net_loop *loop;
+    fm_fs_pool *pool;
     fm_net_key key;
     fm_net_listener *listener;
     fm_fs_kv *kv;
@@ -312,6 +313,7 @@ static void outgoing_done(void *context, const fm_net_reply *reply)
             outgoing->reply->size = reply->payload_bytes;
             memset(outgoing->reply->data + outgoing->reply->size, 0,
                    fm_round_up(outgoing->reply->size, FM_FS_PAGE) - outgoing->reply->size);
+            fm_fs_buffer_summed(outgoing->reply, reply->payload_crc);
             call->reply_payload = outgoing->reply;
         }
     } else if (reply->status >= 0) {
@@ -338,6 +340,12 @@ static fm_status dial(fm_fs_host *host, struct peer *peer)
     return fm_net_dialer_new(host->loop, peer->address, &options, &backoff, &peer->dialer);
 }
 
+// Where it is known, the network need not compute it again.
+static const uint32_t *sum_of(const fm_fs_buffer *payload)
+{
+    return payload && payload->size && payload->summed ? &payload->crc : NULL;
+}
+
 static fm_status call_remote(struct host_node *from, fm_fs_call *call)
 {
     fm_fs_host *host = from->host;
@@ -359,7 +367,7 @@ static fm_status call_remote(struct host_node *from, fm_fs_call *call)
     outgoing->payload = fm_fs_buffer_ref(call->payload);
     RING_ADD(&host->outgoings, outgoing);
     if (call->reply_bytes)
-        outgoing->reply = fm_fs_buffer_new(call->reply_bytes);
+        outgoing->reply = fm_fs_buffer_from(host->pool, call->reply_bytes);
     fm_put_le32(args, call->node);
     fm_put_le32(args + 4, from->base.node);
     if (call->args_bytes)
@@ -371,7 +379,8 @@ static fm_status call_remote(struct host_node *from, fm_fs_call *call)
                              .body = {.args = args,
                                       .args_bytes = HEAD_BYTES + call->args_bytes,
                                       .payload = &piece,
-                                      .payload_count = piece.iov_len ? 1 : 0},
+                                      .payload_count = piece.iov_len ? 1 : 0,
+                                      .payload_crc = sum_of(call->payload)},
                              .reply_buffer = outgoing->reply ? outgoing->reply->data : NULL,
                              .reply_bytes = outgoing->reply ? call->reply_bytes : 0,
                              .timeout_ns = call->timeout_ns,
@@ -407,8 +416,8 @@ static void call_start(fm_fs_runtime *runtime, fm_fs_call *call)
 
 static fm_status land(void *context, fm_net_request *request, void **out_payload)
 {
-    (void)context;
-    fm_fs_buffer *buffer = fm_fs_buffer_new(request->payload_bytes);
+    fm_fs_host *host = context;
+    fm_fs_buffer *buffer = fm_fs_buffer_from(host->pool, request->payload_bytes);
     if (!buffer)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu bytes", request->payload_bytes);
     request->user = buffer;
@@ -426,6 +435,8 @@ static void serve(void *context, fm_net_request *request)
 {
     fm_fs_host *host = context;
     fm_fs_buffer *payload = request->payload_bytes ? request->user : NULL;
+    if (payload)
+        fm_fs_buffer_summed(payload, request->payload_crc);
     const uint8_t *args = request->args;
     struct host_node *to = request->args_bytes >= HEAD_BYTES ? find_node(host, fm_get_le32(args)) : NULL;
     struct remote *remote = to && to->serve && !host->ending ? fm_base_mem_zalloc(1, sizeof *remote) : NULL;
@@ -466,7 +477,8 @@ static void reply_remote(struct remote *remote, fm_status status, const void *ar
     const fm_net_answer answer = {.body = {.args = space,
                                            .args_bytes = 4 + args_bytes,
                                            .payload = &piece,
-                                           .payload_count = piece.iov_len ? 1 : 0},
+                                           .payload_count = piece.iov_len ? 1 : 0,
+                                           .payload_crc = sum_of(held)},
                                   .sent = sent,
                                   .context = held};
     fm_net_request *request = remote->request;
@@ -579,6 +591,9 @@ fm_status fm_fs_host_new(const fm_net_key *key, fm_fs_kv *kv, fm_fs_host **out_h
     pthread_cond_init(&host->changed, NULL);
     const fm_net_loop_options options = {.size = sizeof options};
     fm_status status = fm_net_loop_new(&options, &host->loop);
+    host->pool = fm_fs_pool_new();
+    if (status == FM_OK && !host->pool)
+        status = fm_base_error_set(FM_ERR_NOMEM, "no memory for buffers");
     if (status == FM_OK && getrandom(&host->random_seed, sizeof host->random_seed, 0) != 8)
         status = fm_base_error_set(FM_ERR_IO, "the system gives no random numbers");
     if (status == FM_OK && kv) {
@@ -624,6 +639,7 @@ static void free_all(fm_fs_host *host)
     if (host->listener)
         fm_net_listener_close(host->listener);
     if (!host->loop) {
+        fm_fs_pool_free(host->pool);
         fm_base_mem_free(host);
         return;
     }
@@ -643,6 +659,7 @@ static void free_all(fm_fs_host *host)
         outgoing_free(host->outgoings.after);
     for (uint32_t i = 0; i < host->node_count; i++)
         fm_base_mem_free(host->nodes[i]);
+    fm_fs_pool_free(host->pool);
     pthread_mutex_destroy(&host->lock);
     pthread_cond_destroy(&host->changed);
     fm_net_key_clear(&host->key);
@@ -663,6 +680,11 @@ void fm_fs_host_free(fm_fs_host *host)
 fm_net_loop *fm_fs_host_loop(fm_fs_host *host)
 {
     return host->loop;
+}
+
+fm_fs_pool *fm_fs_host_pool(fm_fs_host *host)
+{
+    return host->pool;
 }
 
 fm_status fm_fs_host_listen(fm_fs_host *host, const char *address)

@@ -20,6 +20,7 @@ void fm_fs_host_end(fm_fs_host *host);
 // After the services of its nodes have been freed, and before their disks are closed.
 void fm_fs_host_free(fm_fs_host *host);
 fm_net_loop *fm_fs_host_loop(fm_fs_host *host);
+fm_fs_pool *fm_fs_host_pool(fm_fs_host *host); // of what arrives
 // Others reach all nodes of this host at the address. FM_ERR_* of fm_net_loop_listen().
 fm_status fm_fs_host_listen(fm_fs_host *host, const char *address);
 const char *fm_fs_host_address(const fm_fs_host *host); // "" when nothing listens

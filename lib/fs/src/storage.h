@@ -48,6 +48,7 @@ typedef struct fm_fs_storage_options {
     int64_t scrub_ns;          // between two chunks of a target
     uint64_t sync_bytes_per_s; // recovery sends no more; 0: as fast as it can
     uint64_t journal_bytes;
+    fm_fs_pool *pool; // of buffers; NULL: none. The caller's, and outlives the service
 } fm_fs_storage_options;
 
 // The disks stay the caller's, and must outlive the service.

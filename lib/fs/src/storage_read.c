@@ -1,8 +1,6 @@
 // Reads, and the care for what was read wrong.
 #include "storage_private.h"
 
-#include "fathom/crc.h"
-
 static const fm_fs_chunk *chunk_of(const fm_fs_op *op)
 {
     return fm_fs_store_find(op->target->store, &op->message.id);

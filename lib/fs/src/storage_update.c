@@ -8,8 +8,6 @@
  */
 #include "storage_private.h"
 
-#include "fathom/crc.h"
-
 static void update_locked(void *context);
 static void update_forward(void *context);
 static void push_locked(void *context);
@@ -199,7 +197,7 @@ static void send(fm_fs_op *op, const fm_fs_member *to, const fm_fs_chunk_copy *c
     if (op->whole) {
         message.offset = 0;
         message.size = copy->size;
-        message.crc = op->payload ? fm_base_crc32c(0, op->payload->data, op->payload->size) : 0;
+        message.crc = fm_fs_buffer_crc(op->payload);
     }
     fm_fs_op_call(op, to, FM_FS_FORWARD, &message, op->payload, 0, forwarded);
 }
@@ -396,7 +394,7 @@ void fm_fs_update_serve(fm_fs_target *target, fm_fs_request *request, const fm_f
     if (status == FM_OK && (carries ? size != message->size : size != 0))
         status = fm_base_error_set(FM_ERR_FORMAT, "%zu bytes of payload; the message says %u", size,
                                    message->size);
-    if (status == FM_OK && carries && size && fm_base_crc32c(0, request->payload->data, size) != message->crc)
+    if (status == FM_OK && carries && fm_fs_buffer_crc(request->payload) != message->crc)
         status = fm_base_error_set(FM_ERR_FORMAT, "the payload does not have its CRC32C");
     if (status < 0)
         update_end(op, status, 0);

@@ -2,7 +2,7 @@
 // single operation it opens, holds what was acknowledged, and nothing that was never written.
 #include "fm_gen.h"
 #include "fm_test.h"
-#include "chunk_store.h"
+#include "chunk_store_private.h"
 #include "sim_disk.h"
 
 #include "fathom/crc.h"
@@ -471,6 +471,65 @@ static void a_full_target_says_so(void **state)
     free(world);
 }
 
+// What changed in memory since its sum was taken is not stored as if it were right.
+static void a_change_with_another_sum_is_refused(void **state)
+{
+    (void)state;
+    fm_gen gen = fm_gen_seeded(6);
+    struct world *world = calloc(1, sizeof *world);
+    open_empty(world, &gen);
+    fm_fs_buffer *data = fm_fs_buffer_new(3 * FM_FS_PAGE + 5);
+    fm_gen_fill(&gen, data->data, data->size);
+    uint32_t crc = fm_fs_buffer_crc(data);
+    for (int right = 0; right < 2; right++) {
+        int told = 0;
+        fm_fs_apply apply = {.kind = FM_FS_APPLY_WHOLE,
+                             .id = id_of(0),
+                             .version = 1,
+                             .chain_version = 1,
+                             .data = data,
+                             .done = note_apply,
+                             .context = &told};
+        fm_fs_buffer_summed(data, right ? crc : crc ^ 1);
+        fm_fs_store_apply(world->store, &apply);
+        while (turn(world))
+            ;
+        assert_int_equal(told, 1);
+        assert_int_equal(apply.status, right ? FM_OK : FM_ERR_FORMAT);
+        assert_int_equal(fm_fs_store_used_bytes(world->store) > 0, right);
+    }
+    fm_fs_buffer_drop(data);
+    free_world(world);
+    free(world);
+}
+
+// The sum of a range, folded from those of its grains, is the one that a pass over its bytes gives.
+static void it_sums_ranges_by_their_grains(void **state)
+{
+    (void)state;
+    fm_gen gen = fm_gen_seeded(8);
+    struct world *world = calloc(1, sizeof *world);
+    static uint8_t bytes[3 << 20];
+    open_empty(world, &gen);
+    fm_gen_fill(&gen, bytes, sizeof bytes);
+    for (int i = 0; i < 200; i++) {
+        uint32_t size = (uint32_t)fm_gen_int(&gen, 1, i % 4 ? 100000 : (int64_t)sizeof bytes);
+        fm_fs_chunk_copy *copy = fm_fs_chunk_copy_new(size, fm_fs_chunk_class(size));
+        fm_fs_chunk_copy_sum(copy, bytes);
+        uint32_t grain = fm_fs_chunk_grain(copy->size_class);
+        uint32_t offset = (uint32_t)fm_gen_int(&gen, 0, size - 1) / grain * grain;
+        uint32_t length =
+            fm_gen_chance(&gen, 0.5) ? size - offset : (uint32_t)fm_gen_int(&gen, 0, size - offset);
+        if (fm_gen_chance(&gen, 0.5) && offset + length < size)
+            length = length / grain * grain;
+        assert_int_equal(fm_fs_store_crc(world->store, copy, bytes + offset, offset, length),
+                         fm_base_crc32c(0, bytes + offset, length));
+        fm_base_mem_free(copy);
+    }
+    free_world(world);
+    free(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -480,6 +539,8 @@ int main(void)
         cmocka_unit_test(it_refuses_what_it_did_not_write),
         cmocka_unit_test(a_hole_in_the_journal_is_noticed),
         cmocka_unit_test(a_full_target_says_so),
+        cmocka_unit_test(a_change_with_another_sum_is_refused),
+        cmocka_unit_test(it_sums_ranges_by_their_grains),
     };
     return fm_test_run("chunk_store", tests);
 }

@@ -4,15 +4,21 @@
 #include <liburing.h>
 #include <sys/epoll.h>
 
-enum { DEPTH = 128 };
+enum {
+    DEPTH = 128,
+    // What was submitted waits for more of it, to share a call to the kernel, until it would keep the disk waiting.
+    HELD_BYTES = 128 << 10
+};
 
 struct fm_fs_ring {
     struct io_uring ring;
     fm_net_loop *loop;
     fm_net_watch watch;
     fm_net_timer flush;
-    int flushing; // the timer is set
+    int flushing;   // the timer is set
+    int collecting; // what is submitted meanwhile goes to the kernel at its end
     unsigned in_flight;
+    size_t held; // bytes that are submitted and not known to the kernel
     void (*done)(void *context, fm_fs_disk_io *io, int result);
     void *context;
 };
@@ -22,6 +28,7 @@ static void collect(void *context, uint32_t events)
     fm_fs_ring *ring = context;
     struct io_uring_cqe *cqe;
     (void)events;
+    ring->collecting = 1;
     while (io_uring_peek_cqe(&ring->ring, &cqe) == 0) {
         fm_fs_disk_io *io = io_uring_cqe_get_data(cqe);
         int result = cqe->res;
@@ -29,12 +36,16 @@ static void collect(void *context, uint32_t events)
         ring->in_flight--;
         ring->done(ring->context, io, result);
     }
+    ring->collecting = 0;
+    ring->held = 0;
+    io_uring_submit(&ring->ring);
 }
 
 static void flush(void *context)
 {
     fm_fs_ring *ring = context;
     ring->flushing = 0;
+    ring->held = 0;
     io_uring_submit(&ring->ring);
 }
 
@@ -92,7 +103,13 @@ int fm_fs_ring_submit(fm_fs_ring *ring, int fd, fm_fs_disk_io *io, size_t done_b
         io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
     io_uring_sqe_set_data(sqe, io);
     ring->in_flight++;
-    if (!ring->flushing) {
+    ring->held += size;
+    if (ring->held >= HELD_BYTES) {
+        ring->held = 0;
+        io_uring_submit(&ring->ring);
+        return 1;
+    }
+    if (!ring->flushing && !ring->collecting) {
         ring->flushing = 1;
         if (fm_net_timer_start(ring->loop, &ring->flush, 0) < 0)
             flush(ring);
