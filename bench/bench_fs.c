@@ -1,5 +1,5 @@
-// The key-value store: what committing many closures at once gains.
-#include "fm_bench.h"
+// The key-value store: what committing many closures at once gains. And what the parts of this program share.
+#include "bench_fs.h"
 
 #include <fcntl.h>
 #include <ftw.h>
@@ -25,7 +25,7 @@ enum {
 };
 
 struct bench_kv {
-    char folder[512];
+    char folder[FM_BENCH_FS_PATH];
     fm_fs_kv *kv;
     pthread_mutex_t alone; // makes each create a commit of its own
     int grouped;
@@ -175,13 +175,29 @@ static int remove_entry(const char *path, const struct stat *info, int type, str
     return remove(path);
 }
 
+fm_status fm_bench_fs_folder(char *out_folder)
+{
+    const char *base = getenv("TMPDIR");
+    snprintf(out_folder, FM_BENCH_FS_PATH, "%s/fathom-bench-XXXXXX", base ? base : "/tmp");
+    if (mkdtemp(out_folder))
+        return FM_OK;
+    out_folder[0] = 0;
+    return fm_base_error_set(FM_ERR_IO, "cannot make a folder in %s", base ? base : "/tmp");
+}
+
+void fm_bench_fs_folder_remove(const char *folder)
+{
+    if (*folder)
+        nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 static void teardown(void *state)
 {
     struct bench_kv *bench = state;
     if (!bench)
         return;
     fm_fs_kv_close(bench->kv);
-    nftw(bench->folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    fm_bench_fs_folder_remove(bench->folder);
     pthread_mutex_destroy(&bench->alone);
     fm_base_mem_free(bench);
 }
@@ -189,20 +205,16 @@ static void teardown(void *state)
 static fm_status setup(const fm_bench_setup *given, void **out_state)
 {
     const char *engine = given->argument;
-    const char *base = getenv("TMPDIR");
     struct bench_kv *bench = fm_base_mem_zalloc(1, sizeof *bench);
     char spec[600];
     if (!bench)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for the case");
     pthread_mutex_init(&bench->alone, NULL);
-    snprintf(bench->folder, sizeof bench->folder, "%s/fathom-bench-XXXXXX", base ? base : "/tmp");
-    if (!mkdtemp(bench->folder)) {
-        fm_base_mem_free(bench);
-        return fm_base_error_set(FM_ERR_IO, "cannot make a folder in %s", base ? base : "/tmp");
-    }
+    fm_status status = fm_bench_fs_folder(bench->folder);
     snprintf(spec, sizeof spec, "%s:%s%s", engine, strcmp(engine, "lmdb") == 0 ? bench->folder : "",
              strcmp(engine, "lmdb") == 0 ? "/store" : "");
-    fm_status status = fm_fs_kv_open(spec, NULL, &bench->kv);
+    if (status == FM_OK)
+        status = fm_fs_kv_open(spec, NULL, &bench->kv);
     if (status == FM_OK)
         status = fm_fs_kv_run(bench->kv, 0, make_dirs, NULL);
     bench->flush_s = time_flush(bench->folder);
@@ -240,6 +252,8 @@ static fm_status cases(fm_bench *bench)
                                    .run = run_one,
                                    .teardown = teardown,
                                }));
+    FM_TRY(fm_bench_fs_store_cases(bench));
+    FM_TRY(fm_bench_fs_cluster_cases(bench));
     return fm_bench_add(bench, &(fm_bench_case){
                                    .name = "kv.lmdb.create.32",
                                    .argument = "lmdb",
@@ -258,7 +272,7 @@ static fm_status cases(fm_bench *bench)
 
 int main(int argc, char **argv)
 {
-    static const fm_bench_program program = {"fs", "Measures lib/fs: transactions of the key-value store",
+    static const fm_bench_program program = {"fs", "Measures lib/fs: chunks, replicated writes, transactions",
                                              cases};
     return fm_bench_main(&program, argc, argv);
 }

@@ -1,0 +1,24 @@
+/* What the parts of bench_fs share. */
+#ifndef FM_BENCH_FS_H
+#define FM_BENCH_FS_H
+
+#include "fm_bench.h"
+
+enum { FM_BENCH_FS_PATH = 512 };
+
+/** Makes a folder on the disk that is measured: below TMPDIR, or /tmp. `out_folder` has FM_BENCH_FS_PATH bytes. */
+fm_status fm_bench_fs_folder(char *out_folder);
+void fm_bench_fs_folder_remove(const char *folder);
+
+/** Reads or writes at `offsets` (count of them, `size` bytes each) by io_uring with O_DIRECT, `depth` at once, into or from
+ * `buffers` (depth of `size` bytes); after writes one flush. FM_ERR_UNAVAILABLE: no io_uring here. bench_fs_ring.c */
+typedef struct fm_bench_fs_raw fm_bench_fs_raw;
+fm_status fm_bench_fs_raw_open(const char *path, unsigned depth, fm_bench_fs_raw **out_raw);
+fm_status fm_bench_fs_raw_run(fm_bench_fs_raw *raw, int writes, const uint64_t *offsets, unsigned count,
+                              unsigned size, void *buffers);
+void fm_bench_fs_raw_close(fm_bench_fs_raw *raw);
+
+fm_status fm_bench_fs_store_cases(fm_bench *bench);   /* bench_fs_store.c */
+fm_status fm_bench_fs_cluster_cases(fm_bench *bench); /* bench_fs_cluster.c */
+
+#endif

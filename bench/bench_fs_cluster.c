@@ -1,0 +1,149 @@
+// Writes that are durable on all replicas of a chain, by a client in another process, against io_uring on the same disk.
+#include "bench_fs.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fathom/clock.h"
+#include "fathom/fs_cluster.h"
+#include "fathom/mem.h"
+
+enum { REPLICAS = 3, CHUNK = 1 << 20, WRITES = 32, TIMEOUT_MS = 60000 };
+
+struct cluster_bench {
+    char folder[FM_BENCH_FS_PATH];
+    pid_t cluster;
+    fm_fs_chunks *chunks;
+    fm_bench_fs_raw *raw;
+    void *data; // WRITES chunks
+    fm_fs_chunk_op ops[WRITES];
+    uint64_t offsets[WRITES * REPLICAS];
+};
+
+static pid_t start_cluster(const char *dir)
+{
+    pid_t pid = fork();
+    if (pid != 0)
+        return pid;
+    fm_fs_cluster *cluster;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (fm_fs_cluster_up(dir, &cluster) < 0 || fm_fs_cluster_run(cluster) < 0)
+        _exit(1);
+    _exit(0);
+}
+
+static fm_status run_cluster(void *state, int threads)
+{
+    struct cluster_bench *bench = state;
+    (void)threads;
+    return fm_fs_chunks_batch(bench->chunks, bench->ops, WRITES, TIMEOUT_MS);
+}
+
+// As many bytes on the disk as the replicas write together.
+static fm_status run_raw(void *state, int threads)
+{
+    struct cluster_bench *bench = state;
+    (void)threads;
+    if (!bench->raw)
+        return FM_ERR_UNAVAILABLE;
+    return fm_bench_fs_raw_run(bench->raw, 1, bench->offsets, WRITES * REPLICAS, CHUNK, bench->data);
+}
+
+static void teardown(void *state)
+{
+    struct cluster_bench *bench = state;
+    if (!bench)
+        return;
+    fm_bench_fs_raw_close(bench->raw);
+    fm_fs_chunks_close(bench->chunks);
+    if (bench->cluster > 0) {
+        kill(bench->cluster, SIGKILL);
+        waitpid(bench->cluster, NULL, 0);
+    }
+    fm_bench_fs_folder_remove(bench->folder);
+    fm_base_mem_free(bench->data);
+    fm_base_mem_free(bench);
+}
+
+static int is_whole(const fm_fs_cluster_state *state)
+{
+    for (uint32_t m = 0; state->chain_count && m < state->chains[0].count; m++)
+        if (strcmp(state->chains[0].members[m].state, "serving") != 0)
+            return 0;
+    return state->chain_count && state->version > 5; // it has come together once
+}
+
+static fm_status open_cluster(struct cluster_bench *bench)
+{
+    char dir[FM_BENCH_FS_PATH + 16];
+    const fm_fs_cluster_options options = {
+        .size = sizeof options, .targets = REPLICAS, .replicas = REPLICAS, .target_bytes = (uint64_t)2 << 30};
+    fm_fs_cluster_state now;
+    FM_TRY(fm_bench_fs_folder(bench->folder));
+    snprintf(dir, sizeof dir, "%s/raw", bench->folder);
+    fm_status status = fm_bench_fs_raw_open(dir, WRITES, &bench->raw);
+    if (status < 0 && status != FM_ERR_UNAVAILABLE)
+        return status;
+    snprintf(dir, sizeof dir, "%s/cluster", bench->folder);
+    FM_TRY(fm_fs_cluster_init(dir, &options));
+    bench->cluster = start_cluster(dir);
+    FM_TRY(fm_fs_chunks_open(dir, &bench->chunks));
+    for (;;) {
+        FM_TRY(fm_fs_chunks_state(bench->chunks, TIMEOUT_MS, &now));
+        if (is_whole(&now))
+            break;
+        fm_base_clock_sleep_ns(10000000);
+    }
+    return FM_OK;
+}
+
+static fm_status setup(const fm_bench_setup *given, void **out_state)
+{
+    struct cluster_bench *bench = fm_base_mem_zalloc(1, sizeof *bench);
+    if (!bench)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the case");
+    bench->data = fm_bench_alloc((size_t)WRITES * CHUNK);
+    fm_status status =
+        bench->data ? open_cluster(bench) : fm_base_error_set(FM_ERR_NOMEM, "no memory for chunks");
+    if (status < 0) {
+        teardown(bench);
+        return status == FM_ERR_UNSUPPORTED ? FM_ERR_UNAVAILABLE : status;
+    }
+    fm_bench_fill(given->seed, bench->data, (size_t)WRITES * CHUNK);
+    for (unsigned i = 0; i < WRITES * REPLICAS; i++)
+        bench->offsets[i] = (uint64_t)i * CHUNK;
+    for (unsigned i = 0; i < WRITES; i++)
+        bench->ops[i] = (fm_fs_chunk_op){.kind = FM_FS_CHUNK_WRITE,
+                                         .chain = 1,
+                                         .id = {[15] = (uint8_t)i},
+                                         .size = CHUNK,
+                                         .bytes = (const uint8_t *)bench->data + (size_t)i * CHUNK};
+    *out_state = bench;
+    return FM_OK;
+}
+
+static fm_status nothing_before(void *state)
+{
+    (void)state;
+    return FM_OK;
+}
+
+fm_status fm_bench_fs_cluster_cases(fm_bench *bench)
+{
+    return fm_bench_add(bench, &(fm_bench_case){
+                                   .name = "cluster.write.3x1MiB",
+                                   .bytes = (double)WRITES * CHUNK,
+                                   .clock = FM_BENCH_WALL,
+                                   .threads = 1, // of the client
+                                   .setup = setup,
+                                   .before = nothing_before, // a run is long enough
+                                   .run = run_cluster,
+                                   .teardown = teardown,
+                                   .peers = {{.name = "io_uring", .run = run_raw}},
+                                   .goals = {{FM_BENCH_RATIO, .peer = "io_uring", .must = 0.8}},
+                               });
+}
