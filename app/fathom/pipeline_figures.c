@@ -1,6 +1,7 @@
 #include "pipeline_figures.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "fathom/mem.h"
@@ -117,6 +118,141 @@ static fm_status measure(const fm_trace *trace, const fm_pipe_program *program, 
     return simulate(&all, &shape, figures);
 }
 
+/** An operation of a rank, a receive of a thread, or the sending of a message. */
+struct interval {
+    uint64_t id;    // of a message sent
+    uint32_t place; // process or track of the trace
+    int64_t begin, end;
+    double bytes; // of a receive
+};
+
+static int by_begin(const void *left, const void *right)
+{
+    const struct interval *a = left, *b = right;
+    if (a->place != b->place)
+        return a->place < b->place ? -1 : 1;
+    return (a->begin > b->begin) - (a->begin < b->begin);
+}
+
+static int by_id(const void *left, const void *right)
+{
+    const struct interval *a = left, *b = right;
+    return (a->id > b->id) - (a->id < b->id);
+}
+
+// The last interval of a place that begins at `at` or before; the first of all where there is none. Intervals of a place do not
+// overlap.
+static size_t find(const struct interval *intervals, size_t count, uint32_t place, int64_t at)
+{
+    const struct interval probe = {.place = place, .begin = at};
+    size_t low = 0, high = count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (by_begin(&intervals[middle], &probe) <= 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low > 0 ? low - 1 : 0;
+}
+
+// Time between two moments in which a rank's operations ran.
+static int64_t covered(const struct interval *ops, size_t count, uint32_t place, int64_t begin, int64_t end)
+{
+    int64_t sum = 0;
+    for (size_t i = find(ops, count, place, begin); i < count; i++) {
+        if (ops[i].place > place || (ops[i].place == place && ops[i].begin >= end))
+            break;
+        int64_t from = ops[i].begin > begin ? ops[i].begin : begin;
+        int64_t to = ops[i].end < end ? ops[i].end : end;
+        sum += ops[i].place == place && to > from ? to - from : 0;
+    }
+    return sum;
+}
+
+static double bytes_of(const fm_trace *trace, const fm_trace_slice *slice)
+{
+    const fm_trace_args *args = &trace->args[slice - trace->slices];
+    const char *text = trace->args_text + args->offset,
+               *key = args->length ? memmem(text, args->length, "\"bytes\":", 8) : NULL;
+    return key ? strtod(key + 8, NULL) : 0;
+}
+
+struct traffic {
+    struct interval *ops, *sent, *received;
+    size_t op_count, sent_count, received_count;
+};
+
+static void sort(struct interval *intervals, size_t count, int (*compare)(const void *, const void *))
+{
+    if (count)
+        qsort(intervals, count, sizeof *intervals, compare);
+}
+
+static void collect(const fm_trace *trace, struct traffic *traffic)
+{
+    for (size_t i = 0; i < trace->slice_count; i++) {
+        const fm_trace_slice *slice = &trace->slices[i];
+        struct interval interval = {.place = trace->tracks[slice->track].process,
+                                    .begin = slice->begin_ns,
+                                    .end = slice->begin_ns + slice->duration_ns};
+        if (kind_of(trace, slice) >= 0) {
+            traffic->ops[traffic->op_count++] = interval;
+        } else if (is_text(trace, slice->name, "receive") && is_text(trace, slice->category, "pipe")) {
+            interval.place = slice->track;
+            interval.bytes = bytes_of(trace, slice);
+            traffic->received[traffic->received_count++] = interval;
+        }
+    }
+    for (size_t i = 0; i < trace->flow_count; i++)
+        if (trace->flows[i].phase == 's' && is_text(trace, trace->flows[i].category, "pipe"))
+            traffic->sent[traffic->sent_count++] =
+                (struct interval){.id = trace->flows[i].id, .begin = trace->flows[i].at_ns};
+    sort(traffic->ops, traffic->op_count, by_begin);
+    sort(traffic->received, traffic->received_count, by_begin);
+    sort(traffic->sent, traffic->sent_count, by_id);
+}
+
+// A message that has arrived: how much of its way its receiver computed.
+static void add_message(const fm_trace *trace, const struct traffic *traffic, const fm_trace_flow *flow,
+                        fm_pipeline_figures *figures)
+{
+    const struct interval key = {.id = flow->id};
+    const struct interval *sent =
+        traffic->sent_count ? bsearch(&key, traffic->sent, traffic->sent_count, sizeof key, by_id) : NULL;
+    if (!sent || sent->begin >= flow->at_ns || traffic->received_count == 0)
+        return;
+    const struct interval *received =
+        &traffic->received[find(traffic->received, traffic->received_count, flow->track, flow->at_ns)];
+    if (received->place != flow->track || received->begin > flow->at_ns || received->end < flow->at_ns)
+        return;
+    int64_t busy = covered(traffic->ops, traffic->op_count, trace->tracks[flow->track].process, sent->begin,
+                           flow->at_ns);
+    figures->sent_bytes += received->bytes;
+    figures->hidden_bytes += received->bytes * (double)busy / (double)(flow->at_ns - sent->begin);
+}
+
+static fm_status measure_traffic(const fm_trace *trace, fm_pipeline_figures *figures)
+{
+    struct traffic traffic = {
+        .ops = fm_base_mem_zalloc(trace->slice_count + 1, sizeof *traffic.ops),
+        .sent = fm_base_mem_zalloc(trace->flow_count + 1, sizeof *traffic.sent),
+        .received = fm_base_mem_zalloc(trace->slice_count + 1, sizeof *traffic.received),
+    };
+    fm_status status = traffic.ops && traffic.sent && traffic.received
+                           ? FM_OK
+                           : fm_base_error_set(FM_ERR_NOMEM, "no memory for the messages of a trace");
+    if (status == FM_OK)
+        collect(trace, &traffic);
+    for (size_t i = 0; status == FM_OK && i < trace->flow_count; i++)
+        if (trace->flows[i].phase == 'f' && is_text(trace, trace->flows[i].category, "pipe"))
+            add_message(trace, &traffic, &trace->flows[i], figures);
+    fm_base_mem_free(traffic.ops);
+    fm_base_mem_free(traffic.sent);
+    fm_base_mem_free(traffic.received);
+    return status;
+}
+
 fm_status fm_app_pipeline_measure(const char *trace_path, fm_pipe_schedule schedule, int pipe_ranks,
                                   int expert_ranks, fm_pipeline_figures *out_figures)
 {
@@ -127,7 +263,10 @@ fm_status fm_app_pipeline_measure(const char *trace_path, fm_pipe_schedule sched
     fm_pipe_shape shape = {
         .size = sizeof shape, .schedule = schedule, .ranks = pipe_ranks, .micro_batches = 2 * pipe_ranks};
     FM_TRY(fm_pipe_program_generate(&shape, &program));
-    fm_status status = fm_trace_data_read(&trace_path, 1, NULL, &trace);
+    const fm_trace_read_options options = {.size = sizeof options, .keep_args = 1};
+    fm_status status = fm_trace_data_read(&trace_path, 1, &options, &trace);
+    if (status == FM_OK)
+        status = measure_traffic(trace, &figures);
     if (status == FM_OK)
         status = measure(trace, program, expert_ranks, &figures);
     fm_trace_data_free(trace);

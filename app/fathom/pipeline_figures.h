@@ -10,6 +10,9 @@ typedef struct fm_pipeline_figures {
     double
         measured; /**< share of ranks x time, from a step's first operation to its last, in which no operation ran */
     double simulated;
+    double sent_bytes; /**< of messages between the ranks of pipelines, in these steps */
+    double
+        hidden_bytes; /**< of these, in proportion to the time from sending to receiving in which the receiver computed */
     fm_pipe_text drawing; /**< of the simulated step; the caller frees its text with fm_base_mem_free() */
 } fm_pipeline_figures;
 

@@ -14,6 +14,8 @@ static const struct {
     {"data", "smoothed bigram, held out", "smoothed bigram on the same tokens"},
     {"train", "bubble, simulated", "pipeline bubble, simulated"},
     {"train", "bubble, measured", "pipeline bubble, measured"},
+    {"train", "pipeline, bytes sent a step", "pipeline: bytes sent a step"},
+    {"train", "pipeline, bytes moved while computing", "pipeline: bytes moved while computing"},
     {"train", "moved while computing", "storage: bytes moved while computing"},
     {"balance", "busiest rank over the mean, experts in order", "expert imbalance before balancing"},
     {"balance", "busiest rank over the mean, planned with copies", "expert imbalance after balancing"},

@@ -481,6 +481,11 @@ static fm_status report_pipeline(struct job *job)
                       figures.micro_batches);
     fm_app_stage_number(job->run, "bubble, simulated", 100 * figures.simulated, "%");
     fm_app_stage_number(job->run, "bubble, measured", 100 * figures.measured, "%");
+    if (figures.sent_bytes > 0) {
+        fm_app_stage_number(job->run, "pipeline, bytes sent a step", figures.sent_bytes / figures.steps, "B");
+        fm_app_stage_number(job->run, "pipeline, bytes moved while computing",
+                            100 * figures.hidden_bytes / figures.sent_bytes, "%");
+    }
     return status;
 }
 

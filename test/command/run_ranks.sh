@@ -32,6 +32,9 @@ for bubble in simulated measured; do
     grep -A1 "\"bubble, $bubble\"" run/summary.json | awk -F': ' '/value/ { exit !($2 + 0 >= 0 && $2 + 0 < 100) }'
     says run/summary.json "bubble, $bubble"
 done
+# 8 sequences of 32 tokens with 32 channels of 4 bytes cross from rank to rank twice in a V of four stages, and their gradients do.
+grep -A1 '"pipeline, bytes sent a step"' run/summary.json | grep -q '"value": 131072,'
+says run/summary.json 'pipeline, bytes moved while computing'
 
 recipe 3 1
 expect 1 "$fathom" run r.yaml

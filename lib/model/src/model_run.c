@@ -257,7 +257,10 @@ fm_status fm_model_run_all(struct fm_trainer *trainer, const int32_t *ids, int s
     }
     begin_slots(trainer);
     rank->ids = ids;
-    fm_status status = fm_pipe_executor_run(run->executor, rank->run_count++);
+    // Pipelines that run side by side have numbers of their own, or two messages of a trace would have the same.
+    uint64_t number = (uint64_t)rank->run_count++ * (uint64_t)rank->layout.experts +
+                      (uint64_t)rank->parties[FM_MODEL_RING].seat.color;
+    fm_status status = fm_pipe_executor_run(run->executor, number);
     fm_status low = fm_model_low_check(trainer->model.compute.low);
     FM_TRY(status < 0 ? status : low);
     for (int i = 0; i < rank->slot_count; i++) {
