@@ -1,16 +1,6 @@
 #!/usr/bin/env bash
 # `fathom fs serve`, `chain`, `target` and `node`: a manager and storage nodes in processes of their own; why all stands as it does.
-set -euo pipefail
-fathom=$1
-expect() { # exit status, command...
-    local want=$1 got=0
-    shift
-    "$@" >out.txt 2>err.txt || got=$?
-    [ $got = "$want" ] || { echo "$*: exit $got, expected $want: $(cat out.txt err.txt)" >&2; exit 1; }
-}
-says() { # file, text
-    grep -qF -e "$2" "$1" || { echo "$1 lacks '$2': $(cat "$1")" >&2; exit 1; }
-}
+. "$(dirname "$0")/prelude.sh"
 until_says() { # text, command...
     local text=$1 i
     shift
@@ -21,15 +11,12 @@ until_says() { # text, command...
     echo "$*: '$text' does not come: $(cat out.txt err.txt)" >&2
     exit 1
 }
-scratch=$(mktemp -d)
 declare -A process
 finish() {
     for name in "${!process[@]}"; do kill -KILL "${process[$name]}" 2>/dev/null || true; done
     rm -rf "$scratch"
 }
 trap finish EXIT
-cd "$scratch"
-
 if ! "$fathom" fs cluster init c --targets 4 --replicas 2 --nodes 2 --target-bytes 1G 2>err.txt; then
     says err.txt 'not a store of this build'
     exit 77

@@ -124,7 +124,7 @@ static int begin_next(struct slot *slot)
             // Its references stay: a call that has just ended drops its own only after this. It is never written to.
             slot->data.size = slot->data.room = op->size;
             slot->data.summed = 0;
-            slot->data.data = (uint8_t *)(uintptr_t)op->bytes;
+            memcpy(&slot->data.data, &op->bytes, sizeof slot->data.data);
             slot->io.data = &slot->data;
         }
         fm_fs_client_start(batch->chunks->client, &slot->io);

@@ -13,6 +13,7 @@
 #include "disk_file.h"
 #include "fathom/clock.h"
 #include "fathom/file.h"
+#include "fathom/fs_placement.h"
 #include "fs_cluster_private.h"
 #include "host.h"
 #include "manager.h"
@@ -71,15 +72,22 @@ static fm_status complete(const char *dir, const fm_fs_cluster_options *given,
     return FM_OK;
 }
 
+struct chains { // of a cluster that is made
+    const struct fm_fs_cluster_conf *conf;
+    uint32_t places[FM_FS_CLUSTER_TARGETS_MAX]; // as fm_fs_placement_solve() gives them
+};
+
 static fm_status write_chains(fm_fs_kv_tx *tx, void *context)
 {
-    const struct fm_fs_cluster_conf *conf = context;
+    const struct chains *chains = context;
+    const struct fm_fs_cluster_conf *conf = chains->conf;
     uint32_t of_node = conf->targets / conf->nodes;
+    uint32_t used[FM_FS_CLUSTER_TARGETS_MAX] = {0}; // targets of each node
     for (uint32_t c = 0; c < conf->targets / conf->replicas; c++) {
         fm_fs_chain chain = {.id = c + 1, .version = 1, .count = conf->replicas};
         for (uint32_t r = 0; r < conf->replicas; r++) {
-            uint32_t place = c * conf->replicas + r; // goes round the nodes
-            uint32_t target = place % conf->nodes * of_node + place / conf->nodes + 1;
+            uint32_t node = chains->places[c * conf->replicas + r];
+            uint32_t target = node * of_node + used[node]++ + 1;
             chain.members[r] = (fm_fs_member){target, fm_fs_cluster_node_of(conf, target), FM_FS_SERVING};
         }
         FM_TRY(fm_fs_manager_put_chain(tx, &chain));
@@ -90,10 +98,12 @@ static fm_status write_chains(fm_fs_kv_tx *tx, void *context)
 static fm_status init_meta(const char *dir, struct fm_fs_cluster_conf *conf)
 {
     char spec[FM_FS_CLUSTER_PATH_MAX + 8];
+    struct chains chains = {.conf = conf};
     fm_fs_kv *kv;
+    FM_TRY(fm_fs_placement_solve(conf->nodes, conf->targets / conf->nodes, conf->replicas, chains.places));
     snprintf(spec, sizeof spec, "lmdb:%s/meta", dir);
     FM_TRY(fm_fs_kv_open(spec, NULL, &kv));
-    fm_status status = fm_fs_kv_run(kv, 0, write_chains, conf);
+    fm_status status = fm_fs_kv_run(kv, 0, write_chains, &chains);
     fm_fs_kv_close(kv);
     return status;
 }

@@ -53,7 +53,8 @@ typedef struct fm_fs_cluster_options {
     uint64_t target_bytes; /**< the most that a target may hold. 64 GiB */
     uint32_t
         nodes; /**< on which the targets are, the same number on each: node 101 has the first ones. As many as
-                       targets. Members of a chain are on different nodes */
+                       targets. Members of a chain are on different nodes, by
+                       fm_fs_placement_solve() */
 } fm_fs_cluster_options;
 
 /**
