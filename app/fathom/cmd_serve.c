@@ -18,8 +18,8 @@
 #include "generation.h"
 
 struct serve_options {
-    const char *model, *host, *name, *key_file, *dtype, *cache_dtype;
-    int64_t port, cache, running, waiting, chunk, body, connections, threads;
+    const char *model, *host, *name, *key_file, *dtype, *cache_dtype, *store;
+    int64_t port, cache, store_bytes, running, waiting, chunk, body, connections, threads;
     double receive_s, answer_s, drain_s;
     int access_log, log_prompts, draft;
 };
@@ -44,6 +44,11 @@ static const fm_option serve_schema[] = {
      .help = "guess tokens with the model's head for multi-token prediction; answers stay the same"},
     {"cache", FM_OPTION_SIZE, FIELD(cache), .value = "0", .min = 0, .max = 1e15,
      .help = "memory for the texts' caches; 0: a quarter of what is available"},
+    {"prefix-cache", FM_OPTION_STRING, FIELD(store), .metavar = "DIR",
+     .help =
+         "keep computed beginnings of texts there, which outlive the server; several servers may share it"},
+    {"prefix-cache-size", FM_OPTION_SIZE, FIELD(store_bytes), .value = "16GiB", .min = 1 << 16, .max = 1e15,
+     .help = "the most that the folder may hold; what was written first and not used since leaves first"},
     {"running", FM_OPTION_INT, FIELD(running), .value = "64", .min = 1, .max = 1024,
      .help = "requests that are answered together"},
     {"waiting", FM_OPTION_INT, FIELD(waiting), .value = "256", .min = 1, .max = 1 << 20,
@@ -73,6 +78,8 @@ struct service {
     fm_model *model;
     fm_tokenizer *tokenizer;
     fm_chat *chat;
+    fm_fs *fs;
+    fm_fs_kvcache *store;
     fm_serve *serve;
     fm_http *http;
     int add_bos;
@@ -87,6 +94,8 @@ static void release(struct service *service)
 {
     fm_model_serve_close(service->serve);
     fm_model_http_close(service->http);
+    fm_fs_kvcache_close(service->store);
+    fm_fs_close(service->fs);
     fm_model_chat_close(service->chat);
     fm_model_tokenizer_close(service->tokenizer);
     fm_model_close(service->model);
@@ -174,6 +183,15 @@ static void name_model(const struct serve_options *options, char *name, size_t s
     snprintf(name, size, "%s", options->name ? options->name : slash && slash[1] ? slash + 1 : path);
 }
 
+static fm_status open_store(const struct serve_options *options, struct service *service)
+{
+    fm_fs_kvcache_options cache = {.size = sizeof cache, .bytes_max = (uint64_t)options->store_bytes};
+    if (!options->store)
+        return FM_OK;
+    FM_TRY(fm_fs_open(options->store, FM_FS_CREATE, &service->fs));
+    return fm_fs_kvcache_open(service->fs, "blocks", &cache, &service->store);
+}
+
 static fm_status open_service(const struct serve_options *options, struct service *service)
 {
     char path[4096];
@@ -201,6 +219,8 @@ static fm_status open_service(const struct serve_options *options, struct servic
         fprintf(stderr, "fathom: no chat template in %s: /v1/completions alone is served\n", options->model);
     else
         FM_TRY(status);
+    FM_TRY(open_store(options, service));
+    serve_options.store = service->store;
     FM_TRY(fm_model_serve_open(service->model, &serve_options, &service->serve));
     name_model(options, service->name, sizeof service->name);
     fm_http_options http_options = {.size = sizeof http_options,

@@ -49,15 +49,19 @@ cat >model/tokenizer_config.json <<'J'
 J
 printf '# keys\nsecret-one\nsecret-two\n' >keys
 chmod 644 keys
-"$fathom" serve --model model --port 0 --api-key-file keys --running 8 --waiting 100 --cache 256KiB --body 100KB \
-    --receive-timeout 2 --threads 1 >out.txt 2>err.txt &
-server=$!
-for _ in $(seq 100); do
-    grep -q serving out.txt && break
-    kill -0 "$server" 2>/dev/null || fail "the server did not start"
-    sleep 0.1
-done
-port=$(sed -n 's/.*:\([0-9]*\)$/\1/p' out.txt)
+# Starts a server with these options; sets `server` and `port`.
+start() {
+    : >out.txt
+    "$fathom" serve --model model --port 0 --threads 1 "$@" >out.txt 2>err.txt &
+    server=$!
+    for _ in $(seq 600); do
+        grep -q serving out.txt && break
+        kill -0 "$server" 2>/dev/null || fail "the server did not start"
+        sleep 0.1
+    done
+    port=$(sed -n 's/.*:\([0-9]*\)$/\1/p' out.txt)
+}
+start --api-key-file keys --running 8 --waiting 100 --cache 256KiB --body 100KB --receive-timeout 2
 grep -q 'others can read keys' err.txt || fail "no warning about the key file"
 "$fathom" serve --model model --port "$port" >second.txt 2>&1 && fail "a second server on the port started"
 grep -q 'another program does' second.txt || fail "the port in use was not named: $(cat second.txt)"
@@ -227,4 +231,25 @@ wait "$server" || fail "the server failed at its end"
 server=
 grep -q '"path":"/v1/completions","status":200' err.txt || fail "the access log lacks a line"
 grep -q 'Be brief' err.txt && fail "the access log holds a prompt"
+
+# Killed and started again, it finds what prompts had in common with this one on disk, in FP8 too, and says the same.
+cat >again.mjs <<'JS'
+const prompt = Array.from({ length: 100 }, (_, i) => (i * 37 + 11) % 256);
+const body = JSON.stringify({ prompt, max_tokens: 20, temperature: 0, ignore_eos: true, logprobs: 0 });
+const reply = await fetch(`http://127.0.0.1:${process.argv[2]}/v1/completions`, { method: 'POST', body });
+const answer = await reply.json();
+console.log(answer.usage.prompt_tokens_details.cached_tokens, JSON.stringify(answer.choices[0].logprobs.content));
+JS
+for dtype in f32 fp8; do
+    for run in first second; do
+        start --prefix-cache store --prefix-cache-size 64MiB --dtype $dtype
+        timeout 60 node again.mjs "$port" >$run.txt || fail "the server with a store did not answer"
+        kill -9 "$server"
+        wait "$server" 2>/dev/null || true
+        server=
+    done
+    grep -q '^0 ' first.txt || fail "an empty store had blocks: $(cut -c1-9 first.txt)"
+    grep -q '^64 ' second.txt || fail "the store did not outlive the server: $(cut -c1-9 second.txt)"
+    [ "$(cut -d' ' -f2- first.txt)" = "$(cut -d' ' -f2- second.txt)" ] || fail "a stored prefix gave another answer"
+done
 echo "serve: passed"

@@ -21,6 +21,7 @@ static void destroy_entry(struct serve_entry *entry)
 {
     fm_model_session_close(entry->session);
     fm_base_mem_free(entry->ids);
+    fm_base_mem_free(entry->keys);
     fm_base_mem_free(entry);
 }
 
@@ -92,6 +93,12 @@ fm_status fm_model_serve_open(fm_model *model, const fm_serve_options *options, 
     serve->chunk = options->chunk_tokens ? options->chunk_tokens : 256;
     serve->stats.blocks_total = bytes / block_bytes;
     serve->drafts = fm_model_drafts(model);
+    serve->store = options->store;
+    fm_status status = serve->store ? fm_model_serve_store_open(serve) : FM_OK;
+    if (status < 0) {
+        fm_base_mem_free(serve);
+        return status;
+    }
     if (!take_step(serve)) {
         free_step(serve);
         fm_base_mem_free(serve);
@@ -242,7 +249,7 @@ static void reuse(fm_serve *serve, struct serve_entry *entry)
         serve->stats.blocks_running += entry->blocks;
         serve->stats.cached_tokens += longest;
         // After a preemption this would count what the request computed itself.
-        if (!entry->started)
+        if (!entry->restarted)
             entry->cached = longest;
     }
     destroy_entry(best);
@@ -256,7 +263,7 @@ static void release(fm_serve *serve, struct serve_entry *entry)
     serve->stats.blocks_running -= entry->blocks;
     entry->blocks = 0;
     entry->fed = 0;
-    entry->has_draft = 0;
+    entry->has_draft = entry->looked_up = 0;
 }
 
 // Moves waiting requests to the running ones while there is room. Locked.
@@ -278,7 +285,6 @@ static void admit(fm_serve *serve)
         }
         serve->waiting = entry->next;
         serve->stats.waiting--;
-        entry->started = 1;
         append(&serve->running, entry);
         serve->stats.running++;
     }
@@ -298,6 +304,7 @@ static void preempt(fm_serve *serve)
     struct serve_entry *entry = youngest(serve);
     detach(&serve->running, entry);
     release(serve, entry);
+    entry->restarted = 1;
     serve->stats.running--;
     serve->stats.preemptions++;
     entry->next = serve->waiting;
@@ -337,9 +344,12 @@ static void leave(fm_serve *serve, struct serve_entry *entry, int running)
 static void finish(fm_serve *serve, struct serve_entry *entry, fm_serve_finish how, const char *message)
 {
     fm_serve_request request = entry->request;
-    int cached = entry->cached;
+    int cached = entry->cached, put = 0;
+    if (entry->session && serve->store && how != FM_SERVE_FAILED)
+        put = fm_model_serve_store_save(serve, entry);
     pthread_mutex_lock(&serve->mutex);
     serve->stats.finished[how]++;
+    serve->stats.stored_blocks += put;
     if (entry->session)
         entry->fed = fm_model_session_rest(entry->session);
     if (entry->session && how != FM_SERVE_FAILED && entry->fed >= SERVE_PREFIX_MIN) {
@@ -521,6 +531,31 @@ static void draft(fm_serve *serve)
         entry->has_draft = 0;
 }
 
+// What the store knows of prompts that were admitted just now, which have computed nothing.
+static void load(fm_serve *serve)
+{
+    for (struct serve_entry *entry = serve->running; entry && serve->store; entry = entry->next) {
+        if (entry->looked_up)
+            continue;
+        entry->looked_up = 1;
+        int tokens = fm_model_serve_store_load(serve, entry);
+        pthread_mutex_lock(&serve->mutex);
+        serve->stats.cached_tokens += tokens;
+        serve->stats.loaded_blocks += (tokens + FM_MODEL_BLOCK - 1) / FM_MODEL_BLOCK;
+        pthread_mutex_unlock(&serve->mutex);
+        if (!entry->restarted)
+            entry->cached += tokens;
+    }
+}
+
+static int64_t save(fm_serve *serve)
+{
+    int64_t put = 0;
+    for (struct serve_entry *entry = serve->running; entry && serve->store; entry = entry->next)
+        put += fm_model_serve_store_save(serve, entry);
+    return put;
+}
+
 fm_status fm_model_serve_step(fm_serve *serve)
 {
     end_cancelled(serve);
@@ -528,6 +563,7 @@ fm_status fm_model_serve_step(fm_serve *serve)
     grow(serve);
     admit(serve);
     pthread_mutex_unlock(&serve->mutex);
+    load(serve);
     int count = gather(serve), prompts = 0;
     if (count == 0)
         return FM_OK;
@@ -546,7 +582,9 @@ fm_status fm_model_serve_step(fm_serve *serve)
             end_entry(serve, entry, how, how == FM_SERVE_FAILED ? fm_error_message() : NULL);
     }
     draft(serve);
+    int64_t put = save(serve);
     pthread_mutex_lock(&serve->mutex);
+    serve->stats.stored_blocks += put;
     serve->stats.steps++;
     serve->stats.prompt_tokens += prompts;
     serve->stats.tokens += serve->tokens_now;

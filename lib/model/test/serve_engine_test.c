@@ -264,6 +264,63 @@ static void kept_caches_are_gone_on_from(void **state)
     fm_model_close(model);
 }
 
+// One prompt through an engine of its own, on the store that `path` names; gives what was found in caches.
+static int ask_stored(fm_model *model, const char *path, int count, struct answer *out, fm_serve_stats *stats)
+{
+    fm_fs *fs;
+    fm_fs_kvcache *store;
+    fm_serve *serve;
+    int32_t prompt[TEXT_MAX];
+    uint64_t ticket;
+    int vocab = fm_model_config_of(model)->vocab;
+    for (int i = 0; i < count; i++)
+        prompt[i] = (i * 37 + 11) % vocab;
+    fm_serve_request request = make_request(prompt, count, 12, out);
+    request.ignore_end = 1;
+    assert_ok(fm_fs_open(path, FM_FS_CREATE, &fs));
+    assert_ok(fm_fs_kvcache_open(fs, "blocks", NULL, &store));
+    fm_serve_options options = {
+        .size = sizeof options, .cache_bytes = 8 * block_bytes(model), .chunk_tokens = 50, .store = store};
+    assert_ok(fm_model_serve_open(model, &options, &serve));
+    assert_ok(fm_model_serve_submit(serve, &request, &ticket));
+    run_dry(serve);
+    fm_model_serve_stats(serve, stats);
+    fm_model_serve_close(serve);
+    fm_fs_kvcache_close(store);
+    fm_fs_close(fs);
+    return out->cached;
+}
+
+static void check_store(fm_model *model, const char *path, int count)
+{
+    struct answer first, second;
+    fm_serve_stats stats;
+    int blocks = (count - 1) / FM_MODEL_BLOCK;
+    assert_int_equal(ask_stored(model, path, count, &first, &stats), 0);
+    assert_true(stats.stored_blocks >= blocks && stats.loaded_blocks == 0);
+    assert_int_equal(ask_stored(model, path, count, &second, &stats), blocks * FM_MODEL_BLOCK);
+    assert_int_equal(stats.loaded_blocks, blocks);
+    assert_int_equal(stats.stored_blocks, 0); // all of it is there
+    same_text(&second, &first);
+    // Another prompt that begins alike goes on from its first block.
+    assert_int_equal(ask_stored(model, path, FM_MODEL_BLOCK + 5, &second, &stats), FM_MODEL_BLOCK);
+    fm_model_close(model);
+}
+
+// Models and number formats keep apart in one store; what is read gives the text that computing gives.
+static void stored_caches_outlive_the_engine(void **state)
+{
+    char path[1024];
+    (void)state;
+    snprintf(path, sizeof path, "%s/store", fm_test_tmpdir());
+    check_store(open_model("v3"), path, 100);
+    check_store(open_narrow("v3", FM_DTYPE_F8_E4M3, FM_DTYPE_BF16), path, 100);
+    check_store(open_narrow("v3", FM_DTYPE_F8_E4M3, FM_DTYPE_F8_E4M3), path, 100);
+    check_store(open_model("v3-yarn"), path, 100);
+    check_store(open_guessing(0), path, 150);
+    check_store(open_guessing(1), path, 150);
+}
+
 static void requests_are_cancelled_and_stopped(void **state)
 {
     fm_model *model = open_model("v3");
@@ -396,6 +453,7 @@ int main(void)
         cmocka_unit_test(guesses_change_nothing),
         cmocka_unit_test(preempted_requests_lose_nothing),
         cmocka_unit_test(kept_caches_are_gone_on_from),
+        cmocka_unit_test(stored_caches_outlive_the_engine),
         cmocka_unit_test(requests_are_cancelled_and_stopped),
         cmocka_unit_test(bad_requests_are_refused),
         cmocka_unit_test(any_thread_may_submit),

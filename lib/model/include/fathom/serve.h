@@ -16,7 +16,8 @@
  * request is admitted, in the order of submission, when the cache has blocks for its prompt. Where blocks run out later,
  * the request admitted last gives its own back and starts again, in front of the queue, with what it has written so far. The
  * cache of a finished request stays until its blocks are needed; a request whose prompt begins as that text did goes on from
- * there.
+ * there. With a `store` a prompt also goes on from blocks (of FM_MODEL_BLOCK tokens) that were computed before the program
+ * began; a thread that steps waits for its disk.
  *
  * Where the model was opened with its head for multi-token prediction, a step feeds a guess behind each token that is being
  * answered (fm_model_draft_batch()): a right one gives two tokens in one step, a wrong one is taken back.
@@ -27,6 +28,7 @@
 #define FATHOM_SERVE_H
 
 #include "fathom/chat.h"
+#include "fathom/fs_kvcache.h"
 #include "fathom/model.h"
 #include "fathom/tokenizer.h"
 
@@ -43,6 +45,9 @@ typedef struct fm_serve_options {
     int running_max;     /**< requests that are answered together; 0: 64 */
     int waiting_max;     /**< requests that wait beside them; 0: 256 */
     int chunk_tokens;    /**< of prompts in a step; 0: 256 */
+    /** Where full blocks of all texts are kept beyond the end of the program, and looked up when a prompt comes; NULL:
+     *  nowhere. Stays the caller's, and must outlive the engine. Several models may share one. */
+    fm_fs_kvcache *store;
 } fm_serve_options;
 
 /** FM_ERR_ARG: a negative option; FM_ERR_LIMIT: the cache holds no block (message: how large one is), or is larger than the
@@ -109,6 +114,7 @@ typedef struct fm_serve_stats {
     int64_t blocks_total, blocks_running, blocks_kept; /**< kept: of finished requests */
     int64_t prompt_tokens, cached_tokens, tokens;      /**< computed, found in a cache, generated */
     int64_t drafted_tokens, accepted_tokens; /**< guesses that were fed, and those that were right */
+    int64_t stored_blocks, loaded_blocks;    /**< put into the store, read from it */
     int64_t steps, preemptions;
     int64_t finished[FM_SERVE_FAILED + 1]; /**< by fm_serve_finish */
 } fm_serve_stats;
