@@ -5,7 +5,7 @@
 
 #include "fathom/mem.h"
 
-static const struct fm_fs_ops *const backends[] = {&fm_fs_dir_ops, NULL};
+static const struct fm_fs_ops *const backends[] = {&fm_fs_dir_ops, &fm_fs_cluster_ops, NULL};
 
 static fm_status check_flags(const char *function, unsigned flags, unsigned allowed)
 {
@@ -39,11 +39,11 @@ fm_status fm_fs_open(const char *spec, unsigned flags, fm_fs **out_fs)
             continue; // a plain path goes to the first back end
         return ops->open(where, flags, out_fs);
     }
-    return fm_base_error_set(
-        FM_ERR_UNSUPPORTED,
-        "no file system is known by the scheme \"%.*s\" of \"%s\"; expected dir:PATH or PATH (a path that "
-        "begins so is written \"./%s\")",
-        (int)scheme, spec, spec, spec);
+    return fm_base_error_set(FM_ERR_UNSUPPORTED,
+                             "no file system is known by the scheme \"%.*s\" of \"%s\"; expected dir:PATH, "
+                             "cluster:DIR or PATH (a path "
+                             "that begins so is written \"./%s\")",
+                             (int)scheme, spec, spec, spec);
 }
 
 void fm_fs_close(fm_fs *fs)

@@ -102,6 +102,7 @@ struct fm_fs_ops {
 };
 
 extern const struct fm_fs_ops fm_fs_dir_ops;
+extern const struct fm_fs_ops fm_fs_cluster_ops;
 
 // fs.c
 

@@ -8,29 +8,34 @@ struct move {
     int same_dir;
 };
 
-// Walks up from `dir`: `ino` must not be met, or it would become its own ancestor.
-static fm_status check_loop(fm_fs_kv_tx *tx, uint64_t dir, uint64_t ino, const char *name)
+// Whether `ino` is `dir` or above it.
+static fm_status is_above(fm_fs_kv_tx *tx, uint64_t dir, uint64_t ino, int *out_above)
 {
+    *out_above = 1;
     while (dir != ino) {
-        fm_fs_node node;
-        if (dir == FM_FS_META_ROOT)
+        fm_fs_node node = {0};
+        if (dir != FM_FS_META_ROOT)
+            FM_TRY(fm_fs_meta_load(tx, dir, FM_FS_KV_LOCK_SHARE, &node));
+        if (node.nlink == 0) { // the root, or a removed directory: above it there is nothing
+            *out_above = 0;
             return FM_OK;
-        FM_TRY(fm_fs_meta_load(tx, dir, FM_FS_KV_LOCK_SHARE, &node));
-        if (node.nlink == 0) // above it there is nothing any more
-            return FM_OK;
+        }
         dir = node.parent;
     }
-    return fm_base_error_set(FM_ERR_ARG, "%s cannot move into itself", name);
+    return FM_OK;
 }
 
 // Whether a node may be taken from `from` and put into `to`.
 static fm_status may_move(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, const fm_fs_node *node,
                           const fm_fs_node *from, const fm_fs_node *to, const char *name)
 {
+    int above;
     FM_TRY(fm_fs_meta_may_take(op->who, from, node));
     if (from->ino != to->ino && S_ISDIR(node->mode)) {
         FM_TRY(fm_fs_meta_access(op->who, node, 2)); // its ".." changes
-        FM_TRY(check_loop(tx, to->ino, node->ino, name));
+        FM_TRY(is_above(tx, to->ino, node->ino, &above));
+        if (above)
+            return fm_base_error_set(FM_ERR_ARG, "%s cannot move into itself", name);
     }
     if (node->project != to->project && node->project != node->ino)
         return fm_base_error_set(FM_ERR_FS_CROSS, "%s counts for another quota than its new directory", name);
@@ -94,12 +99,15 @@ static fm_status exchange(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, struc
 static fm_status check_replace(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, const struct move *move)
 {
     const fm_fs_node *there = &move->there;
-    if (op->flags & FM_FS_META_NOREPLACE)
-        return fm_base_error_set(FM_ERR_EXISTS, "%s exists", op->to_name);
+    int above = 0;
     FM_TRY(fm_fs_meta_may_take(op->who, &move->to, there));
     if (S_ISDIR(move->node.mode) && !S_ISDIR(there->mode))
         return fm_base_error_set(FM_ERR_FS_NOT_DIR, "%s is not a directory; %s is one", op->to_name,
                                  op->name);
+    if (S_ISDIR(there->mode))
+        FM_TRY(is_above(tx, op->parent, there->ino, &above));
+    if (above) // it holds what moves, which Linux says before all else
+        return fm_base_error_set(FM_ERR_FS_NOT_EMPTY, "%s is not empty", op->to_name);
     if (!S_ISDIR(move->node.mode) && S_ISDIR(there->mode))
         return fm_base_error_set(FM_ERR_FS_IS_DIR, "%s is a directory; %s is none", op->to_name, op->name);
     return S_ISDIR(there->mode) ? fm_fs_meta_check_empty(tx, there, op->to_name) : FM_OK;
@@ -113,7 +121,9 @@ static fm_status rename_entry(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     FM_TRY(load_all(tx, op, &move));
     if (op->flags & FM_FS_META_EXCHANGE)
         return exchange(tx, op, &move);
-    if (move.there.ino && move.there.ino == move.node.ino && !(op->flags & FM_FS_META_NOREPLACE))
+    if (move.there.ino && (op->flags & FM_FS_META_NOREPLACE))
+        return fm_base_error_set(FM_ERR_EXISTS, "%s exists", op->to_name);
+    if (move.there.ino == move.node.ino)
         return FM_OK; // two names of one file: POSIX has nothing happen
     FM_TRY(may_move(tx, op, &move.node, &move.from, &move.to, op->name));
     if (move.there.ino) {

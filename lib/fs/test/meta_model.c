@@ -250,7 +250,9 @@ fm_status model_rename(struct model *model, const fm_fs_who *who, int dir, const
     int there = to_entry < 0 ? -1 : model->entries[to_entry].node;
     int is_dir = S_ISDIR(model->nodes[node].mode);
     int there_is_dir = there >= 0 && S_ISDIR(model->nodes[there].mode);
-    if (there == node && flags != FM_FS_META_NOREPLACE)
+    if (there >= 0 && flags == FM_FS_META_NOREPLACE)
+        return FM_ERR_EXISTS;
+    if (there == node)
         return FM_OK;
     fm_status status = may_move(model, who, node, dir, to_dir);
     if (status < 0)
@@ -265,10 +267,10 @@ fm_status model_rename(struct model *model, const fm_fs_who *who, int dir, const
         return FM_OK;
     }
     if (there >= 0) {
-        if (flags == FM_FS_META_NOREPLACE)
-            return FM_ERR_EXISTS;
         if (sticky(model, who, to_dir, there))
             return FM_ERR_PERM;
+        if (is_below(model, dir, there))
+            return FM_ERR_FS_NOT_EMPTY;
         if (is_dir != there_is_dir)
             return is_dir ? FM_ERR_FS_NOT_DIR : FM_ERR_FS_IS_DIR;
         if (there_is_dir && !is_empty(model, there))

@@ -1,7 +1,6 @@
 /**
  * @file fs.h
- * Files: named byte arrays under one root, on a plain directory now and on a Fathom cluster behind the same
- * calls.
+ * Files: named byte arrays under one root, on a plain directory or on a Fathom cluster behind the same calls.
  *
  *     fm_fs *fs;
  *     fm_fs_file *file;
@@ -102,7 +101,8 @@ typedef struct fm_fs_info {
  * Opens the file system that `spec` names:
  *
  *     dir:PATH      the directory PATH (absolute, or relative to the current directory of this moment)
- *     PATH          the same; a relative PATH with a ':' before its first '/' needs "dir:" or "./" in front
+ *     cluster:DIR   the files of the cluster whose directory is DIR (fathom/fs_cluster.h), which must be up
+ *     PATH          as dir:PATH; a relative PATH with a ':' before its first '/' needs "dir:" or "./" in front
  *
  * `flags`: 0 or FM_FS_CREATE (makes the directory with its parents). FM_ERR_UNSUPPORTED: another scheme;
  * the message names the known ones. FM_ERR_NOT_FOUND, FM_ERR_FS_NOT_DIR.

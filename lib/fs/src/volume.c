@@ -1,0 +1,454 @@
+// The files of a cluster by inode number: which bytes go to the store of the names and which to chunks, and in what order.
+#include "volume.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fathom/clock.h"
+#include "fathom/file.h"
+
+enum {
+    // How often a change that met another one begins again: each time somebody else has finished one.
+    TRIES = 64,
+    STRIPE_MAX = 16,
+    OPEN_TIMEOUT_MS = 20000,
+    // A file's time of change may lag so much behind its last write.
+    TOUCH_NS = 1000000000,
+    SPACE_NS = 1000000000
+};
+
+static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
+static fm_fs_volume *open_volumes;
+
+/* Opening */
+
+static pthread_rwlock_t *lock_of(fm_fs_volume *volume, uint64_t ino)
+{
+    return &volume->inodes[ino % FM_FS_VOLUME_LOCKS];
+}
+
+static void end(fm_fs_volume *volume)
+{
+    fm_fs_meta_close(volume->meta);
+    fm_fs_kv_close(volume->kv);
+    for (uint32_t i = 0; i < volume->idle_count; i++)
+        fm_fs_chunks_close(volume->connections[i]);
+    for (int i = 0; i < FM_FS_VOLUME_LOCKS; i++)
+        pthread_rwlock_destroy(&volume->inodes[i]);
+    pthread_cond_destroy(&volume->idle);
+    pthread_mutex_destroy(&volume->lock);
+    fm_base_mem_free(volume);
+}
+
+// The store of the names, as names.conf tells it, or the usual one.
+static fm_status open_store(fm_fs_volume *volume)
+{
+    char path[FM_FS_CLUSTER_PATH_MAX];
+    char spec[FM_FS_CLUSTER_PATH_MAX + 8];
+    char *conf;
+    size_t length;
+    FM_TRY(fm_fs_cluster_path(volume->dir, "names.conf", path));
+    fm_status status = fm_base_file_read(path, 4096, &conf, &length);
+    if (status == FM_OK) {
+        conf[strcspn(conf, "\n")] = 0;
+        status = fm_fs_kv_open(conf, NULL, &volume->kv);
+        fm_base_mem_free(conf);
+        return status;
+    }
+    if (status != FM_ERR_NOT_FOUND)
+        return status;
+    FM_TRY(fm_fs_cluster_path(volume->dir, "names", path));
+    snprintf(spec, sizeof spec, "lmdb:%s", path);
+    return fm_fs_kv_open(spec, NULL, &volume->kv);
+}
+
+// Chains 1 to n are those that layouts count with.
+static fm_status count_chains(fm_fs_volume *volume, uint32_t *out_chains)
+{
+    fm_fs_chunks *chunks;
+    fm_fs_cluster_state state;
+    uint32_t chains = 0;
+    FM_TRY(fm_fs_volume_take(volume, &chunks));
+    fm_status status = fm_fs_chunks_state(chunks, OPEN_TIMEOUT_MS, &state);
+    while (status == FM_OK && chains < state.chain_count && state.chains[chains].id == chains + 1)
+        chains++;
+    fm_fs_volume_leave(volume, chunks);
+    FM_TRY(status);
+    if (!chains)
+        return fm_base_error_set(FM_ERR_STATE, "the cluster in %s has no chain 1: files need chains",
+                                 volume->dir);
+    *out_chains = chains;
+    return FM_OK;
+}
+
+static fm_status open_names(fm_fs_volume *volume)
+{
+    fm_fs_meta_options options = {.size = sizeof options,
+                                  .no_inline = volume->options.no_inline,
+                                  .root_uid = geteuid(),
+                                  .root_gid = getegid(),
+                                  .layout = {.chunk_bytes = volume->options.chunk_bytes,
+                                             .stripe = volume->options.stripe,
+                                             .chains = 1}};
+    char path[FM_FS_CLUSTER_PATH_MAX];
+    FM_TRY(fm_fs_cluster_path(volume->dir, "names.conf", path));
+    int elsewhere = access(path, F_OK) == 0;
+    FM_TRY(fm_fs_cluster_path(volume->dir, "names", path));
+    if (elsewhere || access(path, F_OK) != 0) // they may be made now
+        FM_TRY(count_chains(volume, &options.layout.chains));
+    if (!options.layout.stripe)
+        options.layout.stripe = options.layout.chains < STRIPE_MAX ? options.layout.chains : STRIPE_MAX;
+    FM_TRY(open_store(volume));
+    return fm_fs_meta_open(volume->kv, &options, &volume->meta);
+}
+
+static fm_status make(const char *dir, const fm_fs_volume_options *options, fm_fs_volume **out_volume)
+{
+    fm_fs_volume *volume = fm_base_mem_zalloc(1, sizeof *volume);
+    if (!volume)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a volume");
+    if (options)
+        volume->options = *options;
+    if (!volume->options.connections)
+        volume->options.connections = 4;
+    if (volume->options.connections > FM_FS_VOLUME_CONNECTIONS_MAX)
+        volume->options.connections = FM_FS_VOLUME_CONNECTIONS_MAX;
+    if (volume->options.timeout_ms <= 0)
+        volume->options.timeout_ms = 30000;
+    volume->opens = 1;
+    snprintf(volume->dir, sizeof volume->dir, "%s", dir);
+    pthread_mutex_init(&volume->lock, NULL);
+    pthread_cond_init(&volume->idle, NULL);
+    for (int i = 0; i < FM_FS_VOLUME_LOCKS; i++)
+        pthread_rwlock_init(&volume->inodes[i], NULL);
+    fm_status status = open_names(volume);
+    if (status < 0) {
+        end(volume);
+        return status;
+    }
+    volume->next = open_volumes;
+    open_volumes = volume;
+    *out_volume = volume;
+    return FM_OK;
+}
+
+fm_status fm_fs_volume_open(const char *dir, const fm_fs_volume_options *options, fm_fs_volume **out_volume)
+{
+    char path[FM_FS_CLUSTER_PATH_MAX];
+    if (!dir || (options && options->size != sizeof *options))
+        return fm_base_error_set(FM_ERR_ARG, "dir is %s and options->size %zu; expected %zu",
+                                 dir ? "given" : "NULL", options ? options->size : 0, sizeof *options);
+    FM_TRY(fm_fs_cluster_path(dir, "key", path));
+    if (access(path, R_OK) != 0)
+        return fm_base_file_error(errno, "%s is not a cluster that can be used: %s", dir, path);
+    char *real = realpath(dir, NULL);
+    if (!real)
+        return fm_base_file_error(errno, "%s", dir);
+    pthread_mutex_lock(&open_lock);
+    fm_fs_volume *volume = open_volumes;
+    while (volume && strcmp(volume->dir, real) != 0)
+        volume = volume->next;
+    fm_status status = FM_OK;
+    if (volume)
+        volume->opens++;
+    else if (strlen(real) >= sizeof volume->dir)
+        status = fm_base_error_set(FM_ERR_LIMIT, "%s: a path of %zu bytes", real, strlen(real));
+    else
+        status = make(real, options, &volume);
+    pthread_mutex_unlock(&open_lock);
+    free(real);
+    if (status == FM_OK)
+        *out_volume = volume;
+    return status;
+}
+
+void fm_fs_volume_close(fm_fs_volume *volume)
+{
+    if (!volume)
+        return;
+    pthread_mutex_lock(&open_lock);
+    int last = --volume->opens == 0;
+    fm_fs_volume **at = &open_volumes;
+    while (last && *at != volume)
+        at = &(*at)->next;
+    if (last) {
+        *at = volume->next;
+        end(volume);
+    }
+    pthread_mutex_unlock(&open_lock);
+}
+
+fm_fs_meta *fm_fs_volume_meta(fm_fs_volume *volume)
+{
+    return volume->meta;
+}
+
+/* Reading and writing */
+
+fm_status fm_fs_volume_read(fm_fs_volume *volume, uint64_t ino, void *buffer, size_t length, uint64_t offset,
+                            size_t *out_read)
+{
+    fm_fs_node node;
+    size_t read = 0;
+    pthread_rwlock_rdlock(lock_of(volume, ino));
+    fm_status status = fm_fs_meta_inline_read(volume->meta, ino, offset, buffer, length, &read, &node);
+    if (status == FM_OK && !(node.flags & FM_FS_NODE_INLINE) && offset < node.size) {
+        read = node.size - offset < length ? (size_t)(node.size - offset) : length;
+        status = fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_READ, offset, read, buffer, NULL);
+    }
+    pthread_rwlock_unlock(lock_of(volume, ino));
+    if (status == FM_OK)
+        *out_read = read;
+    return status;
+}
+
+// Takes an inline file's bytes to its chunks. FM_ERR_STATE: somebody changed it meanwhile.
+static fm_status spill(fm_fs_volume *volume, uint64_t ino)
+{
+    uint8_t bytes[16384]; // the most that is inline
+    size_t read;
+    fm_fs_node node;
+    FM_TRY(fm_fs_meta_inline_read(volume->meta, ino, 0, bytes, sizeof bytes, &read, &node));
+    if (!(node.flags & FM_FS_NODE_INLINE))
+        return FM_OK;
+    FM_TRY(fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_WRITE, 0, read, NULL, bytes));
+    return fm_fs_meta_spill(volume->meta, ino, node.version, &node);
+}
+
+static fm_status write_once(fm_fs_volume *volume, uint64_t ino, const void *bytes, size_t length,
+                            uint64_t offset)
+{
+    fm_fs_node node;
+    FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
+    if (node.flags & FM_FS_NODE_INLINE)
+        return fm_fs_meta_inline_write(volume->meta, ino, offset, bytes, length, &node);
+    int64_t now = (int64_t)fm_base_clock_unix_ns();
+    if (offset + length > node.size || now > node.mtime_ns + TOUCH_NS || now < node.mtime_ns)
+        FM_TRY(fm_fs_meta_extend(volume->meta, ino, node.data, offset + length, &node));
+    return fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_WRITE, offset, length, NULL, bytes);
+}
+
+fm_status fm_fs_volume_write(fm_fs_volume *volume, uint64_t ino, const void *bytes, size_t length,
+                             uint64_t offset)
+{
+    fm_status status = FM_OK;
+    if (!length)
+        return FM_OK;
+    for (int i = 0; i < TRIES; i++) {
+        pthread_rwlock_rdlock(lock_of(volume, ino));
+        status = write_once(volume, ino, bytes, length, offset);
+        pthread_rwlock_unlock(lock_of(volume, ino));
+        if (status != FM_ERR_STATE)
+            return status;
+        pthread_rwlock_wrlock(lock_of(volume, ino));
+        status = spill(volume, ino);
+        pthread_rwlock_unlock(lock_of(volume, ino));
+        if (status < 0 && status != FM_ERR_STATE)
+            return status;
+    }
+    return status;
+}
+
+fm_status fm_fs_volume_touch(fm_fs_volume *volume, uint64_t ino)
+{
+    fm_fs_node values = {0};
+    return fm_fs_meta_setattr(volume->meta, NULL, ino, FM_FS_META_MTIME_NOW, &values, &values);
+}
+
+/* Sizes */
+
+// Removes what the chunks have from `size` on.
+static fm_status trim(fm_fs_volume *volume, const fm_fs_node *node, uint64_t size)
+{
+    const uint64_t chunk = node->layout.chunk_bytes;
+    uint64_t whole = (size + chunk - 1) / chunk * chunk;
+    if (size >= node->reach)
+        return FM_OK;
+    if (size % chunk) {
+        uint64_t rest = node->reach < whole ? node->reach - size : whole - size;
+        FM_TRY(fm_fs_volume_transfer(volume, node, FM_FS_VOLUME_CUT, size, rest, NULL, NULL));
+    }
+    return whole < node->reach ? fm_fs_volume_transfer(volume, node, FM_FS_VOLUME_REMOVE, whole,
+                                                       node->reach - whole, NULL, NULL)
+                               : FM_OK;
+}
+
+static fm_status truncate_once(fm_fs_volume *volume, const fm_fs_who *who, uint64_t ino, uint64_t size,
+                               fm_fs_node *out_node)
+{
+    fm_fs_node node;
+    FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
+    int shrinks = size > 0 && size < node.size && !(node.flags & FM_FS_NODE_INLINE);
+    if (shrinks)
+        FM_TRY(trim(volume, &node, size));
+    fm_status status =
+        fm_fs_meta_truncate(volume->meta, who, ino, node.data, size, shrinks ? node.reach : 0, out_node);
+    if (status == FM_ERR_STATE && (node.flags & FM_FS_NODE_INLINE))
+        FM_TRY(spill(volume, ino));
+    return status;
+}
+
+fm_status fm_fs_volume_truncate(fm_fs_volume *volume, const fm_fs_who *who, uint64_t ino, uint64_t size,
+                                fm_fs_node *out_node)
+{
+    fm_status status = FM_ERR_STATE;
+    pthread_rwlock_wrlock(lock_of(volume, ino));
+    for (int i = 0; i < TRIES && status == FM_ERR_STATE; i++)
+        status = truncate_once(volume, who, ino, size, out_node);
+    pthread_rwlock_unlock(lock_of(volume, ino));
+    return status;
+}
+
+static fm_status write_zeros(fm_fs_volume *volume, const fm_fs_node *node, uint64_t from, uint64_t to)
+{
+    return from < to ? fm_fs_volume_transfer(volume, node, FM_FS_VOLUME_WRITE, from, to - from, NULL, NULL)
+                     : FM_OK;
+}
+
+static fm_status punch(fm_fs_volume *volume, uint64_t ino, uint64_t offset, uint64_t length)
+{
+    fm_fs_node node;
+    FM_TRY(spill(volume, ino));
+    FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
+    const uint64_t chunk = node.layout.chunk_bytes;
+    uint64_t end_at = length < node.size && offset < node.size - length ? offset + length : node.size;
+    if (offset >= end_at)
+        return FM_OK;
+    // At the file's end a chunk's rest is nothing that anybody reads.
+    uint64_t first = (offset + chunk - 1) / chunk * chunk;
+    uint64_t last = end_at == node.size ? (end_at + chunk - 1) / chunk * chunk : end_at / chunk * chunk;
+    if (first >= last) {
+        FM_TRY(write_zeros(volume, &node, offset, end_at));
+    } else {
+        FM_TRY(write_zeros(volume, &node, offset, first));
+        FM_TRY(fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_REMOVE, first, last - first, NULL, NULL));
+        FM_TRY(write_zeros(volume, &node, last, end_at));
+    }
+    return fm_fs_meta_extend(volume->meta, ino, node.data, 0, &node);
+}
+
+fm_status fm_fs_volume_punch(fm_fs_volume *volume, uint64_t ino, uint64_t offset, uint64_t length)
+{
+    fm_status status = FM_ERR_STATE;
+    pthread_rwlock_wrlock(lock_of(volume, ino));
+    for (int i = 0; i < TRIES && status == FM_ERR_STATE; i++)
+        status = punch(volume, ino, offset, length);
+    pthread_rwlock_unlock(lock_of(volume, ino));
+    return status;
+}
+
+static fm_status chunk_is_there(fm_fs_volume *volume, const fm_fs_node *node, uint64_t index, int *out_there)
+{
+    fm_fs_chunks *chunks;
+    uint8_t id[FM_FS_CHUNK_ID_BYTES];
+    uint8_t byte;
+    uint32_t chain;
+    uint32_t read;
+    FM_TRY(fm_fs_volume_take(volume, &chunks));
+    fm_fs_meta_chunk(node, (uint32_t)index, &chain, id);
+    fm_status status =
+        fm_fs_chunks_read(chunks, chain, id, 0, &byte, 1, volume->options.timeout_ms, &read, NULL);
+    fm_fs_volume_leave(volume, chunks);
+    if (status < 0 && status != FM_ERR_NOT_FOUND)
+        return status;
+    *out_there = status == FM_OK;
+    return FM_OK;
+}
+
+static fm_status seek_chunk(fm_fs_volume *volume, const fm_fs_node *node, uint64_t offset, int hole,
+                            uint64_t *out_offset)
+{
+    const uint64_t chunk = node->layout.chunk_bytes;
+    for (uint64_t at = offset; at < node->size; at = (at / chunk + 1) * chunk) {
+        int there;
+        FM_TRY(chunk_is_there(volume, node, at / chunk, &there));
+        if (there == hole)
+            continue;
+        *out_offset = at;
+        return FM_OK;
+    }
+    if (!hole)
+        return fm_base_error_set(FM_ERR_NOT_FOUND, "inode %llu has no data behind %llu",
+                                 (unsigned long long)node->ino, (unsigned long long)offset);
+    *out_offset = node->size;
+    return FM_OK;
+}
+
+fm_status fm_fs_volume_seek(fm_fs_volume *volume, uint64_t ino, uint64_t offset, int hole,
+                            uint64_t *out_offset)
+{
+    fm_fs_node node;
+    FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
+    if (offset >= node.size)
+        return fm_base_error_set(FM_ERR_NOT_FOUND, "inode %llu has %llu bytes; %llu is behind them",
+                                 (unsigned long long)ino, (unsigned long long)node.size,
+                                 (unsigned long long)offset);
+    if (node.flags & FM_FS_NODE_INLINE) {
+        *out_offset = hole ? node.size : offset;
+        return FM_OK;
+    }
+    return seek_chunk(volume, &node, offset, hole ? 1 : 0, out_offset);
+}
+
+/* Collecting, space */
+
+static fm_status remove_chunks(void *context, const fm_fs_node *node, uint64_t from)
+{
+    return trim(context, node, from);
+}
+
+fm_status fm_fs_volume_collect(fm_fs_volume *volume, size_t max, size_t *out_done)
+{
+    return fm_fs_meta_collect(volume->meta, remove_chunks, volume, max, out_done);
+}
+
+// What the chains can take: as much as the smallest of their targets.
+static void sum_up(const fm_fs_cluster_state *state, uint64_t *out_capacity, uint64_t *out_free)
+{
+    *out_capacity = 0;
+    *out_free = 0;
+    for (uint32_t c = 0; c < state->chain_count; c++) {
+        uint64_t capacity = UINT64_MAX;
+        uint64_t left = UINT64_MAX;
+        for (uint32_t t = 0; t < state->target_count; t++) {
+            const fm_fs_cluster_target *target = &state->targets[t];
+            if (target->chain != state->chains[c].id || !target->capacity_bytes)
+                continue;
+            uint64_t unused =
+                target->capacity_bytes > target->used_bytes ? target->capacity_bytes - target->used_bytes : 0;
+            capacity = target->capacity_bytes < capacity ? target->capacity_bytes : capacity;
+            left = unused < left ? unused : left;
+        }
+        *out_capacity += capacity == UINT64_MAX ? 0 : capacity;
+        *out_free += left == UINT64_MAX ? 0 : left;
+    }
+}
+
+fm_status fm_fs_volume_space(fm_fs_volume *volume, uint64_t *out_capacity_bytes, uint64_t *out_free_bytes)
+{
+    uint64_t now = fm_base_clock_ns();
+    fm_fs_cluster_state state;
+    fm_fs_chunks *chunks;
+    pthread_mutex_lock(&volume->lock);
+    int fresh = volume->space_ns && now - volume->space_ns < SPACE_NS;
+    *out_capacity_bytes = volume->capacity_bytes;
+    *out_free_bytes = volume->free_bytes;
+    pthread_mutex_unlock(&volume->lock);
+    if (fresh)
+        return FM_OK;
+    FM_TRY(fm_fs_volume_take(volume, &chunks));
+    fm_status status = fm_fs_chunks_state(chunks, volume->options.timeout_ms, &state);
+    if (status == FM_OK)
+        sum_up(&state, out_capacity_bytes, out_free_bytes);
+    fm_fs_volume_leave(volume, chunks);
+    FM_TRY(status);
+    pthread_mutex_lock(&volume->lock);
+    volume->capacity_bytes = *out_capacity_bytes;
+    volume->free_bytes = *out_free_bytes;
+    volume->space_ns = now;
+    pthread_mutex_unlock(&volume->lock);
+    return FM_OK;
+}

@@ -1,0 +1,57 @@
+/**
+ * @file volume.h
+ * A volume's connections, and many chunks at once.
+ */
+#ifndef FATHOM_VOLUME_H
+#define FATHOM_VOLUME_H
+
+#include <pthread.h>
+
+#include "fathom/fs_volume.h"
+#include "fs_chunks_private.h"
+
+enum {
+    FM_FS_VOLUME_CONNECTIONS_MAX = 64,
+    // Enough that two inodes in use seldom share a lock.
+    FM_FS_VOLUME_LOCKS = 64,
+    // Chunks of one request in flight: enough to keep several chains busy; their copies are that many chunks of memory.
+    FM_FS_VOLUME_BATCH = 16
+};
+
+struct fm_fs_volume {
+    struct fm_fs_volume *next; // of those that this process has open
+    unsigned opens;
+    char dir[FM_FS_CLUSTER_PATH_MAX];
+    fm_fs_volume_options options;
+    fm_fs_kv *kv;
+    fm_fs_meta *meta;
+    pthread_mutex_t lock; // the connections, and what is known of the space
+    pthread_cond_t idle;
+    fm_fs_chunks *connections[FM_FS_VOLUME_CONNECTIONS_MAX]; // those that nobody uses
+    uint32_t idle_count, made_count;
+    uint64_t capacity_bytes, free_bytes, space_ns;
+    // Held for reading by whoever moves an inode's bytes, for writing by whoever takes its chunks away.
+    pthread_rwlock_t inodes[FM_FS_VOLUME_LOCKS];
+};
+
+// A connection for this thread alone; made when none is idle and fewer than allowed exist.
+fm_status fm_fs_volume_take(fm_fs_volume *volume, fm_fs_chunks **out_chunks);
+void fm_fs_volume_leave(fm_fs_volume *volume, fm_fs_chunks *chunks);
+
+// A part of a file within one chunk.
+struct fm_fs_volume_part {
+    uint32_t index, offset, size;
+};
+
+// What is to be done with a file's chunks in a range, several at a time.
+enum fm_fs_volume_action { FM_FS_VOLUME_READ, FM_FS_VOLUME_WRITE, FM_FS_VOLUME_REMOVE, FM_FS_VOLUME_CUT };
+
+/*
+ * READ: to `to`, zeros where nothing is; what a range beyond the file's end holds is the caller's. WRITE: from `from`,
+ * NULL for zeros. REMOVE: all chunks that the range touches. CUT: the range begins within a chunk, which ends there then;
+ * nothing where it is not so long.
+ */
+fm_status fm_fs_volume_transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_fs_volume_action action,
+                                uint64_t offset, uint64_t length, void *to, const void *from);
+
+#endif

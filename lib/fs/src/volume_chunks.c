@@ -1,0 +1,192 @@
+// A volume's connections, and transfers of many chunks at once over one of them.
+#include "volume.h"
+
+#include <string.h>
+
+fm_status fm_fs_volume_take(fm_fs_volume *volume, fm_fs_chunks **out_chunks)
+{
+    fm_status status = FM_OK;
+    fm_fs_chunks *chunks = NULL;
+    pthread_mutex_lock(&volume->lock);
+    while (!volume->idle_count && volume->made_count == volume->options.connections)
+        pthread_cond_wait(&volume->idle, &volume->lock);
+    if (volume->idle_count) {
+        chunks = volume->connections[--volume->idle_count];
+    } else {
+        status = fm_fs_chunks_open(volume->dir, &chunks);
+        volume->made_count += status == FM_OK;
+    }
+    pthread_mutex_unlock(&volume->lock);
+    if (status == FM_OK)
+        *out_chunks = chunks;
+    return status;
+}
+
+void fm_fs_volume_leave(fm_fs_volume *volume, fm_fs_chunks *chunks)
+{
+    pthread_mutex_lock(&volume->lock);
+    volume->connections[volume->idle_count++] = chunks;
+    pthread_cond_signal(&volume->idle);
+    pthread_mutex_unlock(&volume->lock);
+}
+
+struct batch {
+    fm_fs_chunks *chunks;
+    const fm_fs_node *node;
+    enum fm_fs_volume_action action;
+    int64_t timeout_ns;
+    uint8_t *to;
+    const uint8_t *from;
+    fm_fs_client_io ios[FM_FS_VOLUME_BATCH];
+    struct fm_fs_volume_part parts[FM_FS_VOLUME_BATCH];
+    uint64_t places[FM_FS_VOLUME_BATCH]; // of the parts in `to` and `from`
+    size_t count, running;
+};
+
+static void io_done(fm_fs_client_io *io)
+{
+    struct batch *batch = io->context;
+    if (--batch->running == 0)
+        batch->chunks->done = 1;
+}
+
+static fm_status prepare(struct batch *batch, fm_fs_client_io *io, const struct fm_fs_volume_part *part,
+                         uint64_t place)
+{
+    *io = (fm_fs_client_io){.timeout_ns = batch->timeout_ns, .done = io_done, .context = batch};
+    fm_fs_meta_chunk(batch->node, part->index, &io->chain, io->id.bytes);
+    io->offset = part->offset;
+    io->size = part->size;
+    switch (batch->action) {
+    case FM_FS_VOLUME_READ:
+        io->kind = FM_FS_CLIENT_READ;
+        break;
+    case FM_FS_VOLUME_WRITE:
+        io->kind = FM_FS_CLIENT_WRITE;
+        io->data = fm_fs_buffer_new(part->size);
+        if (!io->data)
+            return fm_base_error_set(FM_ERR_NOMEM, "no memory for %u bytes of a chunk", part->size);
+        if (batch->from)
+            memcpy(io->data->data, batch->from + place, part->size);
+        else
+            memset(io->data->data, 0, part->size);
+        break;
+    case FM_FS_VOLUME_REMOVE:
+        io->kind = FM_FS_CLIENT_REMOVE;
+        break;
+    case FM_FS_VOLUME_CUT:
+        io->kind = FM_FS_CLIENT_TRUNCATE;
+        io->size = part->offset;
+        io->offset = 0;
+        break;
+    }
+    return FM_OK;
+}
+
+// What a read brought; what it did not bring is zeros.
+static void take_bytes(struct batch *batch, size_t i)
+{
+    const struct fm_fs_volume_part *part = &batch->parts[i];
+    fm_fs_client_io *io = &batch->ios[i];
+    uint8_t *to = batch->to + batch->places[i];
+    size_t got = io->bytes ? io->bytes->size : 0;
+    if (got)
+        memcpy(to, io->bytes->data, got);
+    memset(to + got, 0, part->size - got);
+    fm_fs_buffer_drop(io->bytes);
+    io->bytes = NULL;
+}
+
+static fm_status run(struct batch *batch)
+{
+    fm_status status = FM_OK;
+    size_t prepared = 0;
+    while (prepared < batch->count && status == FM_OK) {
+        status = prepare(batch, &batch->ios[prepared], &batch->parts[prepared], batch->places[prepared]);
+        prepared++;
+    }
+    if (status == FM_OK) {
+        batch->running = batch->count;
+        batch->chunks->done = 0;
+        for (size_t i = 0; i < batch->count; i++)
+            fm_fs_client_start(batch->chunks->client, &batch->ios[i]);
+        status = fm_fs_chunks_wait(batch->chunks);
+        for (size_t i = 0; i < batch->count; i++) {
+            if (status == FM_OK && batch->ios[i].status < 0)
+                status = fm_base_error_set(batch->ios[i].status, "chunk %u of inode %llu on chain %u: %s",
+                                           batch->parts[i].index, (unsigned long long)batch->node->ino,
+                                           batch->ios[i].chain, fm_base_status_text(batch->ios[i].status));
+            if (batch->action == FM_FS_VOLUME_READ && batch->ios[i].status == FM_OK)
+                take_bytes(batch, i);
+        }
+    }
+    for (size_t i = 0; i < prepared; i++)
+        fm_fs_buffer_drop(batch->ios[i].data);
+    return status;
+}
+
+// A cut needs to know whether there is anything to cut: a longer or missing chunk stays as it is.
+static fm_status reaches(struct batch *batch, const struct fm_fs_volume_part *part, int *out_reaches)
+{
+    uint8_t byte;
+    struct batch look = {.chunks = batch->chunks,
+                         .node = batch->node,
+                         .action = FM_FS_VOLUME_READ,
+                         .timeout_ns = batch->timeout_ns,
+                         .to = &byte,
+                         .parts = {{part->index, part->offset, 1}},
+                         .count = 1};
+    fm_fs_client_io *io = &look.ios[0];
+    FM_TRY(prepare(&look, io, &look.parts[0], 0));
+    look.running = 1;
+    look.chunks->done = 0;
+    fm_fs_client_start(look.chunks->client, io);
+    FM_TRY(fm_fs_chunks_wait(look.chunks));
+    FM_TRY(io->status);
+    *out_reaches = io->bytes && io->bytes->size > 0;
+    fm_fs_buffer_drop(io->bytes);
+    return FM_OK;
+}
+
+static fm_status run_all(struct batch *batch, uint64_t offset, uint64_t length)
+{
+    const uint64_t chunk = batch->node->layout.chunk_bytes;
+    uint64_t done = 0;
+    int worth = 1;
+    while (done < length) {
+        batch->count = 0;
+        while (done < length && batch->count < FM_FS_VOLUME_BATCH) {
+            uint64_t at = offset + done;
+            uint64_t left = chunk - at % chunk;
+            batch->parts[batch->count] =
+                (struct fm_fs_volume_part){(uint32_t)(at / chunk), (uint32_t)(at % chunk),
+                                           (uint32_t)(left < length - done ? left : length - done)};
+            batch->places[batch->count] = done;
+            done += batch->parts[batch->count++].size;
+        }
+        if (batch->action == FM_FS_VOLUME_CUT)
+            FM_TRY(reaches(batch, &batch->parts[0], &worth));
+        if (worth)
+            FM_TRY(run(batch));
+    }
+    return FM_OK;
+}
+
+fm_status fm_fs_volume_transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_fs_volume_action action,
+                                uint64_t offset, uint64_t length, void *to, const void *from)
+{
+    struct batch batch = {.node = node,
+                          .action = action,
+                          .timeout_ns = volume->options.timeout_ms * 1000000,
+                          .to = to,
+                          .from = from};
+    if (length == 0)
+        return FM_OK;
+    if ((offset + length - 1) / node->layout.chunk_bytes > UINT32_MAX)
+        return fm_base_error_set(FM_ERR_LIMIT, "byte %llu of a file with chunks of %u bytes",
+                                 (unsigned long long)(offset + length - 1), node->layout.chunk_bytes);
+    FM_TRY(fm_fs_volume_take(volume, &batch.chunks));
+    fm_status status = run_all(&batch, offset, length);
+    fm_fs_volume_leave(volume, batch.chunks);
+    return status;
+}

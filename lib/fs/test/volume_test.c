@@ -1,0 +1,223 @@
+#include "fm_test.h"
+#include "fm_gen.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+#include "cluster_home.h"
+#include "fathom/fs_cluster.h"
+
+enum { CHUNK = 65536, FILE_MAX = 400000 };
+
+static struct home home;
+
+static fm_fs_volume *open_volume(void)
+{
+    fm_fs_volume *volume;
+    fm_fs_volume_options options = {.size = sizeof options, .chunk_bytes = CHUNK, .timeout_ms = 60000};
+    assert_ok(fm_fs_volume_open(home.dir, &options, &volume));
+    return volume;
+}
+
+static fm_fs_node make(fm_fs_volume *volume, const char *name)
+{
+    fm_fs_node node;
+    assert_ok(fm_fs_meta_create(fm_fs_volume_meta(volume), NULL, FM_FS_META_ROOT, name, S_IFREG | 0644, 0, 1,
+                                &node, NULL));
+    return node;
+}
+
+// Random writes, cuts, holes and reads of a file of several chunks, compared with memory.
+static void files_of_many_chunks_are_right(void **state)
+{
+    (void)state;
+    static uint8_t model[FILE_MAX];
+    static uint8_t bytes[FILE_MAX];
+    size_t size = 0;
+    fm_gen gen = fm_gen_seeded(5);
+    home_open(&home);
+    fm_fs_volume *volume = open_volume();
+    fm_fs_node node = make(volume, "a");
+    for (int i = 0; i < 120; i++) {
+        size_t offset = (size_t)fm_gen_size(&gen, 0, FILE_MAX / 2);
+        size_t length = (size_t)fm_gen_size(&gen, 1, i < 20 ? 3000 : FILE_MAX / 2);
+        size_t read = 0;
+        switch (fm_gen_int(&gen, 0, 5)) {
+        case 0:
+        case 1:
+            fm_gen_fill(&gen, bytes, length);
+            assert_ok(fm_fs_volume_write(volume, node.ino, bytes, length, offset));
+            memcpy(model + offset, bytes, length);
+            size = size < offset + length ? offset + length : size;
+            break;
+        case 2:
+            assert_ok(fm_fs_volume_truncate(volume, NULL, node.ino, length, &node));
+            memset(model + length, 0, sizeof model - length);
+            size = length;
+            assert_int_equal(node.size, size);
+            break;
+        case 3:
+            if (fm_gen_chance(&gen, 0.3)) {
+                assert_ok(fm_fs_volume_truncate(volume, NULL, node.ino, 0, &node));
+                memset(model, 0, sizeof model);
+                size = 0;
+            }
+            break;
+        case 4:
+            assert_ok(fm_fs_volume_punch(volume, node.ino, offset, length));
+            for (size_t k = offset; k < offset + length && k < size; k++)
+                model[k] = 0;
+            break;
+        default:
+            break;
+        }
+        assert_ok(fm_fs_volume_read(volume, node.ino, bytes, sizeof bytes, offset, &read));
+        assert_int_equal(read, size > offset ? size - offset : 0);
+        assert_memory_equal(bytes, model + offset, read);
+    }
+    home_check(volume);
+    fm_fs_volume_close(volume);
+    home_close(&home);
+}
+
+static void holes_are_told(void **state)
+{
+    (void)state;
+    home_open(&home);
+    fm_fs_volume *volume = open_volume();
+    fm_fs_node node = make(volume, "a");
+    uint64_t at;
+    uint8_t byte = 1;
+    assert_fails(fm_fs_volume_seek(volume, node.ino, 0, 0, &at), FM_ERR_NOT_FOUND, "0 bytes");
+    assert_ok(fm_fs_volume_write(volume, node.ino, &byte, 1, 100));
+    assert_ok(fm_fs_volume_seek(volume, node.ino, 5, 0, &at));
+    assert_int_equal(at, 5);
+    assert_ok(fm_fs_volume_seek(volume, node.ino, 5, 1, &at));
+    assert_int_equal(at, 101);
+    assert_ok(fm_fs_volume_write(volume, node.ino, &byte, 1, 3 * CHUNK + 7));
+    assert_ok(fm_fs_volume_seek(volume, node.ino, 5, 1, &at));
+    assert_int_equal(at, CHUNK);
+    assert_ok(fm_fs_volume_seek(volume, node.ino, CHUNK + 9, 0, &at));
+    assert_int_equal(at, 3 * CHUNK);
+    assert_ok(fm_fs_volume_seek(volume, node.ino, 3 * CHUNK, 1, &at));
+    assert_int_equal(at, 3 * CHUNK + 8);
+    assert_ok(fm_fs_volume_punch(volume, node.ino, 0, 2 * CHUNK)); // the only data there is in chunk 0
+    assert_ok(fm_fs_volume_seek(volume, node.ino, 0, 0, &at));
+    assert_int_equal(at, 3 * CHUNK);
+    assert_ok(fm_fs_volume_punch(volume, node.ino, 3 * CHUNK, CHUNK));
+    assert_fails(fm_fs_volume_seek(volume, node.ino, 0, 0, &at), FM_ERR_NOT_FOUND, "no data");
+    fm_fs_volume_close(volume);
+    home_close(&home);
+}
+
+static void removed_chunks_are_freed(void **state)
+{
+    (void)state;
+    static uint8_t bytes[3 * CHUNK];
+    size_t done = 0;
+    home_open(&home);
+    fm_fs_volume *volume = open_volume();
+    fm_fs_node node = make(volume, "a");
+    fm_fs_node gone;
+    memset(bytes, 7, sizeof bytes);
+    assert_ok(fm_fs_volume_write(volume, node.ino, bytes, sizeof bytes, 0));
+    assert_ok(fm_fs_meta_node(fm_fs_volume_meta(volume), node.ino, &node));
+    assert_ok(fm_fs_meta_unlink(fm_fs_volume_meta(volume), NULL, FM_FS_META_ROOT, "a"));
+    assert_ok(fm_fs_volume_collect(volume, 10, &done));
+    assert_int_equal(done, 1);
+    assert_fails(fm_fs_meta_node(fm_fs_volume_meta(volume), node.ino, &gone), FM_ERR_NOT_FOUND, "exist");
+    assert_fails(fm_fs_volume_write(volume, node.ino, bytes, 1, 0), FM_ERR_NOT_FOUND, "exist");
+    fm_fs_chunks *chunks;
+    assert_ok(fm_fs_chunks_open(home.dir, &chunks));
+    for (uint32_t i = 0; i < 3; i++) {
+        uint8_t id[FM_FS_CHUNK_ID_BYTES];
+        uint32_t chain;
+        uint32_t read;
+        fm_fs_meta_chunk(&node, i, &chain, id);
+        assert_int_equal(fm_fs_chunks_read(chunks, chain, id, 0, bytes, 1, 60000, &read, NULL),
+                         FM_ERR_NOT_FOUND);
+    }
+    fm_fs_chunks_close(chunks);
+    uint64_t capacity = 0;
+    uint64_t left = 0;
+    assert_ok(fm_fs_volume_space(volume, &capacity, &left));
+    assert_true(left <= capacity);
+    fm_fs_volume_close(volume);
+    home_close(&home);
+}
+
+struct writer {
+    fm_fs_volume *volume;
+    uint64_t ino;
+    uint8_t letter;
+    pthread_t thread;
+    fm_status status;
+};
+
+static void *write_stripes(void *context)
+{
+    struct writer *writer = context;
+    uint8_t bytes[5000];
+    memset(bytes, writer->letter, sizeof bytes);
+    for (uint64_t i = 0; i < 10 && writer->status == FM_OK; i++)
+        writer->status = fm_fs_volume_write(writer->volume, writer->ino, bytes, sizeof bytes,
+                                            (4 * i + writer->letter) * sizeof bytes);
+    return NULL;
+}
+
+static void threads_write_one_file(void **state)
+{
+    (void)state;
+    struct writer writers[4];
+    static uint8_t bytes[200000];
+    size_t read;
+    home_open(&home);
+    fm_fs_volume *volume = open_volume();
+    fm_fs_node node = make(volume, "a");
+    for (uint8_t i = 0; i < 4; i++) {
+        writers[i] = (struct writer){.volume = volume, .ino = node.ino, .letter = i};
+        assert_int_equal(pthread_create(&writers[i].thread, NULL, write_stripes, &writers[i]), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        pthread_join(writers[i].thread, NULL);
+        assert_int_equal(writers[i].status, FM_OK);
+    }
+    assert_ok(fm_fs_volume_read(volume, node.ino, bytes, sizeof bytes, 0, &read));
+    assert_int_equal(read, sizeof bytes);
+    for (size_t i = 0; i < sizeof bytes; i++)
+        assert_int_equal(bytes[i], i / 5000 % 4);
+    fm_fs_volume_close(volume);
+    home_close(&home);
+}
+
+static void a_cluster_may_restart_under_it(void **state)
+{
+    (void)state;
+    uint8_t bytes[20000];
+    size_t read;
+    home_open(&home);
+    fm_fs_volume *volume = open_volume();
+    fm_fs_node node = make(volume, "a");
+    for (uint8_t i = 0; i < 3; i++) {
+        memset(bytes, i, sizeof bytes);
+        assert_ok(fm_fs_volume_write(volume, node.ino, bytes, sizeof bytes, i * sizeof bytes));
+        home_restart(&home, SIGKILL);
+    }
+    for (uint8_t i = 0; i < 3; i++) {
+        assert_ok(fm_fs_volume_read(volume, node.ino, bytes, sizeof bytes, i * sizeof bytes, &read));
+        assert_true(read == sizeof bytes && bytes[0] == i && bytes[read - 1] == i);
+    }
+    fm_fs_volume_close(volume);
+    home_close(&home);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(files_of_many_chunks_are_right), cmocka_unit_test(holes_are_told),
+        cmocka_unit_test(removed_chunks_are_freed),       cmocka_unit_test(threads_write_one_file),
+        cmocka_unit_test(a_cluster_may_restart_under_it),
+    };
+    return fm_test_run("volume", tests);
+}
