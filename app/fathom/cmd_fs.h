@@ -10,6 +10,17 @@ extern const fm_command fm_cmd_fs_serve;   /* cmd_fs_serve.c */
 extern const fm_command fm_cmd_fs_node;    /* cmd_fs_members.c */
 extern const fm_command fm_cmd_fs_target;
 extern const fm_command fm_cmd_fs_chain;
+extern const fm_command fm_cmd_fs_ls; /* cmd_fs_look.c */
+extern const fm_command fm_cmd_fs_stat;
+extern const fm_command fm_cmd_fs_du;
+extern const fm_command fm_cmd_fs_tree;
+extern const fm_command fm_cmd_fs_layout;
+extern const fm_command fm_cmd_fs_cp; /* cmd_fs_files.c */
+extern const fm_command fm_cmd_fs_mkdir;
+extern const fm_command fm_cmd_fs_mv;
+extern const fm_command fm_cmd_fs_rm;
+extern const fm_command fm_cmd_fs_fsck; /* cmd_fs_check.c */
+extern const fm_command fm_cmd_fs_quota;
 
 /** Serves until SIGINT, SIGTERM or fm_fs_cluster_stop(), and ends the cluster. `ready` (or -1) is told by a byte 0 that
  * it serves, and closed. */

@@ -263,18 +263,16 @@ fm_status fm_fs_meta_collect(fm_fs_meta *meta, fm_fs_meta_remover remover, void 
     struct agenda agenda = {.max = max < PAGE ? max : PAGE};
     struct fm_fs_meta_op op = {.meta = meta, .body = take_page, .more = &agenda};
     FM_TRY(forget(meta));
-    while (done < max && failure == FM_OK) {
-        size_t held = 0;
+    // Emptying a directory makes more work, so it goes on while anything comes of it.
+    for (size_t before = SIZE_MAX; done != before && done < max && failure == FM_OK;) {
+        before = done;
         FM_TRY(fm_fs_meta_read(&op));
         for (size_t i = 0; i < agenda.count && done < max; i++) {
             fm_status status = do_work(meta, &agenda.work[i], remover, context);
             if (status < 0)
                 failure = status;
             done += status == FM_OK && !agenda.work[i].held;
-            held += status == FM_OK && agenda.work[i].held;
         }
-        if (agenda.count < agenda.max && !held)
-            break;
     }
     FM_TRY(failure);
     *out_done = done;

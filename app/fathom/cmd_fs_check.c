@@ -1,0 +1,165 @@
+// `fathom fs fsck|quota`: whether a cluster's names are sound, and how much may lie below a directory.
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include "cmd_fs.h"
+#include "cmd_fs_place.h"
+#include "fathom/text.h"
+
+/* fsck */
+
+struct check {
+    fm_json json;
+    int as_json;
+};
+
+static void tell(void *context, const char *text)
+{
+    struct check *check = context;
+    if (check->as_json)
+        fm_base_json_string(&check->json, NULL, text);
+    else
+        printf("%s\n", text);
+}
+
+static fm_status run_fsck(const fm_invocation *invocation, const void *options, int *out_exit)
+{
+    struct check check = {.as_json = invocation->json};
+    fm_fs_volume *volume;
+    fm_fs_meta_census census = {0};
+    (void)options;
+    FM_TRY(fm_fs_volume_open(invocation->operands[0], NULL, &volume));
+    if (check.as_json) {
+        fm_base_json_begin(&check.json, NULL, '{');
+        fm_base_json_begin(&check.json, "told", '[');
+    }
+    fm_status status = fm_fs_meta_check(fm_fs_volume_meta(volume), tell, &check, &census);
+    fm_fs_volume_close(volume);
+    if (check.as_json) {
+        fm_base_json_end(&check.json);
+        fm_base_json_int(&check.json, "findings", (int64_t)census.findings);
+        fm_base_json_int(&check.json, "files", (int64_t)census.files);
+        fm_base_json_int(&check.json, "directories", (int64_t)census.directories);
+        fm_base_json_int(&check.json, "links", (int64_t)census.links);
+        fm_base_json_int(&check.json, "others", (int64_t)census.others);
+        fm_base_json_int(&check.json, "bytes", (int64_t)census.bytes);
+        fm_base_json_int(&check.json, "collectable", (int64_t)census.collectable);
+        fm_base_json_end(&check.json);
+        fm_status shown = fm_base_json_finish(&check.json, status == FM_OK ? stdout : NULL);
+        status = status < 0 ? status : shown;
+    } else if (status == FM_OK) {
+        printf("%" PRIu64 " files (%s), %" PRIu64 " directories, %" PRIu64 " links, %" PRIu64
+               " others; %" PRIu64 " to be collected\n",
+               census.files, fm_base_text_bytes((double)census.bytes).text, census.directories, census.links,
+               census.others, census.collectable);
+        printf(census.findings ? "%" PRIu64 " findings\n" : "sound\n", census.findings);
+    }
+    if (census.findings)
+        *out_exit = 1;
+    return status;
+}
+
+const fm_command fm_cmd_fs_fsck = {
+    .name = "fsck",
+    .summary = "check a cluster's names while it is in use",
+    .operands = "CLUSTER",
+    .details =
+        "Reads one moment of the names and tells each violation: entries without a file, wrong link counts,\n"
+        "directories that are not reached from the root, quotas that do not sum up. Nothing is changed.\n"
+        "Chunks check themselves: see 'fathom fs cluster status'. The exit status is 1 when anything is "
+        "found.",
+    .operands_min = 1,
+    .operands_max = 1,
+    .has_json = 1,
+    .run = run_fsck,
+};
+
+/* quota */
+
+struct quota_options {
+    int64_t bytes, inodes;
+    int lift;
+};
+
+static const fm_option quota_schema[] = {
+    {"bytes", FM_OPTION_SIZE, offsetof(struct quota_options, bytes), .value = "0", .min = 0, .max = 0x1p62,
+     .help = "set the most bytes; 0: leave it"},
+    {"inodes", FM_OPTION_INT, offsetof(struct quota_options, inodes), .value = "0", .min = 0, .max = 0x1p62,
+     .help = "set the most files, directories and links, the directory itself included; 0: leave it"},
+    {"lift", FM_OPTION_FLAG, offsetof(struct quota_options, lift), .value = "false",
+     .help = "take the limits away that are not set"},
+    {0},
+};
+
+static fm_status change(const fm_cmd_place *place, uint64_t dir, const struct quota_options *options)
+{
+    fm_fs_quota quota = {0};
+    fm_status status = fm_fs_meta_quota_get(place->meta, dir, &quota);
+    if (status < 0 && status != FM_ERR_NOT_FOUND)
+        return status;
+    if (options->bytes || options->lift)
+        quota.bytes_max = (uint64_t)options->bytes;
+    if (options->inodes || options->lift)
+        quota.inodes_max = (uint64_t)options->inodes;
+    return fm_fs_meta_quota_set(place->meta, &place->who, dir, &quota);
+}
+
+static void show_limit(const char *what, uint64_t used, uint64_t most)
+{
+    if (most)
+        printf("%-7s %" PRIu64 " of %" PRIu64 " (%.1f %%)\n", what, used, most,
+               100.0 * (double)used / (double)most);
+    else
+        printf("%-7s %" PRIu64 ", no limit\n", what, used);
+}
+
+static fm_status show(const fm_cmd_place *place, uint64_t ino, int as_json)
+{
+    fm_fs_quota quota;
+    FM_TRY(fm_fs_meta_quota_get(place->meta, ino, &quota));
+    if (!as_json) {
+        show_limit("bytes", quota.bytes, quota.bytes_max);
+        show_limit("inodes", quota.inodes, quota.inodes_max);
+        return FM_OK;
+    }
+    fm_json json = {0};
+    fm_base_json_begin(&json, NULL, '{');
+    fm_base_json_int(&json, "bytes", (int64_t)quota.bytes);
+    fm_base_json_int(&json, "bytes_max", (int64_t)quota.bytes_max);
+    fm_base_json_int(&json, "inodes", (int64_t)quota.inodes);
+    fm_base_json_int(&json, "inodes_max", (int64_t)quota.inodes_max);
+    fm_base_json_end(&json);
+    return fm_base_json_finish(&json, stdout);
+}
+
+static fm_status run_quota(const fm_invocation *invocation, const void *given, int *out_exit)
+{
+    const struct quota_options *options = given;
+    fm_cmd_place place;
+    fm_fs_node node;
+    (void)out_exit;
+    FM_TRY(fm_cmd_place_open(invocation->operands[0], &place));
+    fm_status status = fm_cmd_place_node(&place, 1, &node);
+    if (status == FM_OK && (options->bytes || options->inodes || options->lift))
+        status = change(&place, node.ino, options);
+    if (status == FM_OK)
+        status = show(&place, node.ino, invocation->json);
+    fm_cmd_place_close(&place);
+    return status;
+}
+
+const fm_command fm_cmd_fs_quota = {
+    .name = "quota",
+    .summary = "show or set how much may lie below a directory of a cluster",
+    .operands = "CLUSTER:/PATH",
+    .details =
+        "A directory gets its first quota while it is empty. A quota below another counts for itself alone.\n"
+        "  fathom fs quota --bytes 100G /data/cluster:/users/ada",
+    .options = quota_schema,
+    .options_size = sizeof(struct quota_options),
+    .operands_min = 1,
+    .operands_max = 1,
+    .has_json = 1,
+    .run = run_quota,
+};
