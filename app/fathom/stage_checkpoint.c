@@ -167,12 +167,10 @@ void fm_app_checkpoint_close(fm_checkpointer *w)
     fm_base_mem_free(w);
 }
 
-fm_status fm_app_checkpoint_read(fm_fs *fs, const char *folder, const char *name, void **out_bytes,
-                                 size_t *out_length)
+fm_status fm_app_checkpoint_read(fm_fs *fs, const char *folder, uint64_t step, const char *name,
+                                 void **out_bytes, size_t *out_length)
 {
     char version[FM_FS_PATH_MAX + 1], path[FM_FS_PATH_MAX + 1];
-    uint64_t step;
-    FM_TRY(fm_fs_checkpoint_find(fs, folder, UINT64_MAX, &step));
     FM_TRY(fm_fs_checkpoint_path(folder, step, version));
     if (snprintf(path, sizeof path, "%s/%s", version, name) >= (int)sizeof path)
         return fm_base_error_set(FM_ERR_LIMIT, "%s is too long a name", version);

@@ -33,8 +33,8 @@ fm_checkpoint_figures fm_app_checkpoint_figures(fm_checkpointer *writer);
 /** Writes what was handed over and ends the thread; NULL is allowed. */
 void fm_app_checkpoint_close(fm_checkpointer *writer);
 
-/** Reads a file of the newest version. FM_ERR_NOT_FOUND: there is no version. The caller frees the bytes. */
-FM_MUST_USE fm_status fm_app_checkpoint_read(fm_fs *fs, const char *folder, const char *name,
+/** Reads a file of a version. The caller frees the bytes. */
+FM_MUST_USE fm_status fm_app_checkpoint_read(fm_fs *fs, const char *folder, uint64_t step, const char *name,
                                              void **out_bytes, size_t *out_length);
 
 #endif

@@ -8,7 +8,9 @@
 #include "fathom/clock.h"
 #include "fathom/cpu.h"
 #include "fathom/file.h"
+#include "fathom/fs_checkpoint.h"
 #include "fathom/interrupt.h"
+#include "fathom/log.h"
 #include "fathom/mem.h"
 #include "fathom/model_train.h"
 #include "fathom/progress.h"
@@ -198,28 +200,50 @@ static fm_status drop_other_checkpoints(const struct job *job, const char *folde
     return status;
 }
 
-// Takes up the newest checkpoint where there is one.
-static fm_status resume(struct job *job)
+static fm_status take_losses(struct job *job, uint64_t step)
 {
-    void *state, *losses;
-    size_t state_length, losses_length;
-    fm_status status =
-        fm_app_checkpoint_read(job->fs, job->checkpoints, "state.safetensors", &state, &state_length);
-    if (status == FM_ERR_NOT_FOUND)
-        return FM_OK;
-    FM_TRY(status);
-    status = fm_model_trainer_unpack(job->trainer, state, state_length, "the checkpoint");
-    fm_base_mem_free(state);
-    FM_TRY(status);
-    FM_TRY(fm_app_checkpoint_read(job->fs, job->checkpoints, "losses.f32", &losses, &losses_length));
-    int64_t done = fm_model_trainer_steps(job->trainer);
-    if (losses_length == (size_t)done * sizeof *job->losses && done <= job->options->steps)
-        memcpy(job->losses, losses, losses_length);
+    void *losses;
+    size_t length;
+    fm_status status = FM_OK;
+    FM_TRY(fm_app_checkpoint_read(job->fs, job->checkpoints, step, "losses.f32", &losses, &length));
+    if (length == (size_t)step * sizeof *job->losses && step <= (uint64_t)job->options->steps)
+        memcpy(job->losses, losses, length);
     else
-        status = fm_base_error_set(FM_ERR_FORMAT, "%s: a checkpoint of step %lld has %zu bytes of losses",
-                                   job->checkpoints, (long long)done, losses_length);
+        status = fm_base_error_set(FM_ERR_FORMAT, "step %llu has %zu bytes of losses",
+                                   (unsigned long long)step, length);
     fm_base_mem_free(losses);
     return status;
+}
+
+static fm_status take_version(struct job *job, uint64_t step)
+{
+    void *state;
+    size_t length;
+    FM_TRY(take_losses(job, step));
+    FM_TRY(fm_app_checkpoint_read(job->fs, job->checkpoints, step, "state.safetensors", &state, &length));
+    fm_status status = fm_model_trainer_unpack(job->trainer, state, length, "state.safetensors");
+    fm_base_mem_free(state);
+    return status;
+}
+
+// Takes up the newest checkpoint; one that is damaged leaves the trainer as it was and goes: the one before it is as good.
+static fm_status resume(struct job *job)
+{
+    uint64_t step = UINT64_MAX;
+    fm_status status;
+    while ((status = fm_fs_checkpoint_find(job->fs, job->checkpoints, step, &step)) == FM_OK) {
+        status = take_version(job, step);
+        if (status != FM_ERR_FORMAT && status != FM_ERR_NOT_FOUND)
+            return status;
+        fm_log_warn("train", "the checkpoint of step %llu is dropped: %s", (unsigned long long)step,
+                    fm_error_message());
+        char path[FM_FS_PATH_MAX + 1];
+        FM_TRY(fm_fs_checkpoint_path(job->checkpoints, step, path));
+        FM_TRY(fm_fs_remove_all(job->fs, path)); // its step will be saved again
+        if (step-- == 0)
+            break;
+    }
+    return status == FM_ERR_NOT_FOUND ? FM_OK : status;
 }
 
 static fm_status open_checkpoints(struct job *job)

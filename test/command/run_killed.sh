@@ -82,3 +82,12 @@ for stage in corpus data train balance generate report; do
 done
 "$fathom" run r.yaml --out killed >/dev/null 2>log.txt || fail "the last run failed: $(cat log.txt)"
 same killed "after kills at boundaries"
+
+# A newest checkpoint that was damaged goes, and the one before it is taken.
+state=$(echo killed/train/checkpoints/*/step-000000030/state.safetensors)
+truncate -s 1000 "$state"
+rm killed/train/result.json
+"$fathom" run r.yaml --out killed >/dev/null 2>log.txt || fail "the run failed: $(cat log.txt)"
+says log.txt 'the checkpoint of step 30 is dropped'
+same killed "after a checkpoint was damaged"
+[ "$(stat -c %s "$state")" -gt 1000 ] || fail "the damaged checkpoint is still there"
