@@ -8,9 +8,8 @@
 
 enum {
     SHAPES_MAX = 1024,   // 104 KiB; those of a profile are some dozens, which stay in the first-level cache
-    OTHERS_MAX = 16,     // at one place: more would take longer to try than to decode the event
+    OTHERS_MAX = 64,     // at one place: to try more takes as long as to decode the event
     TOKENS_MAX = 96,     // texts of an event; one with more is of a shape of its own
-    DEPTH_MAX = 8,       // of brackets
     GAP_MAX = 16,        // bytes between two events, some white space and a comma
     TRIES = 4096,        // after which it is judged whether shapes are worth their tries,
     PAUSE_EVENTS = 65536 // and for how long they are left alone when they are not
@@ -47,7 +46,6 @@ struct lesson {
     const char *literal;        // where the text at hand began
     struct fm_trace_event seen; // its category, as far as the decoder knows it at this place
     int keep_args;
-    int depth;
     int count;
     struct {
         const char *at;
@@ -125,14 +123,37 @@ static int take_scalar(struct lesson *lesson, int kind)
     return kind < FM_TRACE_SHAPE_TIME || is_number(begin, lesson->p, (enum fm_trace_shape_kind)kind);
 }
 
-/* What a value is to be taken as, by its key. */
+/* A value in brackets, of no interest, whose first one is text of the shape. The decoder, too, only counts brackets. */
+static int take_brackets(struct lesson *lesson)
+{
+    int depth = 1, in_string = 0;
+    lesson->p++;
+    if (!cut(lesson, FM_TRACE_SHAPE_BRACKETS))
+        return 0;
+    for (; lesson->p < lesson->end; lesson->p++) {
+        char c = *lesson->p;
+        if (c == '\\')
+            return 0;
+        in_string ^= c == '"';
+        if (in_string)
+            continue;
+        depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+        if (depth == 0) {
+            lesson->literal = ++lesson->p;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* What a value is to be taken as, by its key: kinds of it as a string, as a scalar, and in brackets; in a list of numbers, of
+ * the first one and of the others. */
 struct role {
-    int string, scalar, list, more; // kinds; `list` of the first scalar of a list, `more` of the others
-    int is_args;
+    int string, scalar, brackets, more;
 };
 
-static const struct role any_role = {FM_TRACE_SHAPE_STRING, FM_TRACE_SHAPE_SCALAR, FM_TRACE_SHAPE_SCALAR,
-                                     FM_TRACE_SHAPE_SCALAR, 0};
+static const struct role any_role = {FM_TRACE_SHAPE_STRING, FM_TRACE_SHAPE_SCALAR, FM_TRACE_SHAPE_BRACKETS,
+                                     REFUSED};
 
 struct named_role {
     const char *key;
@@ -150,13 +171,13 @@ static struct role role_of(const struct named_role *roles, size_t count, const c
     return any_role;
 }
 
-#define ROLE_FIXED                        \
-    {                                     \
-        FIXED, FIXED, REFUSED, REFUSED, 0 \
+#define ROLE_FIXED                     \
+    {                                  \
+        FIXED, FIXED, REFUSED, REFUSED \
     }
-#define ROLE(string, value)                \
-    {                                      \
-        string, value, REFUSED, REFUSED, 0 \
+#define ROLE(string, value)             \
+    {                                   \
+        string, value, REFUSED, REFUSED \
     }
 
 static struct role event_role(const char *key, size_t length)
@@ -171,7 +192,7 @@ static struct role event_role(const char *key, size_t length)
         {"id2", ROLE(FM_TRACE_SHAPE_ID_STRING, FM_TRACE_SHAPE_ID_NUMBER)},
         {"ts", ROLE(REFUSED, FM_TRACE_SHAPE_TIME)},
         {"dur", ROLE(REFUSED, FM_TRACE_SHAPE_DURATION)},
-        {"args", {REFUSED, REFUSED, REFUSED, REFUSED, 1}},
+        {"args", {REFUSED, REFUSED, FM_TRACE_SHAPE_ARGS, REFUSED}},
     };
     return role_of(roles, sizeof roles / sizeof *roles, key, length);
 }
@@ -183,18 +204,51 @@ static struct role argument_role(const char *key, size_t length)
         {"stream", ROLE(REFUSED, FM_TRACE_SHAPE_STREAM)},
         {"device", ROLE(REFUSED, FM_TRACE_SHAPE_DEVICE)},
         {"bytes", ROLE(REFUSED, FM_TRACE_SHAPE_BYTES)},
-        {"grid", {REFUSED, REFUSED, FM_TRACE_SHAPE_FIRST_BLOCKS, FM_TRACE_SHAPE_MORE_BLOCKS, 0}},
-        {"block", {REFUSED, REFUSED, FM_TRACE_SHAPE_FIRST_THREADS, FM_TRACE_SHAPE_MORE_THREADS, 0}},
+        {"grid", {REFUSED, REFUSED, FM_TRACE_SHAPE_FIRST_BLOCKS, FM_TRACE_SHAPE_MORE_BLOCKS}},
+        {"block", {REFUSED, REFUSED, FM_TRACE_SHAPE_FIRST_THREADS, FM_TRACE_SHAPE_MORE_THREADS}},
     };
     return role_of(roles, sizeof roles / sizeof *roles, key, length);
 }
 
-/* Of whose members the keys mean something. */
-enum owner { EVENT, ARGUMENTS, OTHER };
+/* [x, y, z]. The product of none is 1, and that of something else 0: neither is met. */
+static int take_numbers(struct lesson *lesson, const struct role *role)
+{
+    if (!take_char(lesson, '['))
+        return 0;
+    for (int kind = role->brackets;; kind = role->more) {
+        skip_space(lesson);
+        if (!take_scalar(lesson, kind))
+            return 0;
+        skip_space(lesson);
+        if (take_char(lesson, ']'))
+            return 1;
+        if (!take_char(lesson, ','))
+            return 0;
+    }
+}
 
-static int take_object(struct lesson *lesson, enum owner owner);
+static int take_object(struct lesson *lesson, struct role (*role_of_key)(const char *key, size_t length));
 
-static int take_list(struct lesson *lesson, const struct role *role);
+static int take_arguments(struct lesson *lesson)
+{
+    // What the decoder reads of the arguments depends on the category that it has met before them.
+    int ignored = fm_trace_event_ignores_arguments(&lesson->seen);
+    if (*lesson->p != '{')
+        return 0;
+    if (lesson->keep_args) {
+        if (!cut(lesson, FM_TRACE_SHAPE_ARGS))
+            return 0;
+        lesson->literal = lesson->p;
+    }
+    if (!(ignored ? take_brackets(lesson) : take_object(lesson, argument_role)))
+        return 0;
+    if (lesson->keep_args) {
+        if (!cut(lesson, FM_TRACE_SHAPE_ARGS_END))
+            return 0;
+        lesson->literal = lesson->p;
+    }
+    return 1;
+}
 
 static int take_value(struct lesson *lesson, const struct role *role)
 {
@@ -203,54 +257,19 @@ static int take_value(struct lesson *lesson, const struct role *role)
         return take_string(lesson, role->string);
     if (c != '{' && c != '[')
         return take_scalar(lesson, role->scalar);
-    if (role->list == REFUSED || lesson->depth == DEPTH_MAX)
+    switch (role->brackets) {
+    case REFUSED:
         return 0;
-    lesson->depth++;
-    int taken = c == '[' ? take_list(lesson, role)
-                         : role->list == FM_TRACE_SHAPE_SCALAR && take_object(lesson, OTHER);
-    lesson->depth--;
-    return taken;
-}
-
-static int take_list(struct lesson *lesson, const struct role *role)
-{
-    struct role first = {role->string, role->list, role->list, role->more, 0};
-    struct role more = {role->string, role->more, role->list, role->more, 0};
-    lesson->p++;
-    skip_space(lesson);
-    // The product of a grid of no sizes is 1, and of one in another one 0: neither is met.
-    if (role->list != FM_TRACE_SHAPE_SCALAR)
-        first.list = more.list = REFUSED;
-    else if (take_char(lesson, ']'))
-        return 1;
-    for (const struct role *next = &first;; next = &more) {
-        if (!take_value(lesson, next))
-            return 0;
-        skip_space(lesson);
-        if (take_char(lesson, ']'))
-            return 1;
-        if (!take_char(lesson, ','))
-            return 0;
-        skip_space(lesson);
+    case FM_TRACE_SHAPE_ARGS:
+        return take_arguments(lesson);
+    case FM_TRACE_SHAPE_BRACKETS:
+        return take_brackets(lesson);
+    default:
+        return take_numbers(lesson, role);
     }
 }
 
-static int take_arguments(struct lesson *lesson)
-{
-    // What the decoder reads of the arguments depends on the category that it has met before them.
-    enum owner owner = fm_trace_event_ignores_arguments(&lesson->seen) ? OTHER : ARGUMENTS;
-    if (!lesson->keep_args)
-        return take_object(lesson, owner);
-    if (!cut(lesson, FM_TRACE_SHAPE_ARGS))
-        return 0;
-    lesson->literal = lesson->p;
-    if (!take_object(lesson, owner) || !cut(lesson, FM_TRACE_SHAPE_ARGS_END))
-        return 0;
-    lesson->literal = lesson->p;
-    return 1;
-}
-
-static int take_member(struct lesson *lesson, enum owner owner)
+static int take_member(struct lesson *lesson, struct role (*role_of_key)(const char *key, size_t length))
 {
     const char *key = lesson->p + 1;
     if (!take_string(lesson, FIXED))
@@ -260,15 +279,11 @@ static int take_member(struct lesson *lesson, enum owner owner)
     if (!take_char(lesson, ':'))
         return 0;
     skip_space(lesson);
-    struct role role = owner == EVENT       ? event_role(key, length)
-                       : owner == ARGUMENTS ? argument_role(key, length)
-                                            : any_role;
-    if (role.is_args)
-        return lesson->p < lesson->end && *lesson->p == '{' && take_arguments(lesson);
+    struct role role = role_of_key(key, length);
     const char *value = lesson->p;
     if (!take_value(lesson, &role))
         return 0;
-    if (owner == EVENT && length == 3 && memcmp(key, "cat", 3) == 0) {
+    if (role_of_key == event_role && length == 3 && memcmp(key, "cat", 3) == 0) {
         int quoted = *value == '"';
         lesson->seen.category =
             (struct fm_trace_span){value + quoted, (uint32_t)(lesson->p - value - 2 * quoted), quoted};
@@ -276,7 +291,7 @@ static int take_member(struct lesson *lesson, enum owner owner)
     return 1;
 }
 
-static int take_object(struct lesson *lesson, enum owner owner)
+static int take_object(struct lesson *lesson, struct role (*role_of_key)(const char *key, size_t length))
 {
     if (!take_char(lesson, '{'))
         return 0;
@@ -284,7 +299,7 @@ static int take_object(struct lesson *lesson, enum owner owner)
     if (take_char(lesson, '}'))
         return 1;
     for (;;) {
-        if (!take_member(lesson, owner))
+        if (!take_member(lesson, role_of_key))
             return 0;
         skip_space(lesson);
         if (take_char(lesson, '}'))
@@ -304,7 +319,7 @@ static int take_event(struct lesson *lesson)
     if (!take_char(lesson, ','))
         return 0;
     skip_space(lesson);
-    return lesson->p - text <= GAP_MAX && take_object(lesson, EVENT) && lesson->p == lesson->end &&
+    return lesson->p - text <= GAP_MAX && take_object(lesson, event_role) && lesson->p == lesson->end &&
            cut(lesson, FM_TRACE_SHAPE_END);
 }
 
@@ -313,9 +328,15 @@ static struct fm_trace_shape *put(struct fm_trace_shapes *shapes, struct fm_trac
                                   const char *text, size_t length, enum fm_trace_shape_kind kind)
 {
     int others = 0;
-    for (struct fm_trace_shape *shape = *level; shape; shape = shape->other, others++)
-        if (shape->length == length && shape->kind == kind && memcmp(shape->literal, text, length) == 0)
-            return shape;
+    struct fm_trace_shape **link = level;
+    for (struct fm_trace_shape *found; (found = *link); link = &found->other, others++)
+        if (found->length == length && found->kind == kind && memcmp(found->literal, text, length) == 0) {
+            // To the front: another one, whose text is the beginning of this one's, may stand in its way.
+            *link = found->other;
+            found->other = *level;
+            *level = found;
+            return found;
+        }
     if (others == OTHERS_MAX || shapes->count == SHAPES_MAX)
         return NULL;
     struct fm_trace_shape *shape = &shapes->all[shapes->count++];

@@ -27,6 +27,7 @@ enum fm_trace_shape_kind {
     FM_TRACE_SHAPE_NAME, /* strings, whose quotes belong to the texts */
     FM_TRACE_SHAPE_ID_STRING,
     FM_TRACE_SHAPE_STRING, /* of no interest */
+    FM_TRACE_SHAPE_BRACKETS, /* the rest of an object or a list of no interest, whose first bracket belongs to the text */
     FM_TRACE_SHAPE_ID_NUMBER,
     FM_TRACE_SHAPE_SCALAR, /* of no interest */
     FM_TRACE_SHAPE_TIME,

@@ -3,7 +3,10 @@
  *
  *     int literal_is_at(const struct fm_trace_shape *shape, const char *text): whether the shape's text stands here;
  *     const char *string_end(const char *text, const char *end): the first quote or backslash at or behind `text`, or some
- *                                                                 place at or behind `end`.
+ *                                                                 place at or behind `end`;
+ *     const char *brackets_end(const char *text, const char *end): behind the bracket that closes the one before `text`; NULL
+ *                                                                   when there is none, or a backslash on the way or soon
+ *                                                                   behind.
  */
 #include "json_number.h"
 #include "shape.h"
@@ -61,6 +64,8 @@ FM_TRACE_INLINE const char *take_value(const struct fm_trace_shape *shape, const
         return q;
     case FM_TRACE_SHAPE_STRING:
         return string_end(p, end);
+    case FM_TRACE_SHAPE_BRACKETS:
+        return brackets_end(p, end);
     case FM_TRACE_SHAPE_ID_STRING:
         q = string_end(p, end);
         event->id = (struct fm_trace_span){p, (uint32_t)(q - p), 1};

@@ -14,6 +14,20 @@ static inline const char *string_end(const char *text, const char *end)
     return text;
 }
 
+static inline const char *brackets_end(const char *text, const char *end)
+{
+    int depth = 1, in_string = 0;
+    for (; text < end && *text != '\\'; text++) {
+        in_string ^= *text == '"';
+        if (in_string)
+            continue;
+        depth += (*text == '{' || *text == '[') - (*text == '}' || *text == ']');
+        if (depth == 0)
+            return text + 1;
+    }
+    return NULL;
+}
+
 #include "shape_walk.h"
 
 const char *fm_trace_shape_walk_ref(struct fm_trace_shapes *shapes, const char *text, const char *end,

@@ -35,11 +35,13 @@ static void put_value(fm_gen *gen, struct draft *draft, const char *usual)
         snprintf(number, sizeof number, "%lld", (long long)fm_gen_size(gen, 0, INT64_C(3000000000000000)));
         usual = number;
     }
-    put(draft, fm_gen_chance(gen, 0.97)
-                   ? usual
-                   : PICK(gen, "", "[1, -2, 3]", "1.5", "-3", "1e3", "true", "null", "NaN", "\"7\"",
-                          "\"a\\\"b\"", "\"\\u0041\"", "[]", "[1, 2]", "{\"a\": [\"]\"]}", "\"\"",
-                          "12345678901234567890123", "{}", "1 ", "0x1f", "\"\xFF\x01\"", "[1,2,]", "x_y"));
+    put(draft,
+        fm_gen_chance(gen, 0.97)
+            ? usual
+            : PICK(gen, "", "[1, -2, 3]", "1.5", "-3", "1e3", "true", "null", "NaN", "\"7\"", "\"a\\\"b\"",
+                   "\"\\u0041\"", "[]", "[1, 2]", "{\"a\": [\"]\"]}", "[[1, [2]], {\"b\": \"{\"}, 3]",
+                   "[1, 2}", "{\"a\": \"\\\\\"}", "{\"a\": \"\\\"]}\"}", "[\"\\\"[\"]", "\"\"",
+                   "12345678901234567890123", "{}", "1 ", "0x1f", "\"\xFF\x01\"", "[1,2,]", "x_y"));
 }
 
 /* What the events of one kind have in common. */
