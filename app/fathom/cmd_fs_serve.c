@@ -43,7 +43,7 @@ fm_status fm_cmd_fs_serve_until_signal(fm_fs_cluster *cluster, int ready)
 
 struct serve_options {
     const char *listen, *store, *targets;
-    int64_t node, target_bytes;
+    int64_t node, target_bytes, sync_rate;
 };
 
 #define FIELD(name) offsetof(struct serve_options, name)
@@ -106,6 +106,8 @@ static const fm_option storage_schema[] = {
      .help = "of this node, as 4,5,6; default: those that 'init' gave it"},
     {"target-bytes", FM_OPTION_SIZE, FIELD(target_bytes), .value = "0", .min = 0, .max = 0x1p50,
      .help = "the most that a target may hold; 0: as 'init' was told, or 64 GiB"},
+    {"sync-rate", FM_OPTION_SIZE, FIELD(sync_rate), .value = "0", .min = 0, .max = 0x1p50,
+     .help = "bytes a second that filling another replica sends at most; 0: as fast as it can"},
     {0},
 };
 
@@ -141,7 +143,8 @@ static fm_status run_storage(const fm_invocation *invocation, const void *given,
                                    .role = FM_FS_STORAGE,
                                    .node = (uint32_t)options->node,
                                    .listen = options->listen,
-                                   .target_bytes = (uint64_t)options->target_bytes};
+                                   .target_bytes = (uint64_t)options->target_bytes,
+                                   .sync_bytes_per_s = (uint64_t)options->sync_rate};
     if (options->targets) {
         FM_TRY(read_targets(options->targets, targets, &service.target_count));
         service.targets = targets;

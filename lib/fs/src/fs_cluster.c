@@ -37,6 +37,7 @@ struct fm_fs_cluster {
     fm_fs_manager *manager;
     fm_fs_disk *disks[FM_FS_CLUSTER_TARGETS_MAX];
     uint32_t disk_count;
+    uint64_t sync_bytes_per_s;
     struct service services[FM_FS_CLUSTER_TARGETS_MAX];
     uint32_t service_count;
 };
@@ -219,6 +220,7 @@ static fm_status start_node(fm_fs_cluster *cluster, const char *dir, uint32_t no
                                            .lease_ns = 2000 * ms,
                                            .call_timeout_ns = 5000 * ms,
                                            .scrub_ns = 1000 * ms,
+                                           .sync_bytes_per_s = cluster->sync_bytes_per_s,
                                            .pool = fm_fs_host_pool(cluster->host)};
     return fm_fs_storage_new(service->runtime, &options, disks, count, &service->storage);
 }
@@ -358,6 +360,7 @@ static fm_status serve_one_node(fm_fs_cluster *cluster, const char *dir, const f
     if (!count)
         return fm_base_error_set(FM_ERR_ARG, "%s: cluster.conf gives node %u no targets; name them", dir,
                                  options->node);
+    cluster->sync_bytes_per_s = options->sync_bytes_per_s;
     FM_TRY(fm_fs_host_new(&cluster->key, NULL, &cluster->host));
     for (uint32_t i = 0; i < cluster->managers.count; i++)
         FM_TRY(fm_fs_host_know(cluster->host, cluster->managers.nodes[i], cluster->managers.addresses[i]));

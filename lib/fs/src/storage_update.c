@@ -290,6 +290,23 @@ static void drive_first(fm_fs_op *op, const fm_fs_chunk *chunk, int then_again)
     update_forward(op);
 }
 
+// What is left of a target beyond this is for changes of the chunks that are there, which take room until they have
+// replaced what they change: a replica that has none for a change holds up its chain.
+enum { CREATE_PERCENT = 95 };
+
+static fm_status may_create(const fm_fs_op *op, const fm_fs_chunk *chunk)
+{
+    const fm_fs_store *store = op->target->store;
+    uint64_t limit = op->target->disk->capacity_bytes / 100 * CREATE_PERCENT;
+    if (op->message.kind == FM_FS_APPLY_REMOVE || (chunk && chunk->committed && !chunk->committed->removed))
+        return FM_OK;
+    if (fm_fs_store_used_bytes(store) + op->message.offset + op->message.size > limit)
+        return fm_base_error_set(FM_ERR_SPACE, "target %u holds %llu of %llu bytes: no new chunks",
+                                 op->target->id, (unsigned long long)fm_fs_store_used_bytes(store),
+                                 (unsigned long long)op->target->disk->capacity_bytes);
+    return FM_OK;
+}
+
 static void begin_client(fm_fs_op *op)
 {
     fm_fs_target *target = op->target;
@@ -316,6 +333,11 @@ static void begin_client(fm_fs_op *op)
     if (chunk && chunk->pending) {
         int own = again && chunk->pending->version == session->version;
         drive_first(op, chunk, !own);
+        return;
+    }
+    fm_status status = may_create(op, chunk);
+    if (status < 0) {
+        update_end(op, status, 0);
         return;
     }
     op->tag = *tag;

@@ -1,4 +1,5 @@
 // A cluster whose managers and storage nodes are processes of their own, which are killed, stopped and drained.
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 enum { MANAGERS = 2, NODES = 4, PROCESSES = MANAGERS + NODES, FIRST_NODE = 101 };
 
 struct world {
+    uint64_t sync_bytes_per_s;
     char dir[400];
     pid_t processes[PROCESSES];
     fm_fs_chunks *chunks;
@@ -38,7 +40,8 @@ static void serve(const struct world *world, int process, int ready)
     const uint32_t spare[] = {77}; // of the last node, which is in no chain
     fm_fs_serve_options options = {.size = sizeof options,
                                    .role = process < MANAGERS ? FM_FS_MANAGER : FM_FS_STORAGE,
-                                   .node = node_of(process)};
+                                   .node = node_of(process),
+                                   .sync_bytes_per_s = process < MANAGERS ? 0 : world->sync_bytes_per_s};
     if (process == PROCESSES - 1) {
         options.targets = spare;
         options.target_count = 1;
@@ -84,12 +87,13 @@ static void end_process(struct world *world, int process, int how)
         assert_int_equal(state, 0);
 }
 
-static void begin(struct world *world)
+static void begin_with(struct world *world, uint64_t target_bytes, uint64_t sync_bytes_per_s)
 {
     static int n;
-    const fm_fs_cluster_options options = {.size = sizeof options, .targets = 3, .target_bytes = 1 << 30};
+    const fm_fs_cluster_options options = {
+        .size = sizeof options, .targets = 3, .target_bytes = target_bytes};
     char path[450];
-    *world = (struct world){.ledger = {.chain = 1}};
+    *world = (struct world){.ledger = {.chain = 1}, .sync_bytes_per_s = sync_bytes_per_s};
     snprintf(world->dir, sizeof world->dir, "%s/p%d", fm_test_tmpdir(), n++);
     assert_ok(fm_fs_cluster_init(world->dir, &options));
     snprintf(path, sizeof path, "%s/managers", world->dir);
@@ -101,6 +105,11 @@ static void begin(struct world *world)
     for (int p = 0; p < PROCESSES; p++)
         start(world, p);
     assert_ok(fm_fs_chunks_open(world->dir, &world->chunks));
+}
+
+static void begin(struct world *world)
+{
+    begin_with(world, 1 << 30, 0);
 }
 
 static void end(struct world *world)
@@ -263,6 +272,126 @@ static void a_chain_whose_last_is_lost_is_rotated(void **state)
     end(&world);
 }
 
+// A replaced disk is filled no faster than allowed, and clients go on meanwhile.
+static void filling_is_throttled(void **state)
+{
+    (void)state;
+    enum { RATE = LEDGER_CHUNKS * LEDGER_BYTES / 4 }; // so that it takes four seconds at least
+    struct world world;
+    char command[500];
+    begin_with(&world, 1 << 30, RATE);
+    for (int chunk = 0; chunk < LEDGER_CHUNKS; chunk++)
+        assert_ok(ledger_write(&world.ledger, world.chunks, chunk, LEDGER_PATIENCE_MS));
+    ledger_wait_whole(world.chunks, 0);
+    end_process(&world, MANAGERS, SIGKILL);
+    snprintf(command, sizeof command, "rm -r '%s/target-1'", world.dir);
+    assert_int_equal(system(command), 0);
+    start(&world, MANAGERS);
+    uint64_t begun = fm_base_clock_ns();
+    wait_state(world.chunks, 1, "syncing");
+    assert_ok(ledger_write(&world.ledger, world.chunks, 0, LEDGER_PATIENCE_MS));
+    wait_state(world.chunks, 1, "serving");
+    assert_true(fm_base_clock_ns() - begun > (uint64_t)3900 * 1000000);
+    ledger_check(&world.ledger, world.chunks);
+    end(&world);
+}
+
+// A full target takes no new chunks, and still lets those change that are there.
+static void a_full_cluster_takes_changes_alone(void **state)
+{
+    (void)state;
+    enum { CHUNK = 1 << 20, TARGET = 64 << 20, MANY = 80 };
+    struct world world;
+    static uint8_t bytes[CHUNK];
+    uint8_t id[FM_FS_CHUNK_ID_BYTES] = {1};
+    const int64_t patience = LEDGER_PATIENCE_MS;
+    int made = 0;
+    begin_with(&world, TARGET, 0);
+    fm_status status = FM_OK;
+    for (; made < MANY && status == FM_OK; made += status == FM_OK) {
+        id[1] = (uint8_t)made;
+        status = fm_fs_chunks_write(world.chunks, 1, id, 0, bytes, CHUNK, patience);
+    }
+    assert_int_equal(status, FM_ERR_SPACE);
+    assert_int_equal(made, TARGET / CHUNK * 95 / 100);
+    for (int i = 0; i < made; i++) {
+        uint32_t size;
+        id[1] = (uint8_t)i;
+        assert_ok(fm_fs_chunks_write(world.chunks, 1, id, 100, "changed", 7, patience));
+        assert_ok(fm_fs_chunks_read(world.chunks, 1, id, 0, bytes, CHUNK, patience, &size, NULL));
+        assert_int_equal(size, CHUNK);
+        assert_memory_equal(bytes + 100, "changed", 7);
+    }
+    id[1] = 0;
+    assert_ok(fm_fs_chunks_remove(world.chunks, 1, id, patience));
+    id[1] = MANY;
+    // Its room is free once that is durable, which the next change sees to.
+    for (int i = 0; (status = fm_fs_chunks_write(world.chunks, 1, id, 0, bytes, CHUNK, patience)) < 0; i++) {
+        uint8_t other[FM_FS_CHUNK_ID_BYTES] = {1, 1};
+        assert_int_equal(status, FM_ERR_SPACE);
+        assert_true(i < 100);
+        assert_ok(fm_fs_chunks_write(world.chunks, 1, other, 100, "changed", 7, patience));
+    }
+    end(&world);
+}
+
+static int count_files(pid_t process)
+{
+    char path[64];
+    int count = 0;
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)process);
+    DIR *folder = opendir(path);
+    assert_non_null(folder);
+    while (readdir(folder))
+        count++;
+    closedir(folder);
+    return count;
+}
+
+// A thousand clients are killed at any moment. One that is not goes on writing, and nothing is left of the others.
+static void killed_clients_leave_nothing(void **state)
+{
+    (void)state;
+    enum { CLIENTS = 1000 };
+    struct world world;
+    fm_gen gen = fm_gen_seeded(9);
+    int files[PROCESSES];
+    begin(&world);
+    ledger_check(&world.ledger, world.chunks);
+    ledger_wait_whole(world.chunks, 0);
+    for (int chunk = 0; chunk < LEDGER_CHUNKS; chunk++)
+        assert_ok(ledger_write(&world.ledger, world.chunks, chunk, LEDGER_PATIENCE_MS));
+    for (int p = 0; p < PROCESSES; p++)
+        files[p] = count_files(world.processes[p]);
+    for (int i = 0; i < CLIENTS; i++) {
+        int64_t delay_ns = fm_gen_int(&gen, 0, 10) * 1000000;
+        pid_t client = fork();
+        if (client == 0) {
+            static uint8_t bytes[LEDGER_BYTES];
+            uint8_t id[FM_FS_CHUNK_ID_BYTES] = {2, (uint8_t)(i % 3)};
+            fm_fs_chunks *chunks;
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            if (fm_fs_chunks_open(world.dir, &chunks) == FM_OK)
+                while (fm_fs_chunks_write(chunks, 1, id, 0, bytes, LEDGER_BYTES, LEDGER_PATIENCE_MS) == FM_OK)
+                    ;
+            _exit(0);
+        }
+        fm_base_clock_sleep_ns((uint64_t)delay_ns);
+        if (i % 10 == 0)
+            assert_ok(ledger_write(&world.ledger, world.chunks, i / 10 % LEDGER_CHUNKS, LEDGER_PATIENCE_MS));
+        kill(client, SIGKILL);
+        assert_int_equal(waitpid(client, NULL, 0), client);
+    }
+    for (int p = 0; p < PROCESSES; p++)
+        for (int i = 0; count_files(world.processes[p]) > files[p] + 8; i++) {
+            assert_true(i < LEDGER_PATIENCE_MS / 100);
+            fm_base_clock_sleep_ns(100000000);
+        }
+    ledger_wait_whole(world.chunks, 0);
+    ledger_check(&world.ledger, world.chunks);
+    end(&world);
+}
+
 int main(int argc, char **argv)
 {
     const struct {
@@ -273,12 +402,15 @@ int main(int argc, char **argv)
         {"stop", cmocka_unit_test(a_stopped_node_is_left_out_and_reads_nothing_old)},
         {"drain", cmocka_unit_test(a_drained_node_is_replaced)},
         {"rotate", cmocka_unit_test(a_chain_whose_last_is_lost_is_rotated)},
+        {"throttle", cmocka_unit_test(filling_is_throttled)},
+        {"full", cmocka_unit_test(a_full_cluster_takes_changes_alone)},
+        {"clients", cmocka_unit_test(killed_clients_leave_nothing)},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         if (argc == 2 && strcmp(argv[1], cases[i].name) == 0) {
             const struct CMUnitTest tests[] = {cases[i].test};
             return fm_test_run("fs_processes", tests);
         }
-    fprintf(stderr, "usage: fs_processes_test kill|stop|drain|rotate\n");
+    fprintf(stderr, "usage: fs_processes_test kill|stop|drain|rotate|throttle|full|clients\n");
     return 2;
 }

@@ -80,7 +80,8 @@ typedef struct fm_fs_serve_options {
     const uint32_t *
         targets; /**< storage: which, in DIR/target-<id>, made if missing. Those that cluster.conf gives the node */
     uint32_t target_count;
-    uint64_t target_bytes; /**< storage: the most that each may hold. What cluster.conf says, or 64 GiB */
+    uint64_t target_bytes;     /**< storage: the most that each may hold. What cluster.conf says, or 64 GiB */
+    uint64_t sync_bytes_per_s; /**< storage: filling another replica sends no more. 0: as fast as it can */
 } fm_fs_serve_options;
 /** Opens one service of the cluster whose directory is `dir`, to be run, stopped and ended as below. FM_ERR_ARG,
  *  FM_ERR_BUSY (that manager, or a target, is open already), and as fm_fs_cluster_up(). */
@@ -173,7 +174,8 @@ FM_API FM_MUST_USE fm_status fm_fs_chunks_chain_rotate(fm_fs_chunks *chunks, uin
 
 /*
  * Chunks. An update that times out returns FM_ERR_FS_MAYBE where it may have happened, or may still; FM_ERR_TIMEOUT
- * where it did not and will not. FM_ERR_LIMIT beyond FM_FS_CHUNK_MAX, FM_ERR_SPACE, FM_ERR_NOMEM. `id` has
+ * where it did not and will not. FM_ERR_LIMIT beyond FM_FS_CHUNK_MAX, FM_ERR_NOMEM. FM_ERR_SPACE: the target is full; new
+ * chunks are refused from 95 % on, so that those that are there can still be changed. `id` has
  * FM_FS_CHUNK_ID_BYTES bytes.
  */
 /** Writes within a chunk, which is made if it is missing; a gap before `offset` reads as zeros. */
