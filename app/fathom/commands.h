@@ -17,6 +17,7 @@
     X(fs)                  \
     X(pond)                \
     X(trace)               \
+    X(rank)                \
     X(info)                \
     X(clean)               \
     X(completion)          \

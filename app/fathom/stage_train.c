@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fathom/clock.h"
 #include "fathom/cpu.h"
@@ -25,7 +26,7 @@
 #include "train_chart.h"
 
 struct train_options {
-    const char *data, *dtype, *schedule;
+    const char *data, *dtype, *schedule, *transport, *launcher;
     int64_t steps, batch, length, seed, save_every;
     int64_t trace_steps, hidden, layers, heads, experts, topk, expert_intermediate, predict;
     int64_t pipe_ranks, expert_ranks;
@@ -67,6 +68,10 @@ static const fm_option train_schema[] = {
      .help = "ranks that share out the experts and the sequences"},
     {"schedule", FM_OPTION_STRING, FIELD(schedule), .value = "dualpipev",
      .help = "of the pipeline; `fathom pipe --help` has them"},
+    {"transport", FM_OPTION_CHOICE, FIELD(transport), .value = "threads", .choices = "threads|processes",
+     .help = "what ranks are"},
+    {"launcher", FM_OPTION_STRING, FIELD(launcher), .value = "mpirun -n",
+     .help = "what starts MPI's processes; their number follows"},
     {"trace-steps", FM_OPTION_INT, FIELD(trace_steps), .value = "8", .min = 0, .max = 10000,
      .help = "last steps whose timeline is recorded: trace.json, and a part of the report"},
     {0},
@@ -163,6 +168,37 @@ static void path_in(const struct job *job, const char *name, char path[static 40
     snprintf(path, 4096, "%s/%s", job->run->folder, name);
 }
 
+enum { LAUNCHER_WORDS = 32, LAUNCHER_BYTES = 1024 };
+
+/** What starts the ranks, in words. */
+struct rank_command {
+    const char *words[LAUNCHER_WORDS + 4];
+    char launcher[LAUNCHER_BYTES], count[16], program[4096];
+};
+
+static fm_status name_command(const struct train_options *o, struct rank_command *out_command)
+{
+    int words = 0;
+    char *left = NULL;
+    ssize_t length = readlink("/proc/self/exe", out_command->program, sizeof out_command->program - 1);
+    if (length < 0 || strlen(o->launcher) >= sizeof out_command->launcher)
+        return fm_base_error_set(FM_ERR_ARG, "launcher has %zu characters; expected up to %d",
+                                 strlen(o->launcher), LAUNCHER_BYTES - 1);
+    out_command->program[length] = 0;
+    snprintf(out_command->launcher, sizeof out_command->launcher, "%s", o->launcher);
+    for (char *word = strtok_r(out_command->launcher, " ", &left); word && words < LAUNCHER_WORDS;
+         word = strtok_r(NULL, " ", &left))
+        out_command->words[words++] = word;
+    if (words == 0)
+        return fm_base_error_set(FM_ERR_ARG, "launcher is empty; expected a command as \"mpirun -n\"");
+    snprintf(out_command->count, sizeof out_command->count, "%d", (int)(o->pipe_ranks * o->expert_ranks));
+    out_command->words[words++] = out_command->count;
+    out_command->words[words++] = out_command->program;
+    out_command->words[words++] = "rank";
+    out_command->words[words] = NULL;
+    return FM_OK;
+}
+
 static fm_status make_trainer(struct job *job)
 {
     const struct train_options *o = job->options;
@@ -177,6 +213,12 @@ static fm_status make_trainer(struct job *job)
     training.pipe_ranks = (int)o->pipe_ranks;
     training.expert_ranks = (int)o->expert_ranks;
     FM_TRY(fm_pipe_schedule_parse(o->schedule, &training.schedule));
+    struct rank_command command;
+    if (strcmp(o->transport, "processes") == 0) {
+        FM_TRY(name_command(o, &command));
+        training.transport = FM_MODEL_PROCESSES;
+        training.rank_command = command.words;
+    }
     return fm_model_trainer_open(&config, &training, &job->trainer);
 }
 

@@ -36,6 +36,22 @@ done
 grep -A1 '"pipeline, bytes sent a step"' run/summary.json | grep -q '"value": 131072,'
 says run/summary.json 'pipeline, bytes moved while computing'
 
+# The same with processes, which a recipe's launcher starts; exports and checkpoints are as good.
+if [ "${2:-OFF}" = ON ] && [ -n "$(command -v mpirun)" ]; then
+    recipe 2 2
+    sed -i 's/expert-ranks: 2/expert-ranks: 2, transport: processes/' r.yaml
+    expect 0 "$fathom" run r.yaml
+    od -An -v -w4 -tf4 run/train/losses.f32 >losses
+    paste "losses 2 2" losses | awk '$1 != $2 { exit 1 }' || { echo "processes: $(paste "losses 2 2" losses)" >&2; exit 1; }
+else
+    echo 'SKIP processes: no mpirun, or a build without MPI' >&2
+fi
+
+recipe 2 1
+sed -i 's/expert-ranks: 1/expert-ranks: 1, transport: processes, launcher: no-such-launcher/' r.yaml
+expect 1 "$fathom" run r.yaml
+says err.txt 'no-such-launcher'
+
 recipe 3 1
 expect 1 "$fathom" run r.yaml
 says err.txt 'has 6 stages'

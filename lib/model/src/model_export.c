@@ -6,7 +6,7 @@
 
 #include "fathom/file.h"
 #include "fathom/numfmt.h"
-#include "model_rank.h"
+#include "model_front.h"
 
 static const char index_name[] = "model.safetensors.index.json", whole_name[] = "model.safetensors";
 
@@ -180,6 +180,8 @@ fm_status fm_model_trainer_export(fm_trainer *trainer, fm_dtype dtype, const cha
     char path[4096];
     if (dtype != FM_DTYPE_BF16 && dtype != FM_DTYPE_F32)
         return fm_base_error_set(FM_ERR_ARG, "dtype is %s; expected BF16 or F32", fm_base_dtype_name(dtype));
+    if (trainer->front)
+        return fm_model_front_export(trainer, dtype, folder);
     FM_TRY(fm_base_dir_create(folder));
     snprintf(path, sizeof path, "%s/config.json", folder);
     if (number_of(trainer) == 0)

@@ -4,7 +4,7 @@
  */
 #include "fathom/crc.h"
 #include "fathom/eplb.h"
-#include "model_rank.h"
+#include "model_front.h"
 
 enum {
     ARRAYS = 3,         // of an expert: values, mean, square
@@ -257,27 +257,9 @@ static fm_status place_rank(struct fm_trainer *trainer, void *context)
     return status;
 }
 
-// The plan as a map of all layers; dense ones keep theirs.
-static fm_status read_plan(const fm_model_config *c, int ranks, const fm_eplb_plan *plan,
-                           const int32_t *current, struct placing *placing)
+// Where each expert goes; FM_ERR_ARG where a layer has one twice.
+static fm_status invert(const fm_model_config *c, struct placing *placing)
 {
-    int layers = fm_model_expert_layers(c), local = c->experts / ranks;
-    if (plan->shape.layers != layers || plan->shape.experts != c->experts || plan->shape.gpus != ranks ||
-        plan->slots != c->experts)
-        return fm_base_error_set(
-            FM_ERR_ARG, "a plan of %d layers, %d experts, %d slots, %d GPUs; expected %d, %d, %d and %d",
-            plan->shape.layers, plan->shape.experts, plan->slots, plan->shape.gpus, layers, c->experts,
-            c->experts, ranks);
-    for (int rank = 0; rank <= ranks; rank++)
-        if (plan->slot_begin[rank] != rank * local)
-            return fm_base_error_set(FM_ERR_ARG, "GPU %d begins at slot %d; expected %d slots on each", rank,
-                                     (int)plan->slot_begin[rank], local);
-    memcpy(placing->expert_in, current, placing->count * sizeof *current);
-    for (int layer = 0; layer < layers; layer++) {
-        int64_t at = (int64_t)(c->dense_layers + layer) * c->experts;
-        memcpy(placing->expert_in + at, plan->phy2log + (int64_t)layer * plan->slots,
-               (size_t)c->experts * sizeof *current);
-    }
     memset(placing->slot_of, -1, placing->count * sizeof *placing->slot_of);
     for (size_t i = 0; i < placing->count; i++) {
         int32_t expert = placing->expert_in[i];
@@ -290,30 +272,89 @@ static fm_status read_plan(const fm_model_config *c, int ranks, const fm_eplb_pl
     return FM_OK;
 }
 
-static fm_status place(fm_trainer *trainer, const fm_eplb_plan *plan, const struct fm_model_rank *any,
-                       struct placing *placing)
+// The plan as a map of all layers; dense ones have none.
+static fm_status read_plan(const fm_model_config *c, int ranks, const fm_eplb_plan *plan,
+                           struct placing *placing)
 {
-    FM_TRY(read_plan(&trainer->model.config, any->layout.experts, plan, any->expert_in, placing));
+    int layers = fm_model_expert_layers(c), local = c->experts / ranks;
+    if (plan->shape.layers != layers || plan->shape.experts != c->experts || plan->shape.gpus != ranks ||
+        plan->slots != c->experts)
+        return fm_base_error_set(
+            FM_ERR_ARG, "a plan of %d layers, %d experts, %d slots, %d GPUs; expected %d, %d, %d and %d",
+            plan->shape.layers, plan->shape.experts, plan->slots, plan->shape.gpus, layers, c->experts,
+            c->experts, ranks);
+    for (int rank = 0; rank <= ranks; rank++)
+        if (plan->slot_begin[rank] != rank * local)
+            return fm_base_error_set(FM_ERR_ARG, "GPU %d begins at slot %d; expected %d slots on each", rank,
+                                     (int)plan->slot_begin[rank], local);
+    size_t dense = (size_t)c->dense_layers * (size_t)c->experts;
+    for (size_t i = 0; i < dense; i++)
+        placing->expert_in[i] = (int32_t)(i % (size_t)c->experts);
+    memcpy(placing->expert_in + dense, plan->phy2log, (placing->count - dense) * sizeof *plan->phy2log);
+    return FM_OK;
+}
+
+static fm_status begin_placing(const fm_model_config *c, struct placing *placing)
+{
+    placing->count = (size_t)(c->layers + c->predict_layers) * (size_t)c->experts;
+    placing->expert_in = fm_base_mem_alloc(placing->count * sizeof *placing->expert_in);
+    placing->slot_of = fm_base_mem_alloc(placing->count * sizeof *placing->slot_of);
+    return placing->expert_in && placing->slot_of
+               ? FM_OK
+               : fm_base_error_set(FM_ERR_NOMEM, "no memory for a map of experts");
+}
+
+static void end_placing(struct placing *placing)
+{
+    fm_base_mem_free(placing->expert_in);
+    fm_base_mem_free(placing->slot_of);
+}
+
+fm_status fm_model_rank_move(struct fm_trainer *trainer, const int32_t *expert_in, int64_t *out_moved)
+{
+    struct placing placing = {0};
+    fm_status status = begin_placing(&trainer->model.config, &placing);
+    if (status == FM_OK) {
+        memcpy(placing.expert_in, expert_in, placing.count * sizeof *expert_in);
+        status = invert(&trainer->model.config, &placing);
+    }
+    if (status == FM_OK)
+        status = place_rank(trainer, &placing);
+    end_placing(&placing);
+    *out_moved = placing.moved;
+    return status;
+}
+
+static fm_status place(fm_trainer *trainer, const fm_eplb_plan *plan, int ranks, struct placing *placing)
+{
+    FM_TRY(begin_placing(&trainer->model.config, placing));
+    FM_TRY(read_plan(&trainer->model.config, ranks, plan, placing));
+    FM_TRY(invert(&trainer->model.config, placing));
+    if (trainer->front)
+        return fm_model_front_place(trainer, placing->expert_in, &placing->moved);
     if (trainer->crew)
         FM_TRY(fm_model_crew_fit(trainer->crew, ROWS_AT_ONCE));
     return fm_model_ranks_run(trainer, place_rank, placing);
 }
 
+/** The layout of ranks and where experts lie; NULL: one trainer. */
+static const struct fm_model_layout *layout_of(const fm_trainer *trainer, const int32_t **out_expert_in)
+{
+    const struct fm_model_rank *rank = trainer->crew ? trainer->crew->ranks[0]->rank : trainer->rank;
+    *out_expert_in = trainer->front ? trainer->front->expert_in : rank ? rank->expert_in : NULL;
+    return trainer->front ? &trainer->front->layout : rank ? &rank->layout : NULL;
+}
+
 fm_status fm_model_trainer_place(fm_trainer *trainer, const fm_eplb_plan *plan, int64_t *out_moved)
 {
-    const fm_model_config *c = &trainer->model.config;
-    const struct fm_model_rank *any = trainer->crew ? trainer->crew->ranks[0]->rank : trainer->rank;
-    if (!any || any->layout.experts < 2)
+    const int32_t *expert_in;
+    const struct fm_model_layout *layout = layout_of(trainer, &expert_in);
+    struct placing placing = {0};
+    if (!layout || layout->experts < 2)
         return fm_base_error_set(FM_ERR_STATE,
                                  "there is one expert rank; expected several to place experts on");
-    struct placing placing = {.count = (size_t)(c->layers + c->predict_layers) * (size_t)c->experts};
-    placing.expert_in = fm_base_mem_alloc(placing.count * sizeof *placing.expert_in);
-    placing.slot_of = fm_base_mem_alloc(placing.count * sizeof *placing.slot_of);
-    fm_status status = placing.expert_in && placing.slot_of
-                           ? place(trainer, plan, any, &placing)
-                           : fm_base_error_set(FM_ERR_NOMEM, "no memory for a map of experts");
-    fm_base_mem_free(placing.expert_in);
-    fm_base_mem_free(placing.slot_of);
+    fm_status status = place(trainer, plan, layout->experts, &placing);
+    end_placing(&placing);
     if (status == FM_OK)
         *out_moved = placing.moved;
     return status;
@@ -322,8 +363,9 @@ fm_status fm_model_trainer_place(fm_trainer *trainer, const fm_eplb_plan *plan, 
 const int32_t *fm_model_trainer_placement(const fm_trainer *trainer, int layer)
 {
     const fm_model_config *c = &trainer->model.config;
-    const struct fm_model_rank *any = trainer->crew ? trainer->crew->ranks[0]->rank : trainer->rank;
-    if (!any || layer < c->dense_layers || layer >= c->layers + c->predict_layers || c->experts == 0)
+    const int32_t *expert_in;
+    if (!layout_of(trainer, &expert_in) || layer < c->dense_layers ||
+        layer >= c->layers + c->predict_layers || c->experts == 0)
         return NULL;
-    return any->expert_in + (int64_t)layer * c->experts;
+    return expert_in + (int64_t)layer * c->experts;
 }

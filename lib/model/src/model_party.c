@@ -6,6 +6,7 @@ enum {
     CHUNK = 1 << 15, // floats of one shard at a time: large enough that latency does not count
     IN_FLIGHT = 4,   // a pair of visits has two operations each
     RING_DEPTH = 4,
+    REPORT_BYTES = 1 << 16,
 };
 
 int fm_model_party_is_needed(const struct fm_model_rank *rank, const fm_model_config *config,
@@ -30,9 +31,10 @@ int fm_model_party_is_needed(const struct fm_model_rank *rank, const fm_model_co
 
 size_t fm_model_party_report_max(const fm_model_config *config)
 {
-    // Sums, a status and its message; loads of all layers.
-    return 512 +
-           sizeof(int64_t) * (size_t)(config->layers + config->predict_layers) * (size_t)config->experts;
+    // Sums, a status and its message, loads of all layers; or a part of what ranks that are processes are told.
+    size_t loads =
+        sizeof(int64_t) * (size_t)(config->layers + config->predict_layers) * (size_t)config->experts;
+    return loads + 512 > REPORT_BYTES ? loads + 512 : REPORT_BYTES;
 }
 
 static fm_ep_options options_of(const struct fm_trainer *trainer, enum fm_model_party_kind kind,

@@ -99,6 +99,9 @@ FM_MUST_USE fm_status fm_model_ranks_run(struct fm_trainer *trainer,
 /** Takes up a map of all experts: [layers + predict_layers][experts], the expert in each slot. What the slots hold does not
  *  move. */
 FM_MUST_USE fm_status fm_model_rank_map(struct fm_trainer *trainer, const int32_t *expert_in);
+/** Moves this rank's experts as a whole map says; collective. *out_moved: experts that came here. */
+FM_MUST_USE fm_status fm_model_rank_move(struct fm_trainer *trainer, const int32_t *expert_in,
+                                         int64_t *out_moved);
 /** Layers that have experts, predictors' too. */
 int fm_model_expert_layers(const fm_model_config *config);
 /** Gives parameters their places in values and gradients, or (assign 0) only counts them. */

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "fathom/file.h"
-#include "model_rank.h"
+#include "model_front.h"
 
 /** What a state file holds of each parameter. */
 enum { PARTS = 3 };
@@ -246,6 +246,8 @@ static fm_status save_rank(struct fm_trainer *trainer, void *context)
 fm_status fm_model_trainer_save(fm_trainer *trainer, const char *path, const char *const *notes)
 {
     struct saving saving = {path, notes};
+    if (trainer->front)
+        return fm_model_front_save(trainer, path, notes);
     if (trainer->crew || trainer->rank)
         return fm_model_ranks_run(trainer, save_rank, &saving);
     struct heading before = heading_at(path), heading = {.step = trainer->step, .notes = notes};
@@ -267,6 +269,8 @@ fm_status fm_model_trainer_pack(fm_trainer *trainer, const char *const *notes, v
     struct heading heading = {.step = fm_model_trainer_steps(trainer), .notes = notes};
     struct fm_model_crew *crew = trainer->crew;
     fm_safetensors_writer *writer;
+    if (trainer->front)
+        return fm_model_front_pack(trainer, notes, out_bytes, out_length);
     heading.placed = crew ? crew->ranks[0]->rank : trainer->rank;
     if (trainer->rank)
         name_shard(trainer, heading.shard);
@@ -509,12 +513,15 @@ static fm_status load_from(fm_trainer *trainer, struct source source)
 
 fm_status fm_model_trainer_load(fm_trainer *trainer, const char *path)
 {
-    return load_from(trainer, (struct source){path, NULL});
+    return trainer->front ? fm_model_front_load(trainer, path)
+                          : load_from(trainer, (struct source){path, NULL});
 }
 
 fm_status fm_model_trainer_unpack(fm_trainer *trainer, const void *bytes, size_t length, const char *name)
 {
     fm_safetensors *file;
+    if (trainer->front)
+        return fm_model_front_unpack(trainer, bytes, length, name);
     FM_TRY(fm_base_safetensors_open_memory(bytes, length, name, &file));
     fm_status status = load_from(trainer, (struct source){name, file});
     fm_base_safetensors_close(file);

@@ -1,5 +1,5 @@
 #include "model_low.h"
-#include "model_rank.h"
+#include "model_front.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -197,6 +197,8 @@ static fm_status make(struct fm_trainer *trainer)
     FM_TRY(fm_model_layout_make(&trainer->model.config, &trainer->training, &layout));
     if (trainer->training.transport == FM_MODEL_MPI)
         return make_process(trainer, &layout, threads);
+    if (trainer->training.transport == FM_MODEL_PROCESSES)
+        return fm_model_front_open(trainer, &layout);
     return layout.ranks > 1 ? fm_model_crew_open(trainer, &layout, threads) : make_alone(trainer, threads);
 }
 
@@ -233,6 +235,7 @@ void fm_model_trainer_close(fm_trainer *trainer)
 {
     if (!trainer)
         return;
+    fm_model_front_close(trainer);
     fm_model_crew_free(trainer->crew);
     fm_model_rank_free(trainer);
     for (int i = 0; i < trainer->lane_count; i++)
@@ -565,6 +568,8 @@ fm_status fm_model_trainer_step(fm_trainer *trainer, const int32_t *ids, int seq
 {
     struct given given = {.ids = ids, .sequences = sequences, .length = length};
     FM_TRY(check_ids(&trainer->model.config, ids, sequences, length));
+    if (trainer->front)
+        return fm_model_front_step(trainer, ids, sequences, length, out_result);
     if (!trainer->crew)
         return step(trainer, ids, sequences, length, out_result);
     FM_TRY(run_crew(trainer, &given, step_rank));
@@ -578,8 +583,10 @@ static int64_t products_of(const struct fm_trainer *trainer, fm_dtype dtype)
     return low && dtype > FM_DTYPE_NONE && dtype < FM_DTYPE_COUNT ? low->products[dtype] : 0;
 }
 
-int64_t fm_model_trainer_products(const fm_trainer *trainer, fm_dtype dtype)
+int64_t fm_model_trainer_products(fm_trainer *trainer, fm_dtype dtype)
 {
+    if (trainer->front)
+        return fm_model_front_products(trainer, dtype);
     int64_t count = products_of(trainer, dtype);
     for (int i = 0; i < trainer->lane_count; i++)
         count += products_of(&trainer->lanes[i], dtype);
@@ -593,6 +600,8 @@ fm_status fm_model_trainer_evaluate(fm_trainer *trainer, const int32_t *ids, int
 {
     struct given given = {.ids = ids, .sequences = sequences, .length = length};
     FM_TRY(check_ids(&trainer->model.config, ids, sequences, length));
+    if (trainer->front)
+        return fm_model_front_evaluate(trainer, ids, sequences, length, out_loss);
     if (!trainer->crew)
         return evaluate(trainer, ids, sequences, length, out_loss);
     FM_TRY(run_crew(trainer, &given, evaluate_rank));

@@ -123,6 +123,7 @@ enum { FM_MODEL_SEGMENTS = 3 };
 
 struct fm_model_rank;
 struct fm_model_crew;
+struct fm_model_front;
 
 /**
  * Micro-batches run side by side, each by one thread from beginning to end: a lane has what one needs of its own, gradients,
@@ -147,6 +148,7 @@ struct fm_trainer {
     struct fm_model_exchange *exchange; // NULL: all experts are here
     struct fm_model_rank *rank;         // where this is one rank of several
     struct fm_model_crew *crew;         // the ranks, where this stands for all of them
+    struct fm_model_front *front;       // the same, where they are processes
     struct fm_trainer *lanes;           // NULL in a lane
     int lane_count;
     fm_status status; // of a lane's micro-batch

@@ -22,7 +22,7 @@
  * pipeline ranks as `schedule` says (fathom/pipe.h); the experts of a stage, and the sequences of a step, are shared out among
  * the expert ranks, which send each other rows (fathom/ep.h). Each rank keeps the moments of a part of what it holds (ZeRO-1).
  * Layouts differ by the order of f32 sums alone. Ranks are threads of this process, and then one trainer stands for all of
- * them; or MPI's processes: each opens a trainer, all make the same calls with the same arguments, and all get the same
+ * them; or processes that the trainer starts; or MPI's processes: each opens a trainer, all make the same calls with the same arguments, and all get the same
  * results. `threads` are shared out among the ranks, at least one each. A rank that is lost, or fails on the way, makes
  * the others fail with FM_ERR_TIMEOUT; from then on the trainer answers FM_ERR_STATE, and a new one can load a saved state.
  */
@@ -41,6 +41,9 @@ extern "C" {
 typedef enum fm_model_transport {
     FM_MODEL_THREADS, /**< threads of this process, which a trainer starts for the time of a call */
     FM_MODEL_MPI, /**< processes that mpirun has started: each opens a trainer, and all make the same calls */
+    /** Processes that the trainer starts by `rank_command`, and which live as long as it does; it stands for all of them. They
+     *  end with this process, however that ends. Paths that are given to the trainer are opened by them. */
+    FM_MODEL_PROCESSES,
 } fm_model_transport;
 
 /** Start from FM_MODEL_TRAINING_INIT. */
@@ -65,22 +68,31 @@ typedef struct fm_model_training {
     fm_pipe_schedule schedule; /**< of the pipeline; 0: FM_PIPE_1F1B */
     fm_model_transport transport;
     int64_t timeout_ms; /**< how long a rank waits for another; 0: 100 s, negative: for ever */
+    /** [NULL-terminated] What starts the ranks' processes: a launcher of MPI's programs with its arguments ("mpirun", "-n",
+     *  "4"), and a program that calls fm_model_rank_run() with the two arguments which are added to these. Looked at while
+     *  the trainer is opened. */
+    const char *const *rank_command;
 } fm_model_training;
 
 #define FM_MODEL_TRAINING_INIT                                                                          \
     {                                                                                                   \
         sizeof(fm_model_training), 0, 1000, 50, 2e-3, 2e-4, 0.9, 0.95, 1e-8, 0.1, 1.0, 1e-4, 1e-3, 0.3, \
-            0.02, 1, 0, FM_DTYPE_F32, 1, 1, FM_PIPE_CUSTOM, FM_MODEL_THREADS, 0                         \
+            0.02, 1, 0, FM_DTYPE_F32, 1, 1, FM_PIPE_CUSTOM, FM_MODEL_THREADS, 0, NULL                   \
     }
 
 typedef struct fm_trainer fm_trainer;
 
 /** Makes a model with random weights. FM_ERR_ARG: a field of the training, ranks that the layers or experts do not suffice for
- *  or that are not as many as mpirun has started, or as fm_model_config_check() and fm_pipe_program_generate(); with MPI as
+ *  or that are not as many as mpirun has started, no command to start them, or as fm_model_config_check() and fm_pipe_program_generate(); with MPI as
  *  fm_ep_world_open_mpi(); FM_ERR_NOMEM. */
 FM_API FM_MUST_USE fm_status fm_model_trainer_open(const fm_model_config *config,
                                                    const fm_model_training *training,
                                                    fm_trainer **out_trainer);
+/**
+ * What a process does that FM_MODEL_PROCESSES has started: it is a rank until its trainer is closed. `address` and `start` are
+ * the arguments that it was given. FM_ERR_ARG: they are none; FM_ERR_IO: nobody is there; or as fm_model_trainer_open().
+ */
+FM_API FM_MUST_USE fm_status fm_model_rank_run(const char *address, const char *start);
 /** NULL is allowed. */
 FM_API void fm_model_trainer_close(fm_trainer *trainer);
 /** Steps that are done. */
@@ -107,7 +119,7 @@ FM_API FM_MUST_USE fm_status fm_model_trainer_step(fm_trainer *trainer, const in
 FM_API FM_MUST_USE fm_status fm_model_trainer_evaluate(fm_trainer *trainer, const int32_t *ids, int sequences,
                                                        int length, double *out_loss);
 /** Products that steps and evaluations have computed through gemm in BF16 or F8_E4M3 so far. */
-FM_API int64_t fm_model_trainer_products(const fm_trainer *trainer, fm_dtype dtype);
+FM_API int64_t fm_model_trainer_products(fm_trainer *trainer, fm_dtype dtype);
 /** Tokens that each expert of a layer got in the last step; [experts]. NULL for a dense layer. */
 FM_API const int64_t *fm_model_trainer_loads(const fm_trainer *trainer, int layer);
 
