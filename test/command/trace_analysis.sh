@@ -62,6 +62,24 @@ sed '1s/{/{"distributedInfo":{"rank":0,"world_size":2},/' a.json | gzip >r0.json
 expect 0 "$fathom" trace merge r0.json.gz r1.json -o ranks.json
 expect 0 "$fathom" trace report ranks.json --json
 says out.txt '"label": "rank 1 GPU 0"'
+# The clock of one rank is 7 s ahead: four collectives, each begun by one before the other, tell so.
+for rank in 0 1; do
+    {
+        echo "{\"distributedInfo\":{\"rank\":$rank,\"world_size\":2},\"traceEvents\":["
+        for i in 1000 2000 3000 4000; do
+            echo "{\"ph\":\"X\",\"cat\":\"kernel\",\"name\":\"ncclDevKernel_AllReduce\",\"pid\":0,\"tid\":8,\"ts\":$((i + rank * 7000000 - rank * 90)),\"dur\":$((100 + rank * 90))},"
+        done
+        echo ']}'
+    } >clock$rank.json
+done
+expect 0 "$fathom" trace report clock0.json clock1.json
+says out.txt 'times moved by -7000000.000 us, by 4 collectives'
+expect 0 "$fathom" trace report clock0.json clock1.json --json
+says out.txt '"clock_shift_us": -7000000'
+says out.txt '"last_unit": "rank 0 GPU 0"'
+says out.txt '"last_waited_us": 360'
+expect 0 "$fathom" trace report clock0.json clock1.json --clocks keep --json
+says out.txt '"clock_shift_us": 0'
 expect 0 "$fathom" trace html a.json -o page.html
 says page.html '</html>'
 if "$fathom" info --json --no-bandwidth | grep -A1 '"name": "DuckDB"' | grep -q '"found": true'; then
