@@ -22,7 +22,7 @@ static const struct {
     {"train", "samples, fs bandwidth", "storage: random reads of samples"},
     {"train", "checkpoints, fs bandwidth", "storage: checkpoints"},
     {"generate", "decoding", "decoding speed"},
-    {"generate", "cache hits", "cache hits"},
+    {"generate", "cache hits", "cache hits, a text taken up again from fs"},
 };
 
 fm_status fm_app_result_load(const char *run_folder, const char *name, fm_doc **out_result)

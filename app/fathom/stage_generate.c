@@ -3,11 +3,12 @@
 #include <stdio.h>
 
 #include "generation.h"
+#include "generation_cache.h"
 #include "stage.h"
 
 struct generate_options {
     const char *train, *model, *prompt, *dtype;
-    int64_t max_tokens, top_k, seed;
+    int64_t max_tokens, top_k, seed, revisit;
     double temperature, top_p;
 };
 
@@ -28,8 +29,34 @@ static const fm_option generate_schema[] = {
     {"top-k", FM_OPTION_INT, FIELD(top_k), .value = "0", .min = 0, .max = 1 << 30,
      .help = "draw among so many likeliest tokens; 0: all"},
     {"seed", FM_OPTION_INT, FIELD(seed), .value = "1", .min = 0, .max = 1e15, .help = "of the drawing"},
+    {"revisit", FM_OPTION_INT, FIELD(revisit), .value = "128", .unit = "tokens", .min = 0, .max = 1 << 20,
+     .help = "of a text that is then taken up again from the cache that fs has kept of it; 0: none"},
     {0},
 };
+
+// A text taken up again: its beginning comes from the cache on the file system, which keeps blocks of 64 tokens.
+static fm_status revisit(struct fm_stage_run *run, int stored, struct fm_generation *generation)
+{
+    const fm_cache_text text = {generation->prompt, stored, 8};
+    char folder[128];
+    fm_fs *fs;
+    fm_cache_figures figures;
+    if (stored == 0 || text.prompt + text.stored + text.more > fm_model_config_of(generation->model)->context)
+        return FM_OK;
+    fm_model_session_close(generation->session); // the engines have the model to themselves
+    generation->session = NULL;
+    snprintf(folder, sizeof folder, "%s/cache", run->name);
+    FM_TRY(fm_app_stage_fs(run, &fs));
+    fm_status status =
+        fm_app_generation_revisit(generation->model, fs, folder, generation->ids, &text, &figures);
+    fm_fs_close(fs);
+    FM_TRY(status);
+    fm_app_stage_number(run, "cache blocks put into fs", (double)figures.stored_blocks, NULL);
+    fm_app_stage_number(run, "cache blocks found in fs", (double)figures.loaded_blocks, NULL);
+    fm_app_stage_number(run, "cache hits", 100.0 * (double)figures.cached_tokens / (double)figures.tokens,
+                        "% of the text");
+    return FM_OK;
+}
 
 static fm_status run_generate(struct fm_stage_run *run, const void *given)
 {
@@ -56,6 +83,7 @@ static fm_status run_generate(struct fm_stage_run *run, const void *given)
         fm_app_stage_number(run, "tokens appended", appended, NULL);
         if (generation.seconds > 0)
             fm_app_stage_number(run, "decoding", appended / generation.seconds, "tokens/s");
+        status = revisit(run, (int)o->revisit, &generation);
     }
     fm_app_generation_release(&generation);
     return status;

@@ -35,7 +35,7 @@ stages:
 Y
 "$fathom" run r.yaml >table.txt 2>err.txt || fail "$(cat err.txt)"
 for row in 'training speed' 'loss, held out' 'unigram entropy' 'smoothed bigram' 'storage: bytes moved while computing' \
-    'bubble, simulated' 'bubble, measured' 'imbalance before' 'imbalance after' 'storage: checkpoints' 'decoding speed' '<b id=bad>Document</b>'; do
+    'bubble, simulated' 'bubble, measured' 'imbalance before' 'imbalance after' 'storage: checkpoints' 'decoding speed' 'cache hits' '<b id=bad>Document</b>'; do
     grep -q -- "$row" table.txt || fail "the table lacks '$row': $(cat table.txt)"
 done
 ! grep -q 'ISA level' table.txt || fail "the table has the rows of all stages"

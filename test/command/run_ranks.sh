@@ -36,6 +36,9 @@ done
 grep -A1 '"pipeline, bytes sent a step"' run/summary.json | grep -q '"value": 131072,'
 says run/summary.json 'pipeline, bytes moved while computing'
 
+# A text is taken up again from the two blocks of 64 tokens that the file system keeps of it.
+grep -A1 '"cache blocks found in fs"' run/summary.json | grep -q '"value": 2,'
+
 # The same with processes, which a recipe's launcher starts; exports and checkpoints are as good.
 if [ "${2:-OFF}" = ON ] && [ -n "$(command -v mpirun)" ]; then
     recipe 2 2
