@@ -38,7 +38,7 @@ server=$!
     --disable-sync --user-data-dir="$scratch/profile" --window-size=1200,900 --remote-debugging-port=0 about:blank \
     >/dev/null 2>browser.txt &
 chromium=$!
-for _ in $(seq 150); do
+for _ in $(seq 600); do
     grep -q serving out.txt && grep -q 'DevTools listening' browser.txt && break
     sleep 0.1
 done
@@ -70,7 +70,7 @@ const run = async (expression) => {
   return result.value;
 };
 const until = async (expression) => {
-  for (let i = 0; i < 150; i++) {
+  for (let i = 0; i < 600; i++) {
     if (await run(expression)) return;
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
@@ -159,4 +159,4 @@ assert.equal(await run(`performance.getEntriesByType('resource').filter((r) => !
 console.log('chat page: passed');
 process.exit(0);
 JS
-timeout 80 node "${flags[@]}" drive.mjs "$port" "$debug" "${FM_SCREENSHOTS:-}" || fail "the page has a fault"
+timeout 240 node "${flags[@]}" drive.mjs "$port" "$debug" "${FM_SCREENSHOTS:-}" || fail "the page has a fault"

@@ -22,7 +22,7 @@ printf 'k\n' >keys
 chmod 600 keys
 "$fathom" serve --model model --name tiny --port 0 --api-key-file keys --threads 1 >out.txt 2>err.txt &
 server=$!
-for _ in $(seq 100); do
+for _ in $(seq 600); do
     grep -q serving out.txt && break
     sleep 0.1
 done

@@ -42,7 +42,7 @@ steps:
 J
 "$fathom" pond run long.yaml >killed.txt 2>&1 &
 run=$!
-for _ in $(seq 100); do
+for _ in $(seq 1200); do
     [ "$(find work/tasks -mindepth 1 -maxdepth 1 -name '[0-9a-f]*' -newer long.yaml | wc -l)" -ge 2 ] && break
     sleep 0.05
 done

@@ -58,7 +58,7 @@ printf 'name: long\nstages:\n  - {stage: machine, with: {probe: 60000}}\n' >long
 : >long.txt
 "$fathom" run long.yaml >/dev/null 2>long.txt &
 long=$!
-for _ in $(seq 300); do ! grep -q '^\[1/1\]' long.txt || break; sleep 0.1; done
+for _ in $(seq 600); do ! grep -q '^\[1/1\]' long.txt || break; sleep 0.1; done
 refused 'run: another run uses this folder'
 kill -9 $long
 wait $long 2>/dev/null || true

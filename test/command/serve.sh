@@ -155,7 +155,7 @@ assert.match(await (await fetch(base + '/')).text(), /<title>Fathom chat/);
 assert.equal(await (await fetch(base + '/health')).text(), 'ok\n');
 
 // Raw bytes: what no client would send. Each is answered or cut; none may hang.
-const raw = (bytes, { every = 0, limit = 15000 } = {}) => new Promise((resolve, reject) => {
+const raw = (bytes, { every = 0, limit = 60000 } = {}) => new Promise((resolve, reject) => {
   const socket = net.connect(port, '127.0.0.1');
   let got = '', timer, at = 0;
   const watch = setTimeout(() => { socket.destroy(); reject(new Error('hung: ' + String(bytes).slice(0, 60))); }, limit);
@@ -206,14 +206,14 @@ for (let tries = 0; ; tries++) {
     assert.ok(value('first_token_seconds_count') >= 64 && value('tokens_total') > 500);
     break;
   }
-  assert.ok(tries < 100, 'requests were left behind');
+  assert.ok(tries < 600, 'requests were left behind');
   await new Promise((resolve) => setTimeout(resolve, 100));
 }
 console.log('served');
 JS
 prompt=5,66,102,7,33,90,12,240,77,150,31,8,99,201,45,60,188,3,127,16
 expected=$("$fathom" generate --model "$golden" --ids $prompt --max-tokens 24 --threads 1)
-timeout 90 node client.mjs "$port" "$expected" $prompt || fail "the client found a fault"
+timeout 240 node client.mjs "$port" "$expected" $prompt || fail "the client found a fault"
 
 # A stop while answers run: they end, and new ones are refused.
 cat >stop.mjs <<'JS'
@@ -226,7 +226,7 @@ process.kill(pid, 'SIGTERM');
 const answer = await (await reply).json();
 if (answer.choices.length !== 8) throw new Error(JSON.stringify(answer));
 JS
-timeout 20 node stop.mjs "$port" "$server" || fail "the answers that ran when the server stopped were lost"
+timeout 60 node stop.mjs "$port" "$server" || fail "the answers that ran when the server stopped were lost"
 wait "$server" || fail "the server failed at its end"
 server=
 grep -q '"path":"/v1/completions","status":200' err.txt || fail "the access log lacks a line"
@@ -243,7 +243,7 @@ JS
 for dtype in f32 fp8; do
     for run in first second; do
         start --prefix-cache store --prefix-cache-size 64MiB --dtype $dtype
-        timeout 60 node again.mjs "$port" >$run.txt || fail "the server with a store did not answer"
+        timeout 120 node again.mjs "$port" >$run.txt || fail "the server with a store did not answer"
         kill -9 "$server"
         wait "$server" 2>/dev/null || true
         server=
