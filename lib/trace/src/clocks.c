@@ -4,8 +4,8 @@
  *
  *     begin of one - end of the other  <=  how far its clock is ahead  <=  end of one - begin of the other
  *
- * and the last to enter makes one of the bounds tight. Where no advance, or none at all, fits all of them, the files' times
- * contradict each other, and the median of the differences of ends takes their place.
+ * and the last to enter makes one of the bounds tight. Where these exclude that both clocks are alike, the files' times contradict
+ * each other, and the median of the differences of ends says how far one is ahead.
  */
 #include <stdlib.h>
 #include <string.h>
