@@ -1,4 +1,5 @@
 // Training: a small model of the V3 architecture on the data's tokens. It goes on from its last saved state.
+#include <limits.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -8,6 +9,7 @@
 
 #include "fathom/clock.h"
 #include "fathom/cpu.h"
+#include "fathom/crc.h"
 #include "fathom/file.h"
 #include "fathom/fs_checkpoint.h"
 #include "fathom/interrupt.h"
@@ -26,7 +28,7 @@
 #include "train_chart.h"
 
 struct train_options {
-    const char *data, *dtype, *schedule, *transport, *launcher;
+    const char *data, *dtype, *schedule, *transport, *launcher, *store;
     int64_t steps, batch, length, seed, save_every;
     int64_t trace_steps, hidden, layers, heads, experts, topk, expert_intermediate, predict;
     int64_t pipe_ranks, expert_ranks;
@@ -50,6 +52,10 @@ static const fm_option train_schema[] = {
      .help = "of weights and samples"},
     {"save-every", FM_OPTION_INT, FIELD(save_every), .value = "50", .unit = "steps", .min = 1, .max = 1e9,
      .help = "how often the state is saved"},
+    {"checkpoint-store", FM_OPTION_STRING, FIELD(store), .value = "", .metavar = "SPEC",
+     .help = "file system that takes the checkpoints: dir:PATH, or cluster:DIR of a cluster that is up; "
+             "empty: the run's "
+             "folder"},
     {"hidden", FM_OPTION_INT, FIELD(hidden), .value = "256", .min = 16, .max = 16384,
      .help = "channels of a token"},
     {"layers", FM_OPTION_INT, FIELD(layers), .value = "4", .min = 2, .max = 128,
@@ -83,7 +89,7 @@ enum { CHECKPOINT_FOLDER_BYTES = 256 };
 struct job {
     struct fm_stage_run *run;
     const struct train_options *options;
-    fm_fs *fs;
+    fm_fs *fs, *store; // the run's; the one that takes checkpoints, which may be the same
     fm_sampler *sampler;
     fm_checkpointer *checkpointer;
     char checkpoints[CHECKPOINT_FOLDER_BYTES]; // in fs
@@ -223,19 +229,18 @@ static fm_status make_trainer(struct job *job)
 }
 
 // Checkpoints of other options, or of other data, are of no use to anybody.
-static fm_status drop_other_checkpoints(const struct job *job, const char *folder, const char *own)
+static fm_status drop_checkpoints(fm_fs *fs, const char *folder, const char *kept)
 {
     fm_fs_list *list;
     const fm_fs_entry *entry;
-    fm_status status = fm_fs_list_open(job->fs, folder, &list);
+    fm_status status = fm_fs_list_open(fs, folder, &list);
     if (status == FM_ERR_NOT_FOUND)
         return FM_OK;
     FM_TRY(status);
     while ((status = fm_fs_list_next(list, &entry)) == FM_OK && entry) {
         char path[FM_STAGE_PATH_BYTES];
         snprintf(path, sizeof path, "%s/%s", folder, entry->name);
-        if ((strcmp(entry->name, own) != 0 || job->run->fresh) &&
-            (status = fm_fs_remove_all(job->fs, path)) < 0)
+        if (strcmp(entry->name, kept) != 0 && (status = fm_fs_remove_all(fs, path)) < 0)
             break;
     }
     fm_fs_list_close(list);
@@ -247,7 +252,7 @@ static fm_status take_losses(struct job *job, uint64_t step)
     void *losses;
     size_t length;
     fm_status status = FM_OK;
-    FM_TRY(fm_app_checkpoint_read(job->fs, job->checkpoints, step, "losses.f32", &losses, &length));
+    FM_TRY(fm_app_checkpoint_read(job->store, job->checkpoints, step, "losses.f32", &losses, &length));
     if (length == (size_t)step * sizeof *job->losses && step <= (uint64_t)job->options->steps)
         memcpy(job->losses, losses, length);
     else
@@ -262,7 +267,7 @@ static fm_status take_version(struct job *job, uint64_t step)
     void *state;
     size_t length;
     FM_TRY(take_losses(job, step));
-    FM_TRY(fm_app_checkpoint_read(job->fs, job->checkpoints, step, "state.safetensors", &state, &length));
+    FM_TRY(fm_app_checkpoint_read(job->store, job->checkpoints, step, "state.safetensors", &state, &length));
     fm_status status = fm_model_trainer_unpack(job->trainer, state, length, "state.safetensors");
     fm_base_mem_free(state);
     return status;
@@ -273,7 +278,7 @@ static fm_status resume(struct job *job)
 {
     uint64_t step = UINT64_MAX;
     fm_status status;
-    while ((status = fm_fs_checkpoint_find(job->fs, job->checkpoints, step, &step)) == FM_OK) {
+    while ((status = fm_fs_checkpoint_find(job->store, job->checkpoints, step, &step)) == FM_OK) {
         status = take_version(job, step);
         if (status != FM_ERR_FORMAT && status != FM_ERR_NOT_FOUND)
             return status;
@@ -281,22 +286,42 @@ static fm_status resume(struct job *job)
                     fm_error_message());
         char path[FM_FS_PATH_MAX + 1];
         FM_TRY(fm_fs_checkpoint_path(job->checkpoints, step, path));
-        FM_TRY(fm_fs_remove_all(job->fs, path)); // its step will be saved again
+        FM_TRY(fm_fs_remove_all(job->store, path)); // its step will be saved again
         if (step-- == 0)
             break;
     }
     return status == FM_ERR_NOT_FOUND ? FM_OK : status;
 }
 
+// Where a store is shared, each run's folder has a place of its own there.
+static fm_status open_store(struct job *job, char *out_prefix, size_t size)
+{
+    char folder[PATH_MAX];
+    out_prefix[0] = '\0';
+    job->store = job->fs;
+    if (!job->options->store[0])
+        return FM_OK;
+    job->store = NULL;
+    FM_TRY(fm_fs_open(job->options->store, FM_FS_CREATE, &job->store));
+    FM_TRY(fm_fs_local_path(job->fs, ".", folder, sizeof folder));
+    snprintf(out_prefix, size, "run-%08x/", (unsigned)fm_base_crc32c(0, folder, strlen(folder)));
+    return FM_OK;
+}
+
 static fm_status open_checkpoints(struct job *job)
 {
-    char folder[128], own[16];
-    snprintf(folder, sizeof folder, "%s/checkpoints", job->run->name);
+    char prefix[32], folder[160], own[16];
+    FM_TRY(open_store(job, prefix, sizeof prefix));
+    snprintf(folder, sizeof folder, "%s%s/checkpoints", prefix, job->run->name);
     snprintf(own, sizeof own, "%08x", (unsigned)job->run->key);
     snprintf(job->checkpoints, sizeof job->checkpoints, "%s/%s", folder, own);
-    FM_TRY(drop_other_checkpoints(job, folder, own));
+    FM_TRY(drop_checkpoints(job->store, folder, job->run->fresh ? "" : own));
+    if (job->store != job->fs) { // of a time when the run's folder took them
+        snprintf(folder, sizeof folder, "%s/checkpoints", job->run->name);
+        FM_TRY(drop_checkpoints(job->fs, folder, ""));
+    }
     FM_TRY(resume(job));
-    return fm_app_checkpoint_open(job->fs, job->checkpoints, &job->checkpointer);
+    return fm_app_checkpoint_open(job->store, job->checkpoints, &job->checkpointer);
 }
 
 // Copies the state and hands it to the thread that writes it.
@@ -622,6 +647,8 @@ static fm_status run_train(struct fm_stage_run *run, const void *given)
     fm_model_trainer_close(job.trainer);
     fm_base_mem_free(job.losses);
     fm_base_mem_free(job.held_bytes);
+    if (job.store != job.fs)
+        fm_fs_close(job.store);
     fm_fs_close(job.fs);
     return status;
 }
