@@ -12,14 +12,15 @@
 #include "fathom/fs_cluster.h"
 #include "fathom/mem.h"
 
-enum { REPLICAS = 3, CHUNK = 1 << 20, WRITES = 32, TIMEOUT_MS = 60000 };
+// More writes than are under way at once, so that most of a run is a steady stream.
+enum { REPLICAS = 3, CHUNK = 1 << 20, WRITES = 128, DEPTH = 32, TIMEOUT_MS = 60000 };
 
 struct cluster_bench {
     char folder[FM_BENCH_FS_PATH];
     pid_t cluster;
     fm_fs_chunks *chunks;
     fm_bench_fs_raw *raw;
-    void *data; // WRITES chunks
+    void *data; // DEPTH chunks
     fm_fs_chunk_op ops[WRITES];
     uint64_t offsets[WRITES * REPLICAS];
 };
@@ -85,7 +86,7 @@ static fm_status open_cluster(struct cluster_bench *bench)
     fm_fs_cluster_state now;
     FM_TRY(fm_bench_fs_folder(bench->folder));
     snprintf(dir, sizeof dir, "%s/raw", bench->folder);
-    fm_status status = fm_bench_fs_raw_open(dir, WRITES, &bench->raw);
+    fm_status status = fm_bench_fs_raw_open(dir, DEPTH, &bench->raw);
     if (status < 0 && status != FM_ERR_UNAVAILABLE)
         return status;
     snprintf(dir, sizeof dir, "%s/cluster", bench->folder);
@@ -106,14 +107,14 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
     struct cluster_bench *bench = fm_base_mem_zalloc(1, sizeof *bench);
     if (!bench)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for the case");
-    bench->data = fm_bench_alloc((size_t)WRITES * CHUNK);
+    bench->data = fm_bench_alloc((size_t)DEPTH * CHUNK);
     fm_status status =
         bench->data ? open_cluster(bench) : fm_base_error_set(FM_ERR_NOMEM, "no memory for chunks");
     if (status < 0) {
         teardown(bench);
         return status == FM_ERR_UNSUPPORTED ? FM_ERR_UNAVAILABLE : status;
     }
-    fm_bench_fill(given->seed, bench->data, (size_t)WRITES * CHUNK);
+    fm_bench_fill(given->seed, bench->data, (size_t)DEPTH * CHUNK);
     for (unsigned i = 0; i < WRITES * REPLICAS; i++)
         bench->offsets[i] = (uint64_t)i * CHUNK;
     for (unsigned i = 0; i < WRITES; i++)
@@ -121,7 +122,7 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
                                          .chain = 1,
                                          .id = {[15] = (uint8_t)i},
                                          .size = CHUNK,
-                                         .bytes = (const uint8_t *)bench->data + (size_t)i * CHUNK};
+                                         .bytes = (const uint8_t *)bench->data + (size_t)i % DEPTH * CHUNK};
     *out_state = bench;
     return FM_OK;
 }
