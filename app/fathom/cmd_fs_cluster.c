@@ -18,6 +18,7 @@
 
 struct cluster_options {
     int64_t targets, replicas, nodes, target_bytes;
+    const char *store;
     int detach;
     double timeout_s;
 };
@@ -41,6 +42,9 @@ static const fm_option init_schema[] = {
              "target"},
     {"target-bytes", FM_OPTION_SIZE, FIELD(target_bytes), .value = "0", .min = 0, .max = 0x1p50,
      .help = "the most that a target may hold; 0: 64 GiB"},
+    {"store", FM_OPTION_STRING, FIELD(store), .metavar = "STORE",
+     .help = "of the cluster's state, for managers that are served apart: lmdb:DIR or postgresql:CONNINFO; "
+             "default: lmdb:DIR/meta"},
     {0},
 };
 
@@ -52,7 +56,8 @@ static fm_status run_init(const fm_invocation *invocation, const void *given, in
                                            .targets = (uint32_t)options->targets,
                                            .replicas = (uint32_t)options->replicas,
                                            .target_bytes = (uint64_t)options->target_bytes,
-                                           .nodes = (uint32_t)options->nodes};
+                                           .nodes = (uint32_t)options->nodes,
+                                           .store = options->store};
     return fm_fs_cluster_init(invocation->operands[0], &cluster);
 }
 

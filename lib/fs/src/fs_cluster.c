@@ -45,7 +45,7 @@ struct fm_fs_cluster {
 /* Init */
 
 static fm_status complete(const char *dir, const fm_fs_cluster_options *given,
-                          struct fm_fs_cluster_conf *conf)
+                          struct fm_fs_cluster_conf *conf, const char **out_store)
 {
     fm_fs_cluster_options options = {.size = sizeof options};
     if (given && (given->size < sizeof given->size || given->size > sizeof options))
@@ -53,6 +53,7 @@ static fm_status complete(const char *dir, const fm_fs_cluster_options *given,
                                  sizeof options);
     if (given)
         memcpy(&options, given, given->size);
+    *out_store = options.store;
     conf->targets = options.targets ? options.targets : 3;
     conf->replicas = options.replicas ? options.replicas : conf->targets < 3 ? conf->targets : 3;
     conf->nodes = options.nodes ? options.nodes : conf->targets;
@@ -84,6 +85,11 @@ static fm_status write_chains(fm_fs_kv_tx *tx, void *context)
     const struct fm_fs_cluster_conf *conf = chains->conf;
     uint32_t of_node = conf->targets / conf->nodes;
     uint32_t used[FM_FS_CLUSTER_TARGETS_MAX] = {0}; // targets of each node
+    int has = 0;
+    FM_TRY(fm_fs_manager_has_state(tx, &has));
+    if (has)
+        return fm_base_error_set(FM_ERR_EXISTS,
+                                 "the store holds a cluster's state already; name an empty one");
     for (uint32_t c = 0; c < conf->targets / conf->replicas; c++) {
         fm_fs_chain chain = {.id = c + 1, .version = 1, .count = conf->replicas};
         for (uint32_t r = 0; r < conf->replicas; r++) {
@@ -96,14 +102,14 @@ static fm_status write_chains(fm_fs_kv_tx *tx, void *context)
     return FM_OK;
 }
 
-static fm_status init_meta(const char *dir, struct fm_fs_cluster_conf *conf)
+static fm_status init_meta(const char *dir, struct fm_fs_cluster_conf *conf, const char *store)
 {
     char spec[FM_FS_CLUSTER_PATH_MAX + 8];
     struct chains chains = {.conf = conf};
     fm_fs_kv *kv;
     FM_TRY(fm_fs_placement_solve(conf->nodes, conf->targets / conf->nodes, conf->replicas, chains.places));
     snprintf(spec, sizeof spec, "lmdb:%s/meta", dir);
-    FM_TRY(fm_fs_kv_open(spec, NULL, &kv));
+    FM_TRY(fm_fs_kv_open(store ? store : spec, NULL, &kv));
     fm_status status = fm_fs_kv_run(kv, 0, write_chains, &chains);
     fm_fs_kv_close(kv);
     return status;
@@ -115,7 +121,8 @@ fm_status fm_fs_cluster_init(const char *dir, const fm_fs_cluster_options *optio
     char path[FM_FS_CLUSTER_PATH_MAX];
     struct stat there;
     fm_net_key key;
-    FM_TRY(complete(dir, options, &conf));
+    const char *store = NULL;
+    FM_TRY(complete(dir, options, &conf, &store));
     FM_TRY(fm_base_dir_create(dir));
     FM_TRY(fm_fs_cluster_path(dir, "cluster.conf", path));
     if (stat(path, &there) == 0)
@@ -130,7 +137,7 @@ fm_status fm_fs_cluster_init(const char *dir, const fm_fs_cluster_options *optio
     FM_TRY(status);
     FM_TRY(fm_fs_cluster_path(dir, "meta", key_path));
     FM_TRY(fm_base_dir_remove(key_path));
-    FM_TRY(init_meta(dir, &conf));
+    FM_TRY(init_meta(dir, &conf, store));
     return fm_fs_cluster_conf_write(dir, &conf);
 }
 
@@ -227,10 +234,15 @@ static fm_status start_node(fm_fs_cluster *cluster, const char *dir, uint32_t no
 
 static fm_status start_manager(fm_fs_cluster *cluster, const char *dir, uint32_t node, const char *store)
 {
-    char path[FM_FS_CLUSTER_PATH_MAX + 8];
+    char path[FM_FS_CLUSTER_PATH_MAX];
+    char spec[FM_FS_CLUSTER_PATH_MAX + 8];
     FM_TRY(take_lock(cluster, dir, node));
-    snprintf(path, sizeof path, "lmdb:%s/meta", dir);
-    FM_TRY(fm_fs_kv_open(store ? store : path, NULL, &cluster->kv));
+    FM_TRY(fm_fs_cluster_path(dir, "meta", path));
+    if (!store && access(path, F_OK) != 0) // opened, it would be an empty one
+        return fm_base_error_set(FM_ERR_NOT_FOUND, "%s: the cluster's state is not there; name its store",
+                                 path);
+    snprintf(spec, sizeof spec, "lmdb:%s", path);
+    FM_TRY(fm_fs_kv_open(store ? store : spec, NULL, &cluster->kv));
     FM_TRY(fm_fs_host_new(&cluster->key, cluster->kv, &cluster->host));
     FM_TRY(fm_fs_host_node(cluster->host, node, serve_manager, cluster, &cluster->manager_runtime));
     const fm_fs_manager_options options = {

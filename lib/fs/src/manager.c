@@ -187,6 +187,14 @@ static fm_status put_chain(fm_fs_kv_tx *kv, const struct transaction *tx, uint32
     return fm_fs_kv_put(kv, item.key, (fm_fs_kv_bytes){value, size});
 }
 
+fm_status fm_fs_manager_has_state(fm_fs_kv_tx *tx, int *out_has)
+{
+    fm_fs_kv_item item = {.key = version_key};
+    FM_TRY(fm_fs_kv_get(tx, &item, 1, FM_FS_KV_LOCK_NONE));
+    *out_has = item.found;
+    return FM_OK;
+}
+
 fm_status fm_fs_manager_put_chain(fm_fs_kv_tx *tx, const fm_fs_chain *chain)
 {
     uint8_t key[KEY_BYTES];

@@ -19,6 +19,8 @@
 
 #include "cluster.h"
 
+// Whether the store holds a cluster's state.
+fm_status fm_fs_manager_has_state(fm_fs_kv_tx *tx, int *out_has);
 // Puts a chain's record into the store of a cluster that no manager runs yet.
 fm_status fm_fs_manager_put_chain(fm_fs_kv_tx *tx, const fm_fs_chain *chain);
 

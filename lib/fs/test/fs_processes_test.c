@@ -11,10 +11,12 @@
 #include "fathom/clock.h"
 #include "fm_gen.h"
 #include "fm_test.h"
+#include "kv_server.h"
 
 enum { MANAGERS = 2, NODES = 4, PROCESSES = MANAGERS + NODES, FIRST_NODE = 101 };
 
 struct world {
+    const char *store; // NULL: in the directory
     uint64_t sync_bytes_per_s;
     char dir[400];
     pid_t processes[PROCESSES];
@@ -41,6 +43,7 @@ static void serve(const struct world *world, int process, int ready)
     fm_fs_serve_options options = {.size = sizeof options,
                                    .role = process < MANAGERS ? FM_FS_MANAGER : FM_FS_STORAGE,
                                    .node = node_of(process),
+                                   .store = process < MANAGERS ? world->store : NULL,
                                    .sync_bytes_per_s = process < MANAGERS ? 0 : world->sync_bytes_per_s};
     if (process == PROCESSES - 1) {
         options.targets = spare;
@@ -87,13 +90,14 @@ static void end_process(struct world *world, int process, int how)
         assert_int_equal(state, 0);
 }
 
-static void begin_with(struct world *world, uint64_t target_bytes, uint64_t sync_bytes_per_s)
+static void begin_with(struct world *world, const char *store, uint64_t target_bytes,
+                       uint64_t sync_bytes_per_s)
 {
     static int n;
     const fm_fs_cluster_options options = {
-        .size = sizeof options, .targets = 3, .target_bytes = target_bytes};
+        .size = sizeof options, .targets = 3, .target_bytes = target_bytes, .store = store};
     char path[450];
-    *world = (struct world){.ledger = {.chain = 1}, .sync_bytes_per_s = sync_bytes_per_s};
+    *world = (struct world){.store = store, .ledger = {.chain = 1}, .sync_bytes_per_s = sync_bytes_per_s};
     snprintf(world->dir, sizeof world->dir, "%s/p%d", fm_test_tmpdir(), n++);
     assert_ok(fm_fs_cluster_init(world->dir, &options));
     snprintf(path, sizeof path, "%s/managers", world->dir);
@@ -109,7 +113,7 @@ static void begin_with(struct world *world, uint64_t target_bytes, uint64_t sync
 
 static void begin(struct world *world)
 {
-    begin_with(world, 1 << 30, 0);
+    begin_with(world, NULL, 1 << 30, 0);
 }
 
 static void end(struct world *world)
@@ -155,6 +159,37 @@ static void kills_of_any_process_lose_nothing(void **state)
     ledger_check(&world.ledger, world.chunks);
     end(&world);
 }
+
+#ifdef FM_HAVE_POSTGRESQL
+// Managers that share a server lead in turn.
+static void managers_share_a_server(void **state)
+{
+    (void)state;
+    struct world world;
+    const char *reason = NULL;
+    const fm_fs_cluster_options again = {
+        .size = sizeof again, .targets = 3, .store = kv_server_start(&reason)};
+    char dir[450];
+    if (!again.store)
+        fm_test_skip("%s", reason);
+    begin_with(&world, again.store, 1 << 30, 0);
+    snprintf(dir, sizeof dir, "%s-again", world.dir);
+    assert_fails(fm_fs_cluster_init(dir, &again), FM_ERR_EXISTS, "an empty one");
+    for (int life = 0; life < 4; life++) {
+        assert_ok(ledger_write(&world.ledger, world.chunks, life, LEDGER_PATIENCE_MS));
+        end_process(&world, life % MANAGERS, SIGKILL);
+        // The other one takes over, and takes a lost node out of its chain.
+        end_process(&world, MANAGERS, SIGKILL);
+        assert_ok(ledger_write(&world.ledger, world.chunks, life, LEDGER_PATIENCE_MS));
+        start(&world, life % MANAGERS);
+        start(&world, MANAGERS);
+        ledger_check(&world.ledger, world.chunks);
+    }
+    ledger_wait_whole(world.chunks, 0);
+    end(&world);
+    kv_server_stop();
+}
+#endif
 
 // A process that stands still is left out, and does not hand out what it had when it goes on.
 static void a_stopped_node_is_left_out_and_reads_nothing_old(void **state)
@@ -279,7 +314,7 @@ static void filling_is_throttled(void **state)
     enum { RATE = LEDGER_CHUNKS * LEDGER_BYTES / 4 }; // so that it takes four seconds at least
     struct world world;
     char command[500];
-    begin_with(&world, 1 << 30, RATE);
+    begin_with(&world, NULL, 1 << 30, RATE);
     for (int chunk = 0; chunk < LEDGER_CHUNKS; chunk++)
         assert_ok(ledger_write(&world.ledger, world.chunks, chunk, LEDGER_PATIENCE_MS));
     ledger_wait_whole(world.chunks, 0);
@@ -306,7 +341,7 @@ static void a_full_cluster_takes_changes_alone(void **state)
     uint8_t id[FM_FS_CHUNK_ID_BYTES] = {1};
     const int64_t patience = LEDGER_PATIENCE_MS;
     int made = 0;
-    begin_with(&world, TARGET, 0);
+    begin_with(&world, NULL, TARGET, 0);
     fm_status status = FM_OK;
     for (; made < MANY && status == FM_OK; made += status == FM_OK) {
         id[1] = (uint8_t)made;
@@ -399,6 +434,9 @@ int main(int argc, char **argv)
         struct CMUnitTest test;
     } cases[] = {
         {"kill", cmocka_unit_test(kills_of_any_process_lose_nothing)},
+#ifdef FM_HAVE_POSTGRESQL
+        {"server", cmocka_unit_test(managers_share_a_server)},
+#endif
         {"stop", cmocka_unit_test(a_stopped_node_is_left_out_and_reads_nothing_old)},
         {"drain", cmocka_unit_test(a_drained_node_is_replaced)},
         {"rotate", cmocka_unit_test(a_chain_whose_last_is_lost_is_rotated)},
@@ -411,6 +449,6 @@ int main(int argc, char **argv)
             const struct CMUnitTest tests[] = {cases[i].test};
             return fm_test_run("fs_processes", tests);
         }
-    fprintf(stderr, "usage: fs_processes_test kill|stop|drain|rotate|throttle|full|clients\n");
+    fprintf(stderr, "usage: fs_processes_test kill|server|stop|drain|rotate|throttle|full|clients\n");
     return 2;
 }

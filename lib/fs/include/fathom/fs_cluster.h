@@ -55,11 +55,14 @@ typedef struct fm_fs_cluster_options {
         nodes; /**< on which the targets are, the same number on each: node 101 has the first ones. As many as
                        targets. Members of a chain are on different nodes, by
                        fm_fs_placement_solve() */
+    const char
+        *store; /**< of the cluster's state, as fm_fs_kv_open() names stores; it must hold no cluster. Then
+                            managers are served apart, and told the same. NULL: lmdb:DIR/meta */
 } fm_fs_cluster_options;
 
 /**
  * Makes a cluster in `dir`, a directory that is made if it is missing. `options` may be NULL. FM_ERR_EXISTS (there is
- * one), FM_ERR_ARG, FM_ERR_PERM, FM_ERR_IO, FM_ERR_UNSUPPORTED (built without LMDB).
+ * one, or in the store), FM_ERR_ARG, FM_ERR_PERM, FM_ERR_IO, FM_ERR_UNSUPPORTED (built without LMDB).
  */
 FM_API FM_MUST_USE fm_status fm_fs_cluster_init(const char *dir, const fm_fs_cluster_options *options);
 
