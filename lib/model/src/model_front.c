@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "fathom/file.h"
 #include "fathom/run_id.h"
 
 extern char **environ;
@@ -79,12 +80,8 @@ static fm_status listen_at(struct fm_model_front *front, struct sockaddr_un *add
 
 static void forget_folder(struct fm_model_front *front)
 {
-    char path[sizeof front->folder + 8];
-    if (!front->folder[0])
-        return;
-    snprintf(path, sizeof path, "%s/socket", front->folder);
-    (void)unlink(path);
-    (void)rmdir(front->folder);
+    if (front->folder[0])
+        (void)!fm_base_dir_remove(front->folder); // what cannot be removed, `fathom clean` finds
     front->folder[0] = 0;
 }
 
@@ -104,7 +101,7 @@ static char *spell(const struct fm_trainer *trainer)
 
 // This process's environment, and: ranks share cores with others, so they wait without spinning and are bound to none; more
 // of them than cores are allowed; and so is root. What the user has set stays. The array is the caller's to free.
-static char **environment(void)
+static char **environment(struct fm_model_front *front)
 {
     static char more[][48] = {"OMP_WAIT_POLICY=passive",
                               "OMPI_MCA_mpi_yield_when_idle=1",
@@ -113,10 +110,12 @@ static char **environment(void)
                               "OMPI_ALLOW_RUN_AS_ROOT=1",
                               "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"};
     enum { MORE = sizeof more / sizeof more[0] };
+    // Open MPI's launchers of one user trip over one another as they make and remove the folder that they share.
+    snprintf(front->setting, sizeof front->setting, "OMPI_MCA_orte_tmpdir_base=%s", front->folder);
     size_t count = 0;
     while (environ[count])
         count++;
-    char **all = fm_base_mem_alloc((count + MORE + 1) * sizeof(char *));
+    char **all = fm_base_mem_alloc((count + MORE + 2) * sizeof(char *));
     if (!all)
         return NULL;
     memcpy(all, environ, count * sizeof(char *));
@@ -126,6 +125,7 @@ static char **environment(void)
         if (!getenv(name))
             all[count++] = more[i];
     }
+    all[count++] = front->setting;
     all[count] = NULL;
     return all;
 }
@@ -134,7 +134,7 @@ static fm_status start(struct fm_model_front *front, char **arguments)
 {
     posix_spawnattr_t attributes;
     posix_spawn_file_actions_t actions;
-    char **variables = environment();
+    char **variables = environment(front);
     if (!variables)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to start %s", arguments[0]);
     // These two only initialise: on Linux they cannot fail.
@@ -215,7 +215,6 @@ static fm_status meet(struct fm_trainer *trainer, struct fm_model_front *front)
     if (status == FM_OK)
         status = await(front, listener);
     close(listener);
-    forget_folder(front);
     FM_TRY(status);
     FM_TRY(fm_model_front_receive(front->socket, &hello, sizeof hello));
     return hello.status < 0 ? fm_base_error_set(hello.status, "%s", hello.message) : FM_OK;
@@ -265,9 +264,9 @@ void fm_model_front_close(struct fm_trainer *trainer)
         (void)!fm_model_front_send(front->socket, &quit, sizeof quit); // who is gone need not be told
         close(front->socket);
     }
-    forget_folder(front);
     if (front->launcher > 0)
         end_launcher(front->launcher);
+    forget_folder(front);
     fm_base_mem_free(front->expert_in);
     fm_base_mem_free(front);
 }

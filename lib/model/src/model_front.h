@@ -48,7 +48,8 @@ struct fm_model_front {
     struct fm_model_layout layout;
     int32_t *expert_in; // as in fm_model_rank
     size_t map_count;
-    char folder[128]; // of the socket, until the rank has called
+    char folder[128];  // of the socket and of the launcher's own files; empty: there is none
+    char setting[192]; // that tells the launcher so
 };
 
 /** FM_ERR_IO: the other end is gone. */
