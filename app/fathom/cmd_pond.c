@@ -427,7 +427,7 @@ static fm_status run_sql(const fm_invocation *invocation, const void *given, int
 
 static const fm_command sql_command = {
     .name = "sql",
-    .summary = "run one statement in DuckDB: files are tables by their names",
+    .summary = "run SQL in DuckDB, where files are tables by their names",
     .operands = "SQL",
     .details = "  fathom pond sql \"SELECT city, count(*) FROM 'in/*.parquet' GROUP BY city\"",
     .options = sql_schema,

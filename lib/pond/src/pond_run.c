@@ -353,27 +353,46 @@ static void clear_made(fm_pond_made *made, size_t count)
     fm_base_mem_free(made);
 }
 
-// A task whose folder is there was done by a run before.
-static fm_status look_up(const fm_pond_run *run, fm_pond_made *made)
+// Reads what a task in a folder has left; FM_ERR_FORMAT where a power cut has left less than it wrote.
+static fm_status read_folder(const char *folder, fm_pond_made *made)
 {
     fm_pond_text path = {0};
     char *text = NULL;
     size_t length = 0;
-    fm_pond_text_add(&path, "%s/%s/" FM_POND_RESULT_NAME, run->tasks.text, made->key);
+    fm_pond_text_add(&path, "%s/" FM_POND_RESULT_NAME, folder);
     fm_status status = fm_pond_text_status(&path);
-    if (status == FM_OK && access(path.text, R_OK) == 0)
+    if (status == FM_OK)
         status = fm_base_file_read(path.text, FM_POND_TASK_BYTES_MAX, &text, &length);
-    if (status == FM_OK && text)
+    if (status == FM_OK)
         status = fm_pond_made_read(text, length, made);
-    made->done = status == FM_OK && text;
+    if (status == FM_OK && fm_pond_folder_bytes(folder) != made->bytes + length)
+        status = fm_base_error_set(FM_ERR_FORMAT, "%s holds not what its task wrote", folder);
     fm_base_mem_free(text);
-    // What a crash of the machine has left half written is done again.
-    if (status == FM_ERR_FORMAT) {
-        path.length -= strlen("/" FM_POND_RESULT_NAME);
-        path.text[path.length] = '\0';
-        status = fm_base_dir_remove(path.text);
-    }
     fm_pond_text_clear(&path);
+    return status;
+}
+
+// A task whose folder is there was done by a run before.
+static fm_status look_up(const fm_pond_run *run, fm_pond_made *made)
+{
+    fm_pond_text folder = {0};
+    fm_pond_made found = *made;
+    fm_pond_text_add(&folder, "%s/%s", run->tasks.text, made->key);
+    fm_status status = fm_pond_text_status(&folder);
+    if (status == FM_OK && access(folder.text, F_OK) == 0) {
+        status = read_folder(folder.text, &found);
+        found.done = status == FM_OK;
+        if (found.done) {
+            *made = found;
+        } else {
+            fm_base_mem_free(found.parts);
+            fm_base_mem_free(found.columns);
+        }
+        // What is not whole is done again.
+        if (status == FM_ERR_FORMAT || status == FM_ERR_NOT_FOUND)
+            status = fm_base_dir_remove(folder.text);
+    }
+    fm_pond_text_clear(&folder);
     return status;
 }
 
@@ -547,6 +566,8 @@ static fm_status take_options(fm_pond_run *run, const fm_pond_run_options *given
     options->idle_ms = options->idle_ms ? options->idle_ms : 10000;
     options->memory_bytes = options->memory_bytes ? options->memory_bytes : (uint64_t)plan->memory_bytes;
     int launches = options->launch || options->slurm;
+    if (options->launch && options->slurm)
+        return fm_base_error_set(FM_ERR_ARG, "executors by launch and by slurm; expected one of them");
     if (launches && options->launch_count < 1)
         return fm_base_error_set(FM_ERR_ARG, "launch_count is %d; expected at least 1",
                                  options->launch_count);

@@ -1,11 +1,17 @@
+#include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "fathom/mem.h"
 #include "fathom/pond.h"
 #include "fathom/table.h"
 
 #ifdef FM_HAVE_DUCKDB
+#include "pond_output.h"
 #include "pond_session.h"
+#include "pond_team.h"
 
 struct show {
     fm_table table;
@@ -65,13 +71,13 @@ static fm_status take_values(void *context, const fm_pond_text *values, int coun
     return FM_OK;
 }
 
-static fm_status run_on(const fm_pond_session *session, const char *sql, int csv, FILE *file)
+// Runs the last statement and shows its rows; what is no query (CREATE, COPY) has none.
+static fm_status show_last(const fm_pond_session *session, const char *sql, int csv, FILE *file)
 {
     fm_pond_text text = {0};
     struct show show = {.file = file, .csv = csv};
-    fm_pond_text_add(&text, "SELECT column_name FROM (DESCRIBE %s)", sql);
+    fm_pond_text_add(&text, "SELECT column_name FROM (DESCRIBE SELECT * FROM (%s\n))", sql);
     fm_status status = fm_pond_text_status(&text);
-    // What cannot be described returns nothing (CREATE, COPY): it is run as it is.
     if (status == FM_OK && fm_pond_session_each(session, text.text, take_name, &show) < 0) {
         fm_pond_text_clear(&text);
         return fm_pond_session_run(session, sql);
@@ -79,7 +85,7 @@ static fm_status run_on(const fm_pond_session *session, const char *sql, int csv
     if (csv)
         fputc('\n', file);
     fm_pond_text_clear(&text);
-    fm_pond_text_add(&text, "SELECT CAST(COLUMNS(*) AS VARCHAR) FROM (%s)", sql);
+    fm_pond_text_add(&text, "SELECT CAST(COLUMNS(*) AS VARCHAR) FROM (%s\n)", sql);
     if (status == FM_OK)
         status = fm_pond_text_status(&text);
     if (status == FM_OK)
@@ -91,12 +97,52 @@ static fm_status run_on(const fm_pond_session *session, const char *sql, int csv
     return status < 0 ? status : written;
 }
 
+// Where the last statement begins, without the semicolons that end it.
+static size_t find_last(char *sql)
+{
+    size_t length = strlen(sql), begin = 0;
+    while (length && (isspace((unsigned char)sql[length - 1]) || sql[length - 1] == ';'))
+        sql[--length] = '\0';
+    for (const char *at = sql; *at; at = fm_pond_text_skip(at))
+        if (*at == ';')
+            begin = (size_t)(at - sql) + 1;
+    return begin;
+}
+
+static fm_status run_on(const fm_pond_session *session, const char *given, int csv, FILE *file)
+{
+    char *sql = fm_base_mem_strdup(given);
+    if (!sql)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a statement");
+    size_t last = find_last(sql);
+    fm_status status = FM_OK;
+    if (!*sql)
+        status = fm_base_error_set(FM_ERR_ARG, "an empty statement; expected one such as SELECT 1");
+    if (status == FM_OK && last) {
+        sql[last - 1] = '\0';
+        status = fm_pond_session_run(session, sql);
+    }
+    if (status == FM_OK)
+        status = show_last(session, sql + last, csv, file);
+    fm_base_mem_free(sql);
+    return status;
+}
+
 fm_status fm_pond_sql_run(const char *sql, int csv, void *file)
 {
     fm_pond_session session;
-    FM_TRY(fm_pond_session_open(1, 0, NULL, &session));
-    fm_status status = run_on(&session, sql, csv, file);
-    fm_pond_session_close(&session);
+    fm_pond_text scratch = {0};
+    const char *folder = getenv("TMPDIR");
+    fm_pond_text_add(&scratch, "%s/fathom-sql-%d", folder ? folder : "/tmp", (int)getpid());
+    fm_status status = fm_pond_text_status(&scratch);
+    if (status == FM_OK)
+        status = fm_pond_session_open(fm_pond_team_cores(), 0, scratch.text, &session);
+    if (status == FM_OK) {
+        status = run_on(&session, sql, csv, file);
+        fm_pond_session_close(&session);
+        fm_pond_folder_discard(scratch.text);
+    }
+    fm_pond_text_clear(&scratch);
     return status;
 }
 #else

@@ -441,6 +441,22 @@ static fm_status write_sink(struct work *work, const char *out)
     return copy(work, &sql);
 }
 
+// Nothing of a task is synced, which would take longer than many a task: after a power cut, the sizes of its files tell whether they
+// are whole.
+static fm_status save_result(const char *path, const fm_pond_text *text)
+{
+    FILE *file = fopen(path, "we");
+    if (!file)
+        return fm_base_file_error(errno, "%s", path);
+    fwrite(text->text, 1, text->length, file);
+    int failed = ferror(file), err = errno;
+    if (fclose(file) != 0 && !failed) {
+        failed = 1;
+        err = errno;
+    }
+    return failed ? fm_base_file_error(err, "%s", path) : FM_OK;
+}
+
 static fm_status write_result(struct work *work, char **out_result)
 {
     fm_pond_text text = {0}, path = {0};
@@ -468,7 +484,7 @@ static fm_status write_result(struct work *work, char **out_result)
     if (status == FM_OK)
         status = fm_pond_text_status(&path);
     if (status == FM_OK)
-        status = fm_base_file_save(path.text, text.text, text.length);
+        status = save_result(path.text, &text);
     fm_pond_text_clear(&path);
     if (status == FM_OK)
         *out_result = text.text;

@@ -250,7 +250,8 @@ FM_API FM_MUST_USE fm_status fm_pond_status_write(const char *work, int json, vo
 /** Executes tasks for a run that listens at `address`, until it ends. */
 FM_API FM_MUST_USE fm_status fm_pond_executor_run(const char *address, const char *key_path);
 
-/** Runs one statement in a DuckDB of its own and writes its rows to `file` (a FILE *), as a table, or as CSV. */
+/** Runs statements in a DuckDB of their own, on all cores, and writes the last one's rows to `file` (a FILE *), as a table, or as
+ * CSV. FM_ERR_ARG: nothing to run; else as a task fails. */
 FM_API FM_MUST_USE fm_status fm_pond_sql_run(const char *sql, int csv, void *file);
 
 #ifdef __cplusplus
