@@ -1,0 +1,117 @@
+// `fathom fs mount`: a cluster's files under a directory of this machine.
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cmd_fs.h"
+#include "fathom/file.h"
+#include "fathom/fs_mount.h"
+
+struct mount_options {
+    int detach, read_only, allow_other;
+};
+
+#define FIELD(name) offsetof(struct mount_options, name)
+
+// Tells whoever waits at `pipe` (or -1) that it serves, by a byte 0, or why not.
+static void tell(int pipe, fm_status status)
+{
+    const char *text = status < 0 ? fm_error_message() : "";
+    if (pipe >= 0 && write(pipe, text, status < 0 ? strlen(text) : 1) < 0)
+        return; // nobody waits any more
+}
+
+static fm_status serve(const fm_invocation *invocation, const struct mount_options *given, int ready)
+{
+    const fm_fs_mount_options options = {
+        .size = sizeof options, .allow_other = given->allow_other, .read_only = given->read_only};
+    fm_fs_mount *mount;
+    fm_status status = fm_fs_mount_open(invocation->operands[0], invocation->operands[1], &options, &mount);
+    tell(ready, status);
+    if (status < 0)
+        return status;
+    if (ready >= 0)
+        close(ready);
+    else
+        fprintf(stderr, "fathom: %s is mounted on %s; Ctrl-C or umount ends it\n", invocation->operands[0],
+                invocation->operands[1]);
+    status = fm_fs_mount_run(mount);
+    fm_fs_mount_close(mount);
+    return status;
+}
+
+static fm_status leave_terminal(void)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0)
+        return fm_base_file_error(errno, "/dev/null");
+    if (setsid() < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0)
+        return fm_base_file_error(errno, "leaving the terminal");
+    close(null);
+    return FM_OK;
+}
+
+static fm_status detach(const fm_invocation *invocation, const struct mount_options *options)
+{
+    int ready[2];
+    char told[1024];
+    size_t size = 0;
+    ssize_t got;
+    if (pipe2(ready, O_CLOEXEC) != 0)
+        return fm_base_file_error(errno, "pipe");
+    pid_t child = fork();
+    if (child < 0)
+        return fm_base_file_error(errno, "fork");
+    if (child == 0) {
+        close(ready[0]);
+        fm_status status = leave_terminal();
+        if (status < 0)
+            tell(ready[1], status);
+        else
+            status = serve(invocation, options, ready[1]);
+        _exit(status < 0);
+    }
+    close(ready[1]);
+    while (size < sizeof told - 1 && (got = read(ready[0], told + size, sizeof told - 1 - size)) > 0)
+        size += (size_t)got;
+    told[size] = 0;
+    close(ready[0]);
+    if (size == 1 && told[0] == 0)
+        return FM_OK;
+    waitpid(child, NULL, 0);
+    return fm_base_error_set(FM_ERR_STATE, "%s", size ? told : "the mount's process ended at once");
+}
+
+static fm_status run_mount(const fm_invocation *invocation, const void *given, int *out_exit)
+{
+    const struct mount_options *options = given;
+    (void)out_exit;
+    return options->detach ? detach(invocation, options) : serve(invocation, options, -1);
+}
+
+static const fm_option mount_schema[] = {
+    {"detach", FM_OPTION_FLAG, FIELD(detach), .value = "false",
+     .help = "return once it is mounted and leave it running, until umount"},
+    {"read-only", FM_OPTION_FLAG, FIELD(read_only), .value = "false", .help = "let nobody change anything"},
+    {"allow-other", FM_OPTION_FLAG, FIELD(allow_other), .value = "false",
+     .help = "let other users in, too; who is not root needs user_allow_other in /etc/fuse.conf"},
+    {0},
+};
+
+const fm_command fm_cmd_fs_mount = {
+    .name = "mount",
+    .summary = "mount a cluster on a directory",
+    .operands = "CLUSTER DIR",
+    .details = "CLUSTER is the directory of a cluster that is up. Runs in front until Ctrl-C or umount.\n"
+               "A mount whose process was killed is taken away by 'umount -l DIR'; then mount again.\n"
+               "  fathom fs mount --detach /data/cluster /mnt/cluster",
+    .options = mount_schema,
+    .options_size = sizeof(struct mount_options),
+    .operands_min = 2,
+    .operands_max = 2,
+    .run = run_mount,
+};

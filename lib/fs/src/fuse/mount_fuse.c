@@ -1,0 +1,305 @@
+// Mounting, serving, unmounting, and what all requests share.
+#include "mount_fuse.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "fathom/clock.h"
+
+enum {
+    TRANSFER_MAX = 1 << 20, // what FUSE moves in one request, at most
+    READAHEAD_MAX = 16 << 20,
+    KEEPER_MS = 1000,
+    COLLECT = 64 // pieces of the collector's work a second
+};
+
+// A mount that was killed lets go of removed files so much later.
+static const uint64_t lease_ns = (uint64_t)60 * 1000000000;
+
+fm_fs_mount *fm_fs_mount_of(fuse_req_t request)
+{
+    return fuse_req_userdata(request);
+}
+
+void fm_fs_mount_who(fuse_req_t request, struct fm_fs_mount_who *out_who)
+{
+    const struct fuse_ctx *context = fuse_req_ctx(request);
+    gid_t groups[FM_FS_MOUNT_GROUPS];
+    int count = context->uid ? fuse_req_getgroups(request, FM_FS_MOUNT_GROUPS, groups) : 0;
+    if (count > FM_FS_MOUNT_GROUPS) // it says how many there are
+        count = FM_FS_MOUNT_GROUPS;
+    for (int i = 0; i < count; i++)
+        out_who->groups[i] = groups[i];
+    out_who->who = (fm_fs_who){.uid = context->uid,
+                               .gid = context->gid,
+                               .groups = out_who->groups,
+                               .group_count = count > 0 ? (uint32_t)count : 0};
+}
+
+int fm_fs_mount_errno(fm_status status)
+{
+    static const struct {
+        fm_status status;
+        int err;
+    } table[] = {
+        {FM_OK, 0},
+        {FM_ERR_NOT_FOUND, ENOENT},
+        {FM_ERR_EXISTS, EEXIST},
+        {FM_ERR_PERM, EPERM},
+        {FM_ERR_FS_ACCESS, EACCES},
+        {FM_ERR_FS_NOT_DIR, ENOTDIR},
+        {FM_ERR_FS_IS_DIR, EISDIR},
+        {FM_ERR_FS_NOT_EMPTY, ENOTEMPTY},
+        {FM_ERR_FS_QUOTA, EDQUOT},
+        {FM_ERR_FS_CROSS, EXDEV},
+        {FM_ERR_SPACE, ENOSPC},
+        {FM_ERR_NOMEM, ENOMEM},
+        {FM_ERR_ARG, EINVAL},
+        {FM_ERR_LIMIT, ENAMETOOLONG},
+        {FM_ERR_UNSUPPORTED, EOPNOTSUPP},
+        {FM_ERR_TIMEOUT, ETIMEDOUT},
+        {FM_ERR_FS_MAYBE, ETIMEDOUT},
+        {FM_ERR_BUSY, EBUSY},
+        {FM_ERR_FS_CONFLICT, EAGAIN},
+        {FM_ERR_STATE, EAGAIN},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (table[i].status == status)
+            return table[i].err;
+    return EIO;
+}
+
+static struct timespec time_of(int64_t ns)
+{
+    int64_t rest = ns % 1000000000;
+    if (rest < 0) // before 1970: the nanoseconds still count forwards
+        rest += 1000000000;
+    return (struct timespec){(time_t)((ns - rest) / 1000000000), (long)rest};
+}
+
+void fm_fs_mount_stat(const fm_fs_node *node, struct stat *out_stat)
+{
+    *out_stat = (struct stat){.st_ino = node->ino,
+                              .st_mode = node->mode,
+                              .st_nlink = node->nlink,
+                              .st_uid = node->uid,
+                              .st_gid = node->gid,
+                              .st_rdev = node->rdev,
+                              .st_size = (off_t)node->size,
+                              .st_blksize = TRANSFER_MAX,
+                              .st_blocks = (blkcnt_t)((node->size + 511) / 512),
+                              .st_atim = time_of(node->atime_ns),
+                              .st_mtim = time_of(node->mtime_ns),
+                              .st_ctim = time_of(node->ctime_ns)};
+}
+
+void fm_fs_mount_reply_entry(fuse_req_t request, const fm_fs_node *node)
+{
+    struct fuse_entry_param entry = {.ino = node->ino}; // timeouts of 0: names are asked for each time
+    fm_fs_mount_stat(node, &entry.attr);
+    fuse_reply_entry(request, &entry);
+}
+
+void fm_fs_mount_reply_status(fuse_req_t request, fm_status status)
+{
+    fuse_reply_err(request, fm_fs_mount_errno(status));
+}
+
+/* Open files */
+
+struct fm_fs_mount_file *fm_fs_mount_file(fm_fs_mount *mount, uint64_t ino)
+{
+    struct fm_fs_mount_file *file = mount->files[ino % FM_FS_MOUNT_BUCKETS];
+    while (file && file->ino != ino)
+        file = file->next;
+    return file;
+}
+
+static fm_status renew(fm_fs_mount *mount)
+{
+    return fm_fs_meta_lease(mount->meta, mount->client, fm_base_clock_unix_ns() + lease_ns);
+}
+
+fm_status fm_fs_mount_keep(fm_fs_mount *mount, uint64_t parent, const char *name)
+{
+    fm_fs_node node;
+    if (fm_fs_meta_lookup(mount->meta, NULL, parent, name, &node) < 0 || node.nlink != 1)
+        return FM_OK; // the removal itself says what is wrong
+    fm_status status = FM_OK;
+    pthread_mutex_lock(&mount->lock);
+    struct fm_fs_mount_file *file = fm_fs_mount_file(mount, node.ino);
+    if (file && !file->held) {
+        status = renew(mount);
+        if (status == FM_OK)
+            status = fm_fs_meta_hold(mount->meta, mount->client, node.ino, &node);
+        file->held = status == FM_OK;
+        mount->held += status == FM_OK;
+    }
+    pthread_mutex_unlock(&mount->lock);
+    return status;
+}
+
+// Renews the lease while anything is held, and collects.
+static void *keep(void *context)
+{
+    fm_fs_mount *mount = context;
+    unsigned turn = 0;
+    pthread_mutex_lock(&mount->lock);
+    while (!mount->ending) {
+        uint64_t until_ns = fm_base_clock_unix_ns() + (uint64_t)KEEPER_MS * 1000000;
+        struct timespec until = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
+        pthread_cond_timedwait(&mount->wake, &mount->lock, &until);
+        int renewing = mount->held && turn++ % 10 == 0;
+        int ending = mount->ending;
+        pthread_mutex_unlock(&mount->lock);
+        size_t done;
+        // What fails is tried again a second later.
+        if (renewing && renew(mount) < 0)
+            turn = 0;
+        if (!ending && !mount->options.read_only && fm_fs_volume_collect(mount->volume, COLLECT, &done) < 0)
+            done = 0;
+        pthread_mutex_lock(&mount->lock);
+    }
+    pthread_mutex_unlock(&mount->lock);
+    return NULL;
+}
+
+/* Mounting */
+
+static void on_init(void *context, struct fuse_conn_info *conn)
+{
+    (void)context;
+    conn->max_write = TRANSFER_MAX;
+    conn->max_readahead = READAHEAD_MAX;
+    conn->time_gran = 1;
+    if (conn->capable & FUSE_CAP_READDIRPLUS)
+        conn->want |= FUSE_CAP_READDIRPLUS;
+    if (conn->capable & FUSE_CAP_PARALLEL_DIROPS)
+        conn->want |= FUSE_CAP_PARALLEL_DIROPS;
+}
+
+// libfuse tells why a mount failed on standard error alone; libraries here do not print.
+static pthread_mutex_t said_lock = PTHREAD_MUTEX_INITIALIZER;
+static char said[256];
+
+static void note(enum fuse_log_level level, const char *format, va_list arguments) FM_PRINTF(2, 0);
+static void note(enum fuse_log_level level, const char *format, va_list arguments)
+{
+    (void)level;
+    pthread_mutex_lock(&said_lock);
+    vsnprintf(said, sizeof said, format, arguments);
+    said[strcspn(said, "\n")] = 0;
+    pthread_mutex_unlock(&said_lock);
+}
+
+static fm_status cannot(const char *dir)
+{
+    pthread_mutex_lock(&said_lock);
+    fm_status status = fm_base_error_set(FM_ERR_UNAVAILABLE, "cannot mount on %s: %s", dir,
+                                         *said ? said : "FUSE does not say why");
+    pthread_mutex_unlock(&said_lock);
+    return status;
+}
+
+static fm_status mount_on(fm_fs_mount *mount, const char *dir)
+{
+    static struct fuse_lowlevel_ops ops = {.init = on_init};
+    char options[128];
+    char program[] = "fathom";
+    char flag[] = "-o";
+    snprintf(options, sizeof options, "fsname=fathom,subtype=fathom,default_permissions%s%s",
+             mount->options.allow_other ? ",allow_other" : "", mount->options.read_only ? ",ro" : "");
+    char *argv[] = {program, flag, options};
+    struct fuse_args args = FUSE_ARGS_INIT(3, argv);
+    fm_fs_mount_names(&ops);
+    fm_fs_mount_files(&ops);
+    fuse_set_log_func(note);
+    mount->session = fuse_session_new(&args, &ops, sizeof ops, mount);
+    fuse_opt_free_args(&args);
+    if (!mount->session || fuse_session_mount(mount->session, dir) != 0)
+        return cannot(dir);
+    mount->mounted = 1;
+    if (fuse_set_signal_handlers(mount->session) != 0)
+        return fm_base_error_set(FM_ERR_STATE, "signals that end a mount cannot be handled");
+    mount->signals = 1;
+    return FM_OK;
+}
+
+fm_status fm_fs_mount_open(const char *cluster, const char *dir, const fm_fs_mount_options *options,
+                           fm_fs_mount **out_mount)
+{
+    fm_fs_volume_options volume = {.size = sizeof volume, .connections = 8};
+    if (!dir || (options && options->size != sizeof *options))
+        return fm_base_error_set(FM_ERR_ARG, "dir is %s and options->size %zu; expected %zu",
+                                 dir ? "given" : "NULL", options ? options->size : 0, sizeof *options);
+    fm_fs_mount *mount = fm_base_mem_zalloc(1, sizeof *mount);
+    if (!mount)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a mount");
+    if (options)
+        mount->options = *options;
+    if (mount->options.connections)
+        volume.connections = mount->options.connections;
+    pthread_mutex_init(&mount->lock, NULL);
+    pthread_cond_init(&mount->wake, NULL);
+    fm_status status = fm_fs_volume_open(cluster, &volume, &mount->volume);
+    if (status == FM_OK &&
+        getrandom(&mount->client, sizeof mount->client, 0) != (ssize_t)sizeof mount->client)
+        status = fm_base_error_set(FM_ERR_IO, "the system gives no random numbers");
+    if (status == FM_OK) {
+        mount->meta = fm_fs_volume_meta(mount->volume);
+        status = mount_on(mount, dir);
+    }
+    if (status < 0) {
+        fm_fs_mount_close(mount);
+        return status;
+    }
+    *out_mount = mount;
+    return FM_OK;
+}
+
+fm_status fm_fs_mount_run(fm_fs_mount *mount)
+{
+    struct fuse_loop_config config = {.clone_fd = 0, .max_idle_threads = 10};
+    if (pthread_create(&mount->keeper, NULL, keep, mount) != 0)
+        return fm_base_error_set(FM_ERR_NOMEM, "no thread for a mount");
+    mount->keeping = 1;
+    int result = fuse_session_loop_mt(mount->session, &config);
+    // A signal's number is no failure: it is how a mount is ended.
+    return result < 0 ? fm_base_error_set_errno(FM_ERR_IO, -result, "serving the mount") : FM_OK;
+}
+
+void fm_fs_mount_close(fm_fs_mount *mount)
+{
+    if (!mount)
+        return;
+    if (mount->keeping) {
+        pthread_mutex_lock(&mount->lock);
+        mount->ending = 1;
+        pthread_cond_signal(&mount->wake);
+        pthread_mutex_unlock(&mount->lock);
+        pthread_join(mount->keeper, NULL);
+    }
+    if (mount->signals)
+        fuse_remove_signal_handlers(mount->session);
+    if (mount->mounted)
+        fuse_session_unmount(mount->session);
+    if (mount->session)
+        fuse_session_destroy(mount->session);
+    // What this mount held is let go: nobody has it open any more.
+    if (mount->held && fm_fs_meta_lease(mount->meta, mount->client, 0) < 0)
+        mount->held = 0;
+    for (size_t i = 0; i < FM_FS_MOUNT_BUCKETS; i++) {
+        struct fm_fs_mount_file *next;
+        for (struct fm_fs_mount_file *file = mount->files[i]; file; file = next) {
+            next = file->next;
+            fm_base_mem_free(file);
+        }
+    }
+    fm_fs_volume_close(mount->volume);
+    pthread_cond_destroy(&mount->wake);
+    pthread_mutex_destroy(&mount->lock);
+    fm_base_mem_free(mount);
+}
