@@ -58,6 +58,17 @@ static fm_status set_size(fm_fs_mount *mount, const fm_fs_who *who, uint64_t ino
     return fm_fs_volume_truncate(mount->volume, who, ino, size, node);
 }
 
+// Writing ends set-user-ID and set-group-ID: the kernel then sends the mode without them in the writer's name, who need not
+// be the owner. A user's own wish it has checked itself.
+static int only_ends_powers(fm_fs_mount *mount, uint64_t ino, uint32_t mode)
+{
+    const uint32_t powers = S_ISUID | S_ISGID;
+    fm_fs_node node;
+    if (fm_fs_meta_node(mount->meta, ino, &node) < 0)
+        return 0;
+    return (mode & 07777 & ~powers) == (node.mode & 07777 & ~powers) && (mode & powers & ~node.mode) == 0;
+}
+
 static void on_setattr(fuse_req_t request, fuse_ino_t ino, struct stat *attr, int to_set,
                        struct fuse_file_info *info)
 {
@@ -93,8 +104,9 @@ static void on_setattr(fuse_req_t request, fuse_ino_t ino, struct stat *attr, in
     fm_fs_mount_who(request, &asker);
     if (to_set & FUSE_SET_ATTR_SIZE)
         status = set_size(mount, &asker.who, ino, (uint64_t)attr->st_size, info != NULL, &out);
+    int ends = set == FM_FS_META_MODE && only_ends_powers(mount, ino, attr->st_mode);
     if (status == FM_OK && (set || !(to_set & FUSE_SET_ATTR_SIZE)))
-        status = fm_fs_meta_setattr(mount->meta, &asker.who, ino, set, &node, &out);
+        status = fm_fs_meta_setattr(mount->meta, ends ? NULL : &asker.who, ino, set, &node, &out);
     if (status < 0) {
         if (status == FM_ERR_LIMIT)
             fuse_reply_err(request, EFBIG);
