@@ -2,24 +2,19 @@
  * Tiles of 6 rows x 32 columns: 12 chains for e and 12 for o, which cover the latency of two FMA units, and leave
  * registers for two vectors of B and one broadcast of A.
  */
-#include "gemm_private.h"
+#include "gemm_turn_avx512.h"
 
 #include <immintrin.h>
 
-#include "fathom/kernel.h"
-
-#define UNROLL FM_UNROLL
-#define INLINE FM_INLINE
-
 enum { ROWS = FM_GEMM_TILE_ROWS, VECTORS = 2, LANES = 16 };
 
-INLINE void step_products(const float *a, size_t a_stride, const float *b, int rows,
-                          __m512 sum[ROWS][VECTORS])
+FM_INLINE void step_products(const float *a, size_t a_stride, const float *b, int rows,
+                             __m512 sum[ROWS][VECTORS])
 {
     __m512 even[ROWS][VECTORS], odd[ROWS][VECTORS];
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int v = 0; v < VECTORS; v++)
+        FM_UNROLL for (int v = 0; v < VECTORS; v++)
         {
             even[r][v] = _mm512_setzero_ps();
             odd[r][v] = _mm512_setzero_ps();
@@ -28,7 +23,7 @@ INLINE void step_products(const float *a, size_t a_stride, const float *b, int r
     for (int i = 0; i < FM_GEMM_STEP; i += 2) {
         const float *row = b + (size_t)i * FM_GEMM_STRIP;
         __m512 b0 = _mm512_loadu_ps(row), b1 = _mm512_loadu_ps(row + LANES);
-        UNROLL for (int r = 0; r < rows; r++)
+        FM_UNROLL for (int r = 0; r < rows; r++)
         {
             __m512 value = _mm512_set1_ps(a[(size_t)r * a_stride + (size_t)i]);
             even[r][0] = _mm512_fmadd_ps(value, b0, even[r][0]);
@@ -36,30 +31,30 @@ INLINE void step_products(const float *a, size_t a_stride, const float *b, int r
         }
         b0 = _mm512_loadu_ps(row + FM_GEMM_STRIP);
         b1 = _mm512_loadu_ps(row + FM_GEMM_STRIP + LANES);
-        UNROLL for (int r = 0; r < rows; r++)
+        FM_UNROLL for (int r = 0; r < rows; r++)
         {
             __m512 value = _mm512_set1_ps(a[(size_t)r * a_stride + (size_t)i + 1]);
             odd[r][0] = _mm512_fmadd_ps(value, b0, odd[r][0]);
             odd[r][1] = _mm512_fmadd_ps(value, b1, odd[r][1]);
         }
     }
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int v = 0; v < VECTORS; v++)
+        FM_UNROLL for (int v = 0; v < VECTORS; v++)
         {
             sum[r][v] = _mm512_add_ps(sum[r][v], _mm512_add_ps(even[r][v], odd[r][v]));
         }
     }
 }
 
-INLINE void tile(const struct fm_gemm_block *block, size_t first, int rows)
+FM_INLINE void tile(const struct fm_gemm_block *block, size_t first, int rows)
 {
     const float *a = block->a + first * block->a_stride;
     float *acc = block->acc + first * block->acc_stride;
     __m512 sum[ROWS][VECTORS];
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int v = 0; v < VECTORS; v++)
+        FM_UNROLL for (int v = 0; v < VECTORS; v++)
         {
             if (block->a_scales) // wanted at the end
                 _mm_prefetch((const char *)(acc + (size_t)r * block->acc_stride + v * LANES), _MM_HINT_T0);
@@ -70,9 +65,9 @@ INLINE void tile(const struct fm_gemm_block *block, size_t first, int rows)
     for (int step = 0; step < block->steps; step++)
         step_products(a + (size_t)step * FM_GEMM_STEP, block->a_stride,
                       block->b + (size_t)step * FM_GEMM_STEP * FM_GEMM_STRIP, rows, sum);
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int v = 0; v < VECTORS; v++)
+        FM_UNROLL for (int v = 0; v < VECTORS; v++)
         {
             float *to = acc + (size_t)r * block->acc_stride + v * LANES;
             if (block->a_scales) {
@@ -130,7 +125,7 @@ static void unpack_bf16(const uint8_t *panel, int64_t pairs, float *out)
 
 // The codes in the upper bytes, as halves: e4m3's exponent and mantissa, moved down by one bit, are those of an fp16 that
 // is 2^-8 of it, subnormals too. All ones, the NaN, would become a number.
-INLINE __m512i halves(__m512i codes)
+FM_INLINE __m512i halves(__m512i codes)
 {
     const __m512i magnitude = _mm512_set1_epi16(0x7F00);
     __m512i bits = _mm512_and_si512(codes, magnitude);
@@ -198,36 +193,7 @@ static void scale_line(float *line, int64_t count, float scale)
 
 static void transpose(const float *from, size_t from_stride, float *to, size_t to_stride)
 {
-    __m512 a[LANES], b[LANES];
-    UNROLL for (size_t r = 0; r < LANES; r++)
-    {
-        a[r] = _mm512_loadu_ps(from + r * from_stride);
-    }
-    UNROLL for (size_t r = 0; r < LANES; r += 2)
-    {
-        b[r] = _mm512_unpacklo_ps(a[r], a[r + 1]);
-        b[r + 1] = _mm512_unpackhi_ps(a[r], a[r + 1]);
-    }
-    UNROLL for (size_t r = 0; r < LANES; r += 4) // a[4 q + c]: column c of each four, of rows 4 q ... 4 q + 3
-    {
-        a[r] = _mm512_shuffle_ps(b[r], b[r + 2], _MM_SHUFFLE(1, 0, 1, 0));
-        a[r + 1] = _mm512_shuffle_ps(b[r], b[r + 2], _MM_SHUFFLE(3, 2, 3, 2));
-        a[r + 2] = _mm512_shuffle_ps(b[r + 1], b[r + 3], _MM_SHUFFLE(1, 0, 1, 0));
-        a[r + 3] = _mm512_shuffle_ps(b[r + 1], b[r + 3], _MM_SHUFFLE(3, 2, 3, 2));
-    }
-    UNROLL for (size_t c = 0; c < 4; c++)
-    {
-        __m512 low0 = _mm512_shuffle_f32x4(a[c], a[4 + c], _MM_SHUFFLE(2, 0, 2, 0));
-        __m512 low1 = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], _MM_SHUFFLE(2, 0, 2, 0));
-        __m512 high0 = _mm512_shuffle_f32x4(a[c], a[4 + c], _MM_SHUFFLE(3, 1, 3, 1));
-        __m512 high1 = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], _MM_SHUFFLE(3, 1, 3, 1));
-        _mm512_storeu_ps(to + c * to_stride, _mm512_shuffle_f32x4(low0, low1, _MM_SHUFFLE(2, 0, 2, 0)));
-        _mm512_storeu_ps(to + (8 + c) * to_stride, _mm512_shuffle_f32x4(low0, low1, _MM_SHUFFLE(3, 1, 3, 1)));
-        _mm512_storeu_ps(to + (4 + c) * to_stride,
-                         _mm512_shuffle_f32x4(high0, high1, _MM_SHUFFLE(2, 0, 2, 0)));
-        _mm512_storeu_ps(to + (12 + c) * to_stride,
-                         _mm512_shuffle_f32x4(high0, high1, _MM_SHUFFLE(3, 1, 3, 1)));
-    }
+    turn_square(from, from_stride, to, to_stride);
 }
 
 void fm_gemm_install_avx512(struct fm_gemm_kernels *kernels)

@@ -107,6 +107,14 @@ struct fm_gemm_swiglu_line {
         sums; // gradient: FM_GEMM_SUMS of them, to which dh * silu(gate) * up are added, that of column i to sum i % 16
 };
 
+/** How codes are made. */
+struct fm_gemm_codes {
+    float factor;         // of a line
+    const float *factors; // of the columns of a tile, FM_GEMM_SQUARE of them
+    const char *ahead;    // BF16: to be asked for meanwhile, as many bytes as are read
+    int streamed;         // past the caches, whole cache lines of them
+};
+
 /** What an ISA level provides. unpack_*() turn `pairs` (a multiple of 16) pairs of k of a panel of a blob into f32:
  *  rows of 16 with a stride of FM_GEMM_STRIP. */
 struct fm_gemm_kernels {
@@ -138,9 +146,19 @@ struct fm_gemm_kernels {
     void (*transpose)(const float *from, size_t from_stride, float *to, size_t to_stride);
     /** The largest of `least` and the magnitudes of a line, NaN aside. */
     float (*amax)(const float *line, int64_t count, float least);
-    /** The same of BF16, and E4M3 of BF16 times a factor; NULL: by way of f32. */
-    float (*amax_bf16)(const fm_bf16 *from, int64_t count, float least);
-    void (*codes_of_bf16)(const fm_bf16 *from, int64_t count, float factor, fm_e4m3 *out);
+    /*
+     * E4M3 of finite numbers times factors; all NULL: number by number. A peak is the largest of the bits without sign, those
+     * of an f32 and NaN among them: what is not finite shows. peaks_down() and codes_turned() take the columns of a tile, 16
+     * side by side; codes_turned() writes a row of codes for each of the first `columns`.
+     */
+    uint32_t (*peak_bf16)(const fm_bf16 *from, int64_t count);
+    uint32_t (*peak_f32)(const float *from, int64_t count);
+    void (*peaks_down)(const float *tile, size_t stride, int64_t rows, uint32_t *peaks);
+    void (*codes_of_bf16)(const fm_bf16 *from, int64_t count, const struct fm_gemm_codes *codes,
+                          fm_e4m3 *out);
+    void (*codes_of_f32)(const float *from, int64_t count, const struct fm_gemm_codes *codes, fm_e4m3 *out);
+    void (*codes_turned)(const float *tile, size_t stride, int64_t rows, int64_t columns,
+                         const struct fm_gemm_codes *codes, fm_e4m3 *out, int64_t out_stride);
     /** sum[i] = fma(from[i], factor, sum[i]). */
     void (*add_scaled)(const float *from, float factor, int64_t count, float *sum);
     /** sum[i] = fma(from[i] < 0 ? 0 : from[i], factor, sum[i]). */

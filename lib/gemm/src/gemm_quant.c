@@ -1,10 +1,5 @@
 #include "gemm_quant_put.h"
 
-enum {
-    LINE_ROWS = 8,     // of a task that takes row after row
-    TILE_COLUMNS = 512 // of 128 rows at a time, where scales or the source want so many
-};
-
 struct quantising {
     const struct fm_gemm_kernels *kernels;
     int64_t rows, k;
@@ -13,7 +8,7 @@ struct quantising {
     fm_dtype dtype;
     void *out;
     int64_t stride;
-    int task_rows; // LINE_ROWS, or 128
+    int task_rows; // FM_GEMM_QUANT_ROWS, or 128
 };
 
 // BF16 to E4M3, row-major, has kernels that need no f32 between.
@@ -23,26 +18,37 @@ static int is_direct(const struct quantising *job)
            !job->from->transposed && job->kernels->codes_of_bf16;
 }
 
+// A tile of BF16: `rows` rows from `row` on, FM_GEMM_QUANT_COLUMNS columns from `column` on.
+static int quantise_directly(const struct quantising *job, const struct fm_gemm_quant_place *place,
+                             int64_t rows, int64_t count)
+{
+    const fm_bf16 *from = (const fm_bf16 *)job->from->data + place->row * job->from->stride + place->column;
+    // The next tile lies to the right, or in the next rows; behind the last one there is none.
+    const fm_bf16 *ahead = from + count;
+    if (place->column + count == job->k)
+        ahead = place->row + 2 * rows <= job->rows ? from + rows * job->from->stride - place->column : from;
+    return fm_gemm_quant_put_bf16(job->kernels, place, rows, count, from, job->from->stride, ahead);
+}
+
 // One tile: `rows` rows, at most FM_GEMM_SQUARE_TILE, and `count` columns.
-static void quantise_tile(const struct quantising *job, int64_t row, int rows, int64_t column, int64_t count,
-                          struct fm_gemm_space *space)
+static void quantise_tile(const struct quantising *job, int64_t row, int64_t rows, int64_t column,
+                          int64_t count, struct fm_gemm_space *space)
 {
     float *tile = space->acc;
     size_t stride = (size_t)count + FM_GEMM_A_PAD + FM_GEMM_STEP;
-    struct fm_gemm_quant_place place = {job->to, row, column, 0};
-    if (job->to)
+    struct fm_gemm_quant_place place = {job->to, row, column, 0, 0};
+    if (job->to) {
         place.scale_column = column / fm_gemm_quant_scale_k(job->to);
-    if (is_direct(job)) {
-        const fm_bf16 *from = (const fm_bf16 *)job->from->data + row * job->from->stride + column;
-        fm_gemm_quant_put_bf16(job->kernels, &place, rows, count, from, job->from->stride);
-        return;
+        place.streamed = fm_gemm_quant_is_streamed(job->rows, job->k);
     }
-    fm_gemm_source_load(job->kernels, job->from, row, rows, column, count, space, tile, stride);
+    if (is_direct(job) && quantise_directly(job, &place, rows, count))
+        return;
+    fm_gemm_source_load(job->kernels, job->from, row, (int)rows, column, count, space, tile, stride);
     if (job->to) {
         fm_gemm_quant_put(job->kernels, &place, rows, count, tile, stride);
         return;
     }
-    for (int i = 0; i < rows; i++)
+    for (int64_t i = 0; i < rows; i++)
         fm_gemm_quant_put_plain(job->dtype, job->out, (row + i) * job->stride + column,
                                 tile + (size_t)i * stride, count);
 }
@@ -50,20 +56,16 @@ static void quantise_tile(const struct quantising *job, int64_t row, int rows, i
 static void quantise_rows(void *argument, int64_t task, struct fm_gemm_space *space)
 {
     const struct quantising *job = argument;
-    int64_t first = task * job->task_rows, end = fm_gemm_min(first + job->task_rows, job->rows);
-    int by_line = job->task_rows == LINE_ROWS;
-    int64_t columns = by_line || is_direct(job) ? FM_GEMM_QUANT_COLUMNS : TILE_COLUMNS;
-    int64_t at_once = by_line ? 1 : end - first;
-    for (int64_t row = first; row < end; row += at_once)
-        for (int64_t column = 0; column < job->k; column += columns)
-            quantise_tile(job, row, (int)at_once, column, fm_gemm_min(job->k - column, columns), space);
+    int64_t row = task * job->task_rows, rows = fm_gemm_min(job->rows - row, job->task_rows);
+    for (int64_t column = 0; column < job->k; column += FM_GEMM_QUANT_COLUMNS)
+        quantise_tile(job, row, rows, column, fm_gemm_min(job->k - column, FM_GEMM_QUANT_COLUMNS), space);
 }
 
 static fm_status run_rows(fm_gemm_context *context, struct quantising *job)
 {
     int blocks = job->to && job->to->scale_rows == FM_GEMM_SCALE_BLOCK;
     job->kernels = &context->kernels;
-    job->task_rows = blocks || job->from->transposed ? FM_GEMM_SQUARE_TILE : LINE_ROWS;
+    job->task_rows = blocks || job->from->transposed ? FM_GEMM_SQUARE_TILE : FM_GEMM_QUANT_ROWS;
     fm_gemm_deal(context, fm_gemm_ceil_div(job->rows, job->task_rows), quantise_rows, job);
     return FM_OK;
 }
@@ -110,13 +112,14 @@ static void turn_block(void *argument, int64_t task, struct fm_gemm_space *space
     const struct turning *job = argument;
     struct fm_gemm_group_block block =
         fm_gemm_group_block_at(job->groups, job->offsets, fm_gemm_quant_scale_k(job->to), task);
-    float *tile = space->acc, *turned = tile + (size_t)FM_GEMM_SQUARE_TILE * FM_GEMM_SQUARE_STRIDE;
+    float *tile = space->acc;
+    int streamed = fm_gemm_quant_is_streamed(job->k, job->offsets[job->groups]);
     for (int64_t column = 0; column < job->k; column += FM_GEMM_SQUARE_TILE) {
         int64_t count = fm_gemm_min(job->k - column, FM_GEMM_SQUARE_TILE);
         fm_gemm_source_load(job->kernels, job->from, block.first, (int)block.count, column, count, space,
                             tile, FM_GEMM_SQUARE_STRIDE);
-        struct fm_gemm_quant_place place = {job->to, column, block.first, task};
-        fm_gemm_quant_put_turned(job->kernels, &place, block.count, count, tile, turned);
+        struct fm_gemm_quant_place place = {job->to, column, block.first, task, streamed};
+        fm_gemm_quant_put_turned(job->kernels, &place, block.count, count, tile);
     }
 }
 

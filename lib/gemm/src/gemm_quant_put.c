@@ -32,68 +32,161 @@ static void put_codes(const fm_gemm_quantised *to, int64_t row, int64_t column, 
         fm_base_f32_to_e2m1(line, (size_t)count, (fm_e2m1x2 *)to->data + at / 2);
 }
 
+// One block with a scale, of numbers of any kind; it is overwritten.
+static void put_block(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                      int64_t height, int64_t width, float *block, size_t stride)
+{
+    float amax = AMAX_MIN;
+    for (int64_t i = 0; i < height; i++)
+        amax = kernels->amax(block + (size_t)i * stride, width, amax);
+    float inverse = put_scale(place->to, place->row, place->scale_column, amax);
+    for (int64_t i = 0; i < height; i++) {
+        float *line = block + (size_t)i * stride;
+        kernels->scale_line(line, width, inverse);
+        put_codes(place->to, place->row + i, place->column, line, width);
+    }
+}
+
+// Stores the scale of a block with this peak, and tells the factor. False: the block is not finite.
+static int put_peak(const struct fm_gemm_quant_place *place, uint32_t peak, float *out_factor)
+{
+    if (peak >= 0x7F800000)
+        return 0;
+    float amax = fm_f32_from_bits(peak);
+    *out_factor = put_scale(place->to, place->row, place->scale_column, amax > AMAX_MIN ? amax : AMAX_MIN);
+    return 1;
+}
+
+static fm_e4m3 *codes_at(const struct fm_gemm_quant_place *place, int64_t row)
+{
+    return (fm_e4m3 *)place->to->data + (place->row + row) * place->to->stride + place->column;
+}
+
+// The same at once where the level has kernels for it. False: it has not, or the block is not finite.
+static int put_finite_block(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                            int64_t height, int64_t width, const float *block, size_t stride)
+{
+    if (!kernels->codes_of_f32 || place->to->dtype != FM_DTYPE_F8_E4M3)
+        return 0;
+    uint32_t peak = 0;
+    for (int64_t i = 0; i < height; i++) {
+        uint32_t of_line = kernels->peak_f32(block + (size_t)i * stride, width);
+        peak = of_line > peak ? of_line : peak;
+    }
+    struct fm_gemm_codes codes = {.streamed = place->streamed};
+    if (!put_peak(place, peak, &codes.factor))
+        return 0;
+    for (int64_t i = 0; i < height; i++)
+        kernels->codes_of_f32(block + (size_t)i * stride, width, &codes, codes_at(place, i));
+    return 1;
+}
+
+static struct fm_gemm_quant_place place_of(const struct fm_gemm_quant_place *place, int64_t row,
+                                           int64_t column)
+{
+    return (struct fm_gemm_quant_place){place->to, place->row + row, place->column + column,
+                                        place->scale_column + column / fm_gemm_quant_scale_k(place->to),
+                                        place->streamed};
+}
+
 void fm_gemm_quant_put(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
                        int64_t rows, int64_t count, float *tile, size_t stride)
 {
-    const fm_gemm_quantised *to = place->to;
-    int64_t scale_k = fm_gemm_quant_scale_k(to);
-    for (int64_t row = 0; row < rows; row += to->scale_rows) {
-        int64_t height = fm_gemm_min(rows - row, to->scale_rows);
-        float *block = tile + (size_t)row * stride;
+    int64_t scale_k = fm_gemm_quant_scale_k(place->to);
+    for (int64_t row = 0; row < rows; row += place->to->scale_rows)
         for (int64_t at = 0; at < count; at += scale_k) {
+            int64_t height = fm_gemm_min(rows - row, place->to->scale_rows);
             int64_t width = fm_gemm_min(count - at, scale_k);
-            float amax = AMAX_MIN;
-            for (int64_t i = 0; i < height; i++)
-                amax = kernels->amax(block + (size_t)i * stride + at, width, amax);
-            float inverse = put_scale(to, place->row + row, place->scale_column + at / scale_k, amax);
-            for (int64_t i = 0; i < height; i++)
-                kernels->scale_line(block + (size_t)i * stride + at, width, inverse);
+            float *block = tile + (size_t)row * stride + at;
+            struct fm_gemm_quant_place of_block = place_of(place, row, at);
+            if (!put_finite_block(kernels, &of_block, height, width, block, stride))
+                put_block(kernels, &of_block, height, width, block, stride);
         }
-        for (int64_t i = 0; i < height; i++)
-            put_codes(to, place->row + row + i, place->column, block + (size_t)i * stride, count);
-    }
 }
 
-void fm_gemm_quant_put_bf16(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
-                            int64_t rows, int64_t count, const fm_bf16 *from, int64_t stride)
+int fm_gemm_quant_put_bf16(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                           int64_t rows, int64_t count, const fm_bf16 *from, int64_t stride,
+                           const fm_bf16 *ahead)
 {
-    const fm_gemm_quantised *to = place->to;
-    int64_t scale_k = fm_gemm_quant_scale_k(to), blocks = fm_gemm_ceil_div(count, scale_k);
-    float factors[FM_GEMM_QUANT_COLUMNS / FM_GEMM_SCALE_BLOCK_MX]; // amax first
-    for (int64_t row = 0; row < rows; row += to->scale_rows) {
-        int64_t height = fm_gemm_min(rows - row, to->scale_rows);
-        for (int64_t i = 0; i < blocks; i++)
-            factors[i] = AMAX_MIN;
-        for (int64_t r = row; r < row + height; r++)
-            for (int64_t i = 0; i < blocks; i++)
-                factors[i] = kernels->amax_bf16(from + r * stride + i * scale_k,
-                                                fm_gemm_min(count - i * scale_k, scale_k), factors[i]);
-        for (int64_t i = 0; i < blocks; i++)
-            factors[i] = put_scale(to, place->row + row, place->scale_column + i, factors[i]);
-        for (int64_t r = row; r < row + height; r++) {
-            fm_e4m3 *codes = (fm_e4m3 *)to->data + (place->row + r) * to->stride + place->column;
-            for (int64_t i = 0; i < blocks; i++)
-                kernels->codes_of_bf16(from + r * stride + i * scale_k,
-                                       fm_gemm_min(count - i * scale_k, scale_k), factors[i],
-                                       codes + i * scale_k);
+    enum { BLOCKS = FM_GEMM_QUANT_COLUMNS / FM_GEMM_SCALE_BLOCK_MX };
+    int64_t height = place->to->scale_rows, scale_k = fm_gemm_quant_scale_k(place->to);
+    uint32_t peaks[FM_GEMM_QUANT_ROWS][BLOCKS] = {0}; // of one row of scales each
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t at = 0, i = 0; at < count; at += scale_k, i++) {
+            uint32_t peak = kernels->peak_bf16(from + row * stride + at, fm_gemm_min(count - at, scale_k));
+            uint32_t *of_block = &peaks[row / height][i];
+            *of_block = peak > *of_block ? peak : *of_block;
         }
+    float factors[FM_GEMM_QUANT_ROWS][BLOCKS];
+    for (int64_t row = 0; row < rows; row += height)
+        for (int64_t at = 0, i = 0; at < count; at += scale_k, i++) {
+            struct fm_gemm_quant_place of_block = place_of(place, row, at);
+            if (!put_peak(&of_block, peaks[row / height][i], &factors[row / height][i]))
+                return 0;
+        }
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t at = 0, i = 0; at < count; at += scale_k, i++) {
+            struct fm_gemm_codes codes = {.factor = factors[row / height][i],
+                                          .ahead = (const char *)(ahead + row * stride + at),
+                                          .streamed = place->streamed};
+            kernels->codes_of_bf16(from + row * stride + at, fm_gemm_min(count - at, scale_k), &codes,
+                                   codes_at(place, row) + at);
+        }
+    return 1;
+}
+
+// A block of scale_k rows at most of 16 columns, of which `columns` are there. False as above.
+static int turn_finite(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                       int64_t rows, int64_t columns, const float *block)
+{
+    uint32_t peaks[FM_GEMM_SQUARE];
+    float factors[FM_GEMM_SQUARE] = {0};
+    struct fm_gemm_codes codes = {.factors = factors, .streamed = place->streamed};
+    kernels->peaks_down(block, FM_GEMM_SQUARE_STRIDE, rows, peaks);
+    for (int64_t i = 0; i < columns; i++) {
+        struct fm_gemm_quant_place of_block = place_of(place, i, 0);
+        if (!put_peak(&of_block, peaks[i], &factors[i]))
+            return 0;
     }
+    kernels->codes_turned(block, FM_GEMM_SQUARE_STRIDE, rows, columns, &codes, codes_at(place, 0),
+                          place->to->stride);
+    return 1;
+}
+
+// What lies at column 0 of `tile`, 16 columns or less.
+static void turn_columns(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                         int64_t rows, int64_t columns, float *tile)
+{
+    float turned[FM_GEMM_SQUARE * FM_GEMM_SQUARE_STRIDE];
+    int64_t down = fm_gemm_ceil_div(rows, FM_GEMM_SQUARE) * FM_GEMM_SQUARE;
+    for (int64_t row = 0; row < down; row++) {
+        int64_t used = row < rows ? columns : 0;
+        memset(tile + row * FM_GEMM_SQUARE_STRIDE + used, 0, (size_t)(FM_GEMM_SQUARE - used) * sizeof *tile);
+    }
+    for (int64_t row = 0; row < down; row += FM_GEMM_SQUARE)
+        kernels->transpose(tile + row * FM_GEMM_SQUARE_STRIDE, FM_GEMM_SQUARE_STRIDE, turned + row,
+                           FM_GEMM_SQUARE_STRIDE);
+    fm_gemm_quant_put(kernels, place, columns, rows, turned, FM_GEMM_SQUARE_STRIDE);
 }
 
 void fm_gemm_quant_put_turned(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
-                              int64_t rows, int64_t count, float *tile, float *turned)
+                              int64_t rows, int64_t count, float *tile)
 {
-    int64_t down = fm_gemm_ceil_div(rows, FM_GEMM_SQUARE) * FM_GEMM_SQUARE;
-    int64_t across = fm_gemm_ceil_div(count, FM_GEMM_SQUARE) * FM_GEMM_SQUARE;
-    for (int64_t row = 0; row < down; row++) {
-        int64_t used = row < rows ? count : 0;
-        memset(tile + row * FM_GEMM_SQUARE_STRIDE + used, 0, (size_t)(across - used) * sizeof *tile);
+    int64_t scale_k = fm_gemm_quant_scale_k(place->to);
+    int has_kernels = kernels->codes_turned && place->to->dtype == FM_DTYPE_F8_E4M3;
+    for (int64_t column = 0; column < count; column += FM_GEMM_SQUARE) {
+        int64_t columns = fm_gemm_min(count - column, FM_GEMM_SQUARE);
+        int done = has_kernels;
+        for (int64_t row = 0; row < rows && done; row += scale_k) {
+            // Rows here are columns there.
+            struct fm_gemm_quant_place of_block = place_of(place, column, row);
+            done = turn_finite(kernels, &of_block, fm_gemm_min(rows - row, scale_k), columns,
+                               tile + row * FM_GEMM_SQUARE_STRIDE + column);
+        }
+        struct fm_gemm_quant_place of_columns = place_of(place, column, 0);
+        if (!done)
+            turn_columns(kernels, &of_columns, rows, columns, tile + column);
     }
-    for (int64_t row = 0; row < down; row += FM_GEMM_SQUARE)
-        for (int64_t column = 0; column < across; column += FM_GEMM_SQUARE)
-            kernels->transpose(tile + row * FM_GEMM_SQUARE_STRIDE + column, FM_GEMM_SQUARE_STRIDE,
-                               turned + column * FM_GEMM_SQUARE_STRIDE + row, FM_GEMM_SQUARE_STRIDE);
-    fm_gemm_quant_put(kernels, place, count, rows, turned, FM_GEMM_SQUARE_STRIDE);
 }
 
 void fm_gemm_quant_put_plain(fm_dtype dtype, void *out, int64_t at, const float *line, int64_t count)

@@ -69,7 +69,8 @@ static void forward_rows(void *argument, int64_t task, struct fm_gemm_space *spa
             job->kernels->swiglu_forward(&line);
             if (job->to) {
                 struct fm_gemm_quant_place place = {job->to, row, column,
-                                                    column / fm_gemm_quant_scale_k(job->to)};
+                                                    column / fm_gemm_quant_scale_k(job->to),
+                                                    fm_gemm_quant_is_streamed(job->rows, job->k)};
                 fm_gemm_quant_put(job->kernels, &place, 1, count, line.h, LINE_STRIDE);
             } else {
                 fm_gemm_quant_put_plain(job->dtype, job->out, row * job->stride + column, line.h, count);
@@ -116,7 +117,7 @@ struct backward {
 
 // What a task works on, in the workspace.
 struct tiles {
-    float gate[TILE * STRIDE], up[TILE * STRIDE], dh[TILE * STRIDE], h[TILE * STRIDE], turned[TILE * STRIDE];
+    float gate[TILE * STRIDE], up[TILE * STRIDE], dh[TILE * STRIDE], h[TILE * STRIDE];
     float sums[TILE * FM_GEMM_SUMS];
 };
 _Static_assert(sizeof(struct tiles) <= sizeof((struct fm_gemm_space *)0)->acc,
@@ -131,33 +132,33 @@ static int64_t scale_column(const struct backward *job, const struct fm_gemm_gro
            (block->first - job->offsets[block->group]) / scale_k;
 }
 
-// The plain gradients of a tile, then those quantised, which overwrites them.
+// The plain gradients of a tile, then those quantised. By row comes last, since that may overwrite them.
 static void put_tile(const struct backward *job, const struct fm_gemm_group_block *block, int64_t column,
                      int64_t count, struct tiles *tiles)
 {
     const fm_gemm_swiglu_gradient *to = job->to;
     float *parts[2] = {tiles->gate, tiles->up};
+    int streamed = fm_gemm_quant_is_streamed(job->offsets[job->groups], job->k);
     for (int part = 0; part < 2; part++) {
         int64_t at = part * job->k + column;
         for (int64_t i = 0; i < block->count && to->data; i++)
             fm_gemm_quant_put_plain(to->dtype, to->data, (block->first + i) * to->stride + at,
                                     parts[part] + i * STRIDE, count);
-        if (to->rows) {
-            // A copy: rows and columns are scaled differently.
-            memcpy(tiles->turned, parts[part], (size_t)(block->count * STRIDE) * sizeof(float));
-            struct fm_gemm_quant_place place = {to->rows, block->first, at,
-                                                at / fm_gemm_quant_scale_k(to->rows)};
-            fm_gemm_quant_put(job->kernels, &place, block->count, count, tiles->turned, STRIDE);
-        }
         if (to->columns) {
             struct fm_gemm_quant_place place = {to->columns, at, block->first,
-                                                scale_column(job, block, to->columns)};
-            fm_gemm_quant_put_turned(job->kernels, &place, block->count, count, parts[part], tiles->turned);
+                                                scale_column(job, block, to->columns), streamed};
+            fm_gemm_quant_put_turned(job->kernels, &place, block->count, count, parts[part]);
+        }
+        if (to->rows) {
+            struct fm_gemm_quant_place place = {to->rows, block->first, at,
+                                                at / fm_gemm_quant_scale_k(to->rows), streamed};
+            fm_gemm_quant_put(job->kernels, &place, block->count, count, parts[part], STRIDE);
         }
     }
     if (to->h) {
-        struct fm_gemm_quant_place place = {to->h, column, block->first, scale_column(job, block, to->h)};
-        fm_gemm_quant_put_turned(job->kernels, &place, block->count, count, tiles->h, tiles->turned);
+        struct fm_gemm_quant_place place = {to->h, column, block->first, scale_column(job, block, to->h),
+                                            streamed};
+        fm_gemm_quant_put_turned(job->kernels, &place, block->count, count, tiles->h);
     }
 }
 

@@ -50,6 +50,9 @@ static void work(void *argument, int index)
     }
     if (context->kernels.leave)
         context->kernels.leave();
+#if defined(__x86_64__)
+    _mm_sfence(); // what was stored past the caches comes before what the caller does next
+#endif
     fm_base_fp_leave(mode);
 }
 
