@@ -112,6 +112,7 @@ struct fm_gemm_codes {
     float factor;         // of a line
     const float *factors; // of the columns of a tile, FM_GEMM_SQUARE of them
     const char *ahead;    // BF16: to be asked for meanwhile, as many bytes as are read
+    int64_t ahead_stride; // bytes; of the rows of a tile
     int streamed;         // past the caches, whole cache lines of them
 };
 
@@ -149,16 +150,24 @@ struct fm_gemm_kernels {
     /*
      * E4M3 of finite numbers times factors; all NULL: number by number. A peak is the largest of the bits without sign, those
      * of an f32 and NaN among them: what is not finite shows. peaks_down() and codes_turned() take the columns of a tile, 16
-     * side by side; codes_turned() writes a row of codes for each of the first `columns`.
+     * side by side; codes_turned() writes a row of codes for each of the first `columns`. Of BF16 up to 32 columns of up to
+     * 128 rows are turned; they go through a copy without gaps, since strides of many 2 KiB share a few sets of a first-level
+     * cache. The copy has whole fours of rows.
      */
     uint32_t (*peak_bf16)(const fm_bf16 *from, int64_t count);
     uint32_t (*peak_f32)(const float *from, int64_t count);
+    /** Of amax, the greater of a peak and `least`: amax / 448 and its inverse. False: a peak is not finite. */
+    int (*scales_of_peaks)(const uint32_t *peaks, int64_t count, float least, float *scales, float *factors);
     void (*peaks_down)(const float *tile, size_t stride, int64_t rows, uint32_t *peaks);
     void (*codes_of_bf16)(const fm_bf16 *from, int64_t count, const struct fm_gemm_codes *codes,
                           fm_e4m3 *out);
     void (*codes_of_f32)(const float *from, int64_t count, const struct fm_gemm_codes *codes, fm_e4m3 *out);
     void (*codes_turned)(const float *tile, size_t stride, int64_t rows, int64_t columns,
                          const struct fm_gemm_codes *codes, fm_e4m3 *out, int64_t out_stride);
+    void (*peaks_down_bf16)(const fm_bf16 *from, int64_t stride, int64_t rows, int64_t columns, fm_bf16 *copy,
+                            uint32_t *peaks);
+    void (*codes_turned_bf16)(const fm_bf16 *copy, int64_t rows, int64_t columns,
+                              const struct fm_gemm_codes *codes, fm_e4m3 *out, int64_t out_stride);
     /** sum[i] = fma(from[i], factor, sum[i]). */
     void (*add_scaled)(const float *from, float factor, int64_t count, float *sum);
     /** sum[i] = fma(from[i] < 0 ? 0 : from[i], factor, sum[i]). */

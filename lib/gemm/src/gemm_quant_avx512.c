@@ -1,6 +1,8 @@
 /* E4M3 of BF16 and of f32, in rows and turned, of blocks that have been looked at and are finite. */
 #include "gemm_turn_avx512.h"
 
+#include <string.h>
+
 enum { LANES = 16, WORDS = 32, BYTES = 64 };
 
 static __mmask64 first_lanes(int64_t count)
@@ -34,14 +36,29 @@ static uint32_t peak_f32(const float *from, int64_t count)
     return _mm512_reduce_max_epu32(peak);
 }
 
+static int scales_of_peaks(const uint32_t *peaks, int64_t count, float least, float *scales, float *factors)
+{
+    for (int64_t i = 0; i < count; i += LANES) {
+        __mmask16 lanes = (__mmask16)first_lanes(fm_gemm_min(count - i, LANES));
+        __m512i bits = _mm512_maskz_loadu_epi32(lanes, peaks + i);
+        if (_mm512_cmpge_epu32_mask(bits, _mm512_set1_epi32(0x7F800000)))
+            return 0;
+        __m512 amax = _mm512_max_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(least));
+        __m512 scale = _mm512_div_ps(amax, _mm512_set1_ps(FM_E4M3_MAX));
+        _mm512_mask_storeu_ps(scales + i, lanes, scale);
+        _mm512_mask_storeu_ps(factors + i, lanes, _mm512_div_ps(_mm512_set1_ps(1), scale));
+    }
+    return 1;
+}
+
 static void peaks_down(const float *tile, size_t stride, int64_t rows, uint32_t peaks[LANES])
 {
     const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
-    __m512i peak[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    __m512i peak = _mm512_setzero_si512();
     for (int64_t row = 0; row < rows; row++)
-        peak[row % 2] = _mm512_max_epu32(
-            peak[row % 2], _mm512_and_si512(_mm512_loadu_si512(tile + (size_t)row * stride), magnitude));
-    _mm512_storeu_si512(peaks, _mm512_max_epu32(peak[0], peak[1]));
+        peak = _mm512_max_epu32(peak,
+                                _mm512_and_si512(_mm512_loadu_si512(tile + (size_t)row * stride), magnitude));
+    _mm512_storeu_si512(peaks, peak);
 }
 
 /*
@@ -72,13 +89,14 @@ FM_INLINE __m512i sums(const struct rounding *rounding, __m512 magnitude)
 }
 
 // The codes without sign of pairs of BF16, as 16 bits each.
-FM_INLINE __m512i codes_of_pairs(const struct rounding *rounding, __m512i words, __m512 factor)
+FM_INLINE __m512i codes_of_pairs(const struct rounding *rounding, __m512i words, __m512 even_factor,
+                                 __m512 odd_factor)
 {
     __m512i even = _mm512_slli_epi32(words, 16);
     __m512 magnitude[2] = {_mm512_castsi512_ps(_mm512_and_si512(even, _mm512_set1_epi32(0x7FFF0000))),
                            _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(0x7FFF0000)))};
-    __m512i low = sums(rounding, _mm512_mul_ps(magnitude[0], factor));
-    __m512i high = sums(rounding, _mm512_mul_ps(magnitude[1], factor));
+    __m512i low = sums(rounding, _mm512_mul_ps(magnitude[0], even_factor));
+    __m512i high = sums(rounding, _mm512_mul_ps(magnitude[1], odd_factor));
     return _mm512_mask_blend_epi16(0xAAAAAAAA, low, _mm512_slli_epi32(high, 16));
 }
 
@@ -107,8 +125,8 @@ static void codes_of_bf16(const fm_bf16 *from, int64_t count, const struct fm_ge
         __m512i high = _mm512_maskz_loadu_epi16((__mmask32)(lanes >> WORDS), from + i + WORDS);
         _mm_prefetch(ahead + 2 * i, _MM_HINT_T0);
         _mm_prefetch(ahead + 2 * i + FM_CACHE_LINE, _MM_HINT_T0);
-        __m512i bytes = _mm512_packus_epi16(codes_of_pairs(&rounding, low, factor),
-                                            codes_of_pairs(&rounding, high, factor));
+        __m512i bytes = _mm512_packus_epi16(codes_of_pairs(&rounding, low, factor, factor),
+                                            codes_of_pairs(&rounding, high, factor, factor));
         bytes = _mm512_ternarylogic_epi32(bytes, _mm512_packs_epi16(low, high), _mm512_set1_epi8((char)0x80),
                                           0xF8); // a saturated word keeps its sign
         store_codes(out + i, lanes, is_streamed(codes, out + i, count - i),
@@ -190,12 +208,80 @@ static void codes_turned(const float *tile, size_t stride, int64_t rows, int64_t
     }
 }
 
+static void peaks_down_bf16(const fm_bf16 *from, int64_t stride, int64_t rows, int64_t columns, fm_bf16 *copy,
+                            uint32_t peaks[WORDS])
+{
+    __mmask32 lanes = (__mmask32)first_lanes(columns);
+    __m512i peak = _mm512_setzero_si512();
+    for (int64_t row = 0; row < rows; row++) {
+        __m512i words = _mm512_maskz_loadu_epi16(lanes, from + row * stride);
+        _mm512_storeu_si512(copy + row * WORDS, words);
+        peak = _mm512_max_epu16(peak, _mm512_and_si512(words, _mm512_set1_epi16(0x7FFF)));
+    }
+    const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(peak));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(peak, 1));
+    _mm512_storeu_si512(peaks, _mm512_slli_epi32(low, 16));
+    _mm512_storeu_si512(peaks + LANES, _mm512_slli_epi32(high, 16));
+}
+
+// Two rows of 32 columns: a column's codes in its 16 bits.
+FM_INLINE __m512i codes_of_two(const struct rounding *rounding, const __m512i words[2], __m512 even_factors,
+                               __m512 odd_factors)
+{
+    __m512i codes =
+        _mm512_or_si512(codes_of_pairs(rounding, words[0], even_factors, odd_factors),
+                        _mm512_slli_epi16(codes_of_pairs(rounding, words[1], even_factors, odd_factors), 8));
+    codes = _mm512_ternarylogic_epi32(codes, _mm512_srli_epi16(words[0], 8), _mm512_set1_epi16(0x80), 0xF8);
+    return _mm512_ternarylogic_epi32(codes, words[1], _mm512_set1_epi16((short)0x8000), 0xF8);
+}
+
+static void codes_turned_bf16(const fm_bf16 *copy, int64_t rows, int64_t columns,
+                              const struct fm_gemm_codes *codes, fm_e4m3 *out, int64_t out_stride)
+{
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512 low = _mm512_loadu_ps(codes->factors), high = _mm512_loadu_ps(codes->factors + LANES);
+    const __m512 even_factors = _mm512_permutex2var_ps(low, even, high);
+    const __m512 odd_factors = _mm512_permutex2var_ps(low, _mm512_or_si512(even, _mm512_set1_epi32(1)), high);
+    const struct rounding rounding = rounding_make();
+    _Alignas(64) float quads[2][2][LANES * LANES]; // of 64 rows each, of even and of odd columns
+    if (rows < 2 * BYTES)
+        memset(quads, 0, sizeof quads);
+    for (int64_t row = 0; row < rows; row += 4) {
+        // Half a line of 512 bytes.
+        const char *ahead = codes->ahead + row / 8 * codes->ahead_stride + row % 8 * FM_CACHE_LINE;
+        __m512i words[4];
+        FM_UNROLL for (int i = 0; i < 4; i++)
+        {
+            words[i] = _mm512_loadu_si512(copy + (row + i) * WORDS);
+            _mm_prefetch(ahead + i * FM_CACHE_LINE, _MM_HINT_T1);
+        }
+        __m512i first = codes_of_two(&rounding, words, even_factors, odd_factors);
+        __m512i second = codes_of_two(&rounding, words + 2, even_factors, odd_factors);
+        float *to = quads[row / BYTES][0] + row % BYTES / 4 * LANES;
+        _mm512_store_si512(to, _mm512_mask_blend_epi16(0xAAAAAAAA, first, _mm512_slli_epi32(second, 16)));
+        _mm512_store_si512(to + LANES * LANES,
+                           _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(first, 16), second));
+    }
+    for (int half = 0; half < 2; half++)
+        for (int odd = 0; odd < 2; odd++)
+            turn_square(quads[half][odd], LANES, quads[half][odd], LANES);
+    for (int64_t column = 0; column < columns; column++)
+        for (int64_t row = 0; row < rows; row += BYTES) {
+            fm_e4m3 *to = out + column * out_stride + row;
+            store_codes(to, first_lanes(rows - row), is_streamed(codes, to, rows - row),
+                        _mm512_load_si512(quads[row / BYTES][column % 2] + column / 2 * LANES));
+        }
+}
+
 void fm_gemm_install_quant_avx512(struct fm_gemm_kernels *kernels)
 {
     kernels->peak_bf16 = peak_bf16;
     kernels->peak_f32 = peak_f32;
+    kernels->scales_of_peaks = scales_of_peaks;
     kernels->peaks_down = peaks_down;
     kernels->codes_of_bf16 = codes_of_bf16;
     kernels->codes_of_f32 = codes_of_f32;
     kernels->codes_turned = codes_turned;
+    kernels->peaks_down_bf16 = peaks_down_bf16;
+    kernels->codes_turned_bf16 = codes_turned_bf16;
 }

@@ -6,11 +6,15 @@
 // Below this a block counts as zeros: its scale would leave what products of scales can hold. DeepGEMM's value.
 static const float AMAX_MIN = 1e-4f;
 
-// Stores the scale of a block with this amax; returns by what its numbers are multiplied.
-static float put_scale(const fm_gemm_quantised *to, int64_t row, int64_t column, float amax)
+static int64_t scale_at(const struct fm_gemm_quant_place *place)
+{
+    return place->row / place->to->scale_rows * place->to->scale_stride + place->scale_column;
+}
+
+// Stores scale number `at`, of a block with this amax; returns by what its numbers are multiplied.
+static float put_scale(const fm_gemm_quantised *to, int64_t at, float amax)
 {
     float scale = amax / (to->dtype == FM_DTYPE_F8_E4M3 ? FM_E4M3_MAX : FM_E2M1_MAX);
-    int64_t at = row / to->scale_rows * to->scale_stride + column;
     if (to->scale_dtype == FM_DTYPE_F8_UE8M0) {
         fm_ue8m0 code = fm_f32_to_ue8m0_ceil(scale);
         ((fm_ue8m0 *)to->scales)[at] = code;
@@ -20,6 +24,28 @@ static float put_scale(const fm_gemm_quantised *to, int64_t row, int64_t column,
         scale = fm_ue8m0_to_f32(fm_f32_to_ue8m0_ceil(scale));
     ((float *)to->scales)[at] = scale;
     return 1 / scale;
+}
+
+// Stores the scales of blocks with these peaks, `across` of them side by side from `place` on and the others in rows of
+// scales below, and tells their factors. False: a block is not finite.
+static int put_scales(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                      const uint32_t *peaks, int64_t count, int64_t across, float *factors)
+{
+    const fm_gemm_quantised *to = place->to;
+    int64_t at = scale_at(place);
+    float scales[FM_GEMM_QUANT_SCALES];
+    if (!kernels->scales_of_peaks(peaks, count, AMAX_MIN, scales, factors))
+        return 0;
+    int plain = to->scale_dtype != FM_DTYPE_F8_UE8M0 && !to->powers;
+    for (int64_t i = 0; i < count; i += across, at += to->scale_stride)
+        for (int64_t column = 0; column < across; column++) {
+            float amax = fm_f32_from_bits(peaks[i + column]);
+            if (plain)
+                ((float *)to->scales)[at + column] = scales[i + column];
+            else
+                factors[i + column] = put_scale(to, at + column, amax > AMAX_MIN ? amax : AMAX_MIN);
+        }
+    return 1;
 }
 
 static void put_codes(const fm_gemm_quantised *to, int64_t row, int64_t column, const float *line,
@@ -39,22 +65,12 @@ static void put_block(const struct fm_gemm_kernels *kernels, const struct fm_gem
     float amax = AMAX_MIN;
     for (int64_t i = 0; i < height; i++)
         amax = kernels->amax(block + (size_t)i * stride, width, amax);
-    float inverse = put_scale(place->to, place->row, place->scale_column, amax);
+    float inverse = put_scale(place->to, scale_at(place), amax);
     for (int64_t i = 0; i < height; i++) {
         float *line = block + (size_t)i * stride;
         kernels->scale_line(line, width, inverse);
         put_codes(place->to, place->row + i, place->column, line, width);
     }
-}
-
-// Stores the scale of a block with this peak, and tells the factor. False: the block is not finite.
-static int put_peak(const struct fm_gemm_quant_place *place, uint32_t peak, float *out_factor)
-{
-    if (peak >= 0x7F800000)
-        return 0;
-    float amax = fm_f32_from_bits(peak);
-    *out_factor = put_scale(place->to, place->row, place->scale_column, amax > AMAX_MIN ? amax : AMAX_MIN);
-    return 1;
 }
 
 static fm_e4m3 *codes_at(const struct fm_gemm_quant_place *place, int64_t row)
@@ -74,7 +90,7 @@ static int put_finite_block(const struct fm_gemm_kernels *kernels, const struct 
         peak = of_line > peak ? of_line : peak;
     }
     struct fm_gemm_codes codes = {.streamed = place->streamed};
-    if (!put_peak(place, peak, &codes.factor))
+    if (!put_scales(kernels, place, &peak, 1, 1, &codes.factor))
         return 0;
     for (int64_t i = 0; i < height; i++)
         kernels->codes_of_f32(block + (size_t)i * stride, width, &codes, codes_at(place, i));
@@ -108,29 +124,27 @@ int fm_gemm_quant_put_bf16(const struct fm_gemm_kernels *kernels, const struct f
                            int64_t rows, int64_t count, const fm_bf16 *from, int64_t stride,
                            const fm_bf16 *ahead)
 {
-    enum { BLOCKS = FM_GEMM_QUANT_COLUMNS / FM_GEMM_SCALE_BLOCK_MX };
     int64_t height = place->to->scale_rows, scale_k = fm_gemm_quant_scale_k(place->to);
-    uint32_t peaks[FM_GEMM_QUANT_ROWS][BLOCKS] = {0}; // of one row of scales each
+    int64_t across = fm_gemm_ceil_div(count, scale_k);
+    uint32_t peaks[FM_GEMM_QUANT_SCALES] = {0};
+    float factors[FM_GEMM_QUANT_SCALES];
     for (int64_t row = 0; row < rows; row++)
-        for (int64_t at = 0, i = 0; at < count; at += scale_k, i++) {
-            uint32_t peak = kernels->peak_bf16(from + row * stride + at, fm_gemm_min(count - at, scale_k));
-            uint32_t *of_block = &peaks[row / height][i];
+        for (int64_t i = 0; i < across; i++) {
+            uint32_t *of_block = &peaks[row / height * across + i];
+            uint32_t peak = kernels->peak_bf16(from + row * stride + i * scale_k,
+                                               fm_gemm_min(count - i * scale_k, scale_k));
             *of_block = peak > *of_block ? peak : *of_block;
         }
-    float factors[FM_GEMM_QUANT_ROWS][BLOCKS];
-    for (int64_t row = 0; row < rows; row += height)
-        for (int64_t at = 0, i = 0; at < count; at += scale_k, i++) {
-            struct fm_gemm_quant_place of_block = place_of(place, row, at);
-            if (!put_peak(&of_block, peaks[row / height][i], &factors[row / height][i]))
-                return 0;
-        }
+    if (!put_scales(kernels, place, peaks, fm_gemm_ceil_div(rows, height) * across, across, factors))
+        return 0;
     for (int64_t row = 0; row < rows; row++)
-        for (int64_t at = 0, i = 0; at < count; at += scale_k, i++) {
-            struct fm_gemm_codes codes = {.factor = factors[row / height][i],
-                                          .ahead = (const char *)(ahead + row * stride + at),
+        for (int64_t i = 0; i < across; i++) {
+            int64_t at = row * stride + i * scale_k;
+            struct fm_gemm_codes codes = {.factor = factors[row / height * across + i],
+                                          .ahead = (const char *)(ahead + at),
                                           .streamed = place->streamed};
-            kernels->codes_of_bf16(from + row * stride + at, fm_gemm_min(count - at, scale_k), &codes,
-                                   codes_at(place, row) + at);
+            kernels->codes_of_bf16(from + at, fm_gemm_min(count - i * scale_k, scale_k), &codes,
+                                   codes_at(place, row) + i * scale_k);
         }
     return 1;
 }
@@ -143,13 +157,28 @@ static int turn_finite(const struct fm_gemm_kernels *kernels, const struct fm_ge
     float factors[FM_GEMM_SQUARE] = {0};
     struct fm_gemm_codes codes = {.factors = factors, .streamed = place->streamed};
     kernels->peaks_down(block, FM_GEMM_SQUARE_STRIDE, rows, peaks);
-    for (int64_t i = 0; i < columns; i++) {
-        struct fm_gemm_quant_place of_block = place_of(place, i, 0);
-        if (!put_peak(&of_block, peaks[i], &factors[i]))
-            return 0;
-    }
+    if (!put_scales(kernels, place, peaks, columns, 1, factors))
+        return 0;
     kernels->codes_turned(block, FM_GEMM_SQUARE_STRIDE, rows, columns, &codes, codes_at(place, 0),
                           place->to->stride);
+    return 1;
+}
+
+int fm_gemm_quant_turn_bf16(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                            int64_t rows, int64_t columns, const fm_bf16 *from, int64_t stride,
+                            const fm_bf16 *ahead)
+{
+    uint32_t peaks[FM_GEMM_QUANT_TURNED];
+    float factors[FM_GEMM_QUANT_TURNED] = {0};
+    struct fm_gemm_codes codes = {.factors = factors,
+                                  .ahead = (const char *)ahead,
+                                  .ahead_stride = stride * (int64_t)sizeof *from,
+                                  .streamed = place->streamed};
+    _Alignas(64) fm_bf16 copy[FM_GEMM_SQUARE_TILE * FM_GEMM_QUANT_TURNED];
+    kernels->peaks_down_bf16(from, stride, rows, columns, copy, peaks);
+    if (!put_scales(kernels, place, peaks, columns, 1, factors))
+        return 0;
+    kernels->codes_turned_bf16(copy, rows, columns, &codes, codes_at(place, 0), place->to->stride);
     return 1;
 }
 

@@ -13,7 +13,10 @@ enum {
     FM_GEMM_STREAMED_MIN = 4 << 20, // twice a second-level cache of 2 MiB
     FM_GEMM_QUANT_ROWS = 8, // side by side, where scales are of rows: memory gives most to 4 to 8 streams
     FM_GEMM_QUANT_COLUMNS = 512, // at a time: 8 KiB of BF16 in so many rows, in the first-level cache
-    FM_GEMM_SQUARE_TILE = 128,   // rows and columns of a tile that is turned
+    FM_GEMM_QUANT_SCALES =
+        FM_GEMM_QUANT_ROWS * FM_GEMM_QUANT_COLUMNS / FM_GEMM_SCALE_BLOCK_MX, // of a tile at most
+    FM_GEMM_QUANT_TURNED = 32, // columns of BF16 that are turned at a time: a cache line of each row
+    FM_GEMM_SQUARE_TILE = 128, // rows and columns of a tile that is turned
     FM_GEMM_SQUARE_STRIDE =
         FM_GEMM_SQUARE_TILE + FM_GEMM_A_PAD // of it, so that its rows do not share cache sets
 };
@@ -35,6 +38,10 @@ void fm_gemm_quant_put(const struct fm_gemm_kernels *kernels, const struct fm_ge
 int fm_gemm_quant_put_bf16(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
                            int64_t rows, int64_t count, const fm_bf16 *from, int64_t stride,
                            const fm_bf16 *ahead);
+/** The transpose of BF16 as it lies, at most 128 rows that share scales, and FM_GEMM_QUANT_TURNED columns; else likewise. */
+int fm_gemm_quant_turn_bf16(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                            int64_t rows, int64_t columns, const fm_bf16 *from, int64_t stride,
+                            const fm_bf16 *ahead);
 /** The transpose of rows x count numbers, at most FM_GEMM_SQUARE_TILE each, rows FM_GEMM_SQUARE_STRIDE apart. The tile has
  *  whole squares of 16, which it may overwrite. */
 void fm_gemm_quant_put_turned(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
