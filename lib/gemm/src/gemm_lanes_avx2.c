@@ -25,6 +25,11 @@ static inline vec v_add(vec a, vec b)
     return _mm256_add_ps(a, b);
 }
 
+static inline vec v_sub(vec a, vec b)
+{
+    return _mm256_sub_ps(a, b);
+}
+
 static inline vec v_mul(vec a, vec b)
 {
     return _mm256_mul_ps(a, b);
@@ -45,10 +50,20 @@ static inline vec v_round(vec a)
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-static inline vec v_power(vec a)
+static inline vec v_scale(vec a, vec n)
 {
-    return _mm256_castsi256_ps(
-        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127)), 23));
+    __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(power));
+}
+
+static inline vec v_min(vec a, vec b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+static inline vec v_max(vec a, vec b)
+{
+    return _mm256_max_ps(a, b);
 }
 
 static inline vec v_greater(vec a, vec b, vec x, vec y)

@@ -25,14 +25,22 @@ static inline vec v_add(vec a, vec b)
     return _mm512_add_ps(a, b);
 }
 
+static inline vec v_sub(vec a, vec b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
 static inline vec v_mul(vec a, vec b)
 {
     return _mm512_mul_ps(a, b);
 }
 
+// In halves: a division of 16 takes more than that of 8 twice.
 static inline vec v_div(vec a, vec b)
 {
-    return _mm512_div_ps(a, b);
+    __m256 low = _mm256_div_ps(_mm512_castps512_ps256(a), _mm512_castps512_ps256(b));
+    __m256 high = _mm256_div_ps(_mm512_extractf32x8_ps(a, 1), _mm512_extractf32x8_ps(b, 1));
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
 
 static inline vec v_fma(vec a, vec b, vec c)
@@ -45,10 +53,19 @@ static inline vec v_round(vec a)
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-static inline vec v_power(vec a)
+static inline vec v_scale(vec a, vec n)
 {
-    return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127)), 23));
+    return _mm512_scalef_ps(a, n);
+}
+
+static inline vec v_min(vec a, vec b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+static inline vec v_max(vec a, vec b)
+{
+    return _mm512_max_ps(a, b);
 }
 
 static inline vec v_greater(vec a, vec b, vec x, vec y)

@@ -24,6 +24,11 @@ static inline vec v_add(vec a, vec b)
     return fm_gemm_flush_add(a, b);
 }
 
+static inline vec v_sub(vec a, vec b)
+{
+    return fm_gemm_flush_add(a, -b);
+}
+
 static inline vec v_mul(vec a, vec b)
 {
     return fm_gemm_flush_mul(a, b);
@@ -44,9 +49,20 @@ static inline vec v_round(vec a)
     return rintf(a);
 }
 
-static inline vec v_power(vec a)
+static inline vec v_scale(vec a, vec n)
 {
-    return a >= -126 && a <= 127 ? fm_f32_from_bits((uint32_t)((int32_t)a + 127) << 23) : 1;
+    float power = n >= -126 && n <= 127 ? fm_f32_from_bits((uint32_t)((int32_t)n + 127) << 23) : 1;
+    return fm_gemm_flush_mul(a, power);
+}
+
+static inline vec v_min(vec a, vec b)
+{
+    return a < b ? a : b;
+}
+
+static inline vec v_max(vec a, vec b)
+{
+    return a > b ? a : b;
 }
 
 static inline vec v_greater(vec a, vec b, vec x, vec y)

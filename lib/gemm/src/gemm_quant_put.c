@@ -78,25 +78,6 @@ static fm_e4m3 *codes_at(const struct fm_gemm_quant_place *place, int64_t row)
     return (fm_e4m3 *)place->to->data + (place->row + row) * place->to->stride + place->column;
 }
 
-// The same at once where the level has kernels for it. False: it has not, or the block is not finite.
-static int put_finite_block(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
-                            int64_t height, int64_t width, const float *block, size_t stride)
-{
-    if (!kernels->codes_of_f32 || place->to->dtype != FM_DTYPE_F8_E4M3)
-        return 0;
-    uint32_t peak = 0;
-    for (int64_t i = 0; i < height; i++) {
-        uint32_t of_line = kernels->peak_f32(block + (size_t)i * stride, width);
-        peak = of_line > peak ? of_line : peak;
-    }
-    struct fm_gemm_codes codes = {.streamed = place->streamed};
-    if (!put_scales(kernels, place, &peak, 1, 1, &codes.factor))
-        return 0;
-    for (int64_t i = 0; i < height; i++)
-        kernels->codes_of_f32(block + (size_t)i * stride, width, &codes, codes_at(place, i));
-    return 1;
-}
-
 static struct fm_gemm_quant_place place_of(const struct fm_gemm_quant_place *place, int64_t row,
                                            int64_t column)
 {
@@ -105,19 +86,53 @@ static struct fm_gemm_quant_place place_of(const struct fm_gemm_quant_place *pla
                                         place->streamed};
 }
 
+// Of rows that have FM_GEMM_QUANT_SCALES scales at most, at once. False: the level has no kernels, or they are not finite.
+static int put_finite(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
+                      int64_t rows, int64_t count, const float *tile, size_t stride)
+{
+    if (!kernels->codes_of_f32 || place->to->dtype != FM_DTYPE_F8_E4M3)
+        return 0;
+    int64_t height = place->to->scale_rows, scale_k = fm_gemm_quant_scale_k(place->to);
+    int64_t across = fm_gemm_ceil_div(count, scale_k);
+    uint32_t peaks[FM_GEMM_QUANT_SCALES] = {0};
+    float factors[FM_GEMM_QUANT_SCALES];
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < across; i++) {
+            uint32_t *of_block = &peaks[row / height * across + i];
+            uint32_t peak = kernels->peak_f32(tile + (size_t)row * stride + i * scale_k,
+                                              fm_gemm_min(count - i * scale_k, scale_k));
+            *of_block = peak > *of_block ? peak : *of_block;
+        }
+    if (!put_scales(kernels, place, peaks, fm_gemm_ceil_div(rows, height) * across, across, factors))
+        return 0;
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < across; i++) {
+            struct fm_gemm_codes codes = {.factor = factors[row / height * across + i],
+                                          .streamed = place->streamed};
+            kernels->codes_of_f32(tile + (size_t)row * stride + i * scale_k,
+                                  fm_gemm_min(count - i * scale_k, scale_k), &codes,
+                                  codes_at(place, row) + i * scale_k);
+        }
+    return 1;
+}
+
 void fm_gemm_quant_put(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,
                        int64_t rows, int64_t count, float *tile, size_t stride)
 {
-    int64_t scale_k = fm_gemm_quant_scale_k(place->to);
-    for (int64_t row = 0; row < rows; row += place->to->scale_rows)
-        for (int64_t at = 0; at < count; at += scale_k) {
-            int64_t height = fm_gemm_min(rows - row, place->to->scale_rows);
-            int64_t width = fm_gemm_min(count - at, scale_k);
-            float *block = tile + (size_t)row * stride + at;
-            struct fm_gemm_quant_place of_block = place_of(place, row, at);
-            if (!put_finite_block(kernels, &of_block, height, width, block, stride))
-                put_block(kernels, &of_block, height, width, block, stride);
-        }
+    int64_t height = place->to->scale_rows, scale_k = fm_gemm_quant_scale_k(place->to);
+    int64_t slice = FM_GEMM_QUANT_SCALES / fm_gemm_ceil_div(count, scale_k) * height;
+    for (int64_t from = 0; from < rows; from += slice) {
+        int64_t end = fm_gemm_min(from + slice, rows);
+        struct fm_gemm_quant_place of_slice = place_of(place, from, 0);
+        if (put_finite(kernels, &of_slice, end - from, count, tile + (size_t)from * stride, stride))
+            continue;
+        for (int64_t row = from; row < end; row += height)
+            for (int64_t at = 0; at < count; at += scale_k) {
+                struct fm_gemm_quant_place of_block = place_of(place, row, at);
+                put_block(kernels, &of_block, fm_gemm_min(end - row, height),
+                          fm_gemm_min(count - at, scale_k), tile + (size_t)row * stride + at, stride);
+            }
+    }
 }
 
 int fm_gemm_quant_put_bf16(const struct fm_gemm_kernels *kernels, const struct fm_gemm_quant_place *place,

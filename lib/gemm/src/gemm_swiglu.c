@@ -4,9 +4,7 @@
 #include <string.h>
 
 enum {
-    LINE_COLUMNS = 1920, // at a time: three lines of f32 in the first-level cache; a multiple of 128
-    LINE_ROWS = 8,       // of a task
-    LINE_STRIDE = LINE_COLUMNS + FM_GEMM_STEP,
+    LINE_STRIDE = FM_GEMM_QUANT_COLUMNS + FM_GEMM_STEP,
     TILE = FM_GEMM_SQUARE_TILE,
     STRIDE = FM_GEMM_SQUARE_STRIDE
 };
@@ -55,33 +53,34 @@ static void forward_rows(void *argument, int64_t task, struct fm_gemm_space *spa
     const fm_gemm_swiglu *from = job->from;
     const fm_gemm_operand gate = view(from->dtype, from->gate, from->stride);
     const fm_gemm_operand up = view(from->dtype, from->up, from->stride);
-    float *lines = space->acc;
-    int64_t end = fm_gemm_min((task + 1) * LINE_ROWS, job->rows);
-    for (int64_t row = task * LINE_ROWS; row < end; row++)
-        for (int64_t column = 0; column < job->k; column += LINE_COLUMNS) {
-            int64_t count = fm_gemm_min(job->k - column, LINE_COLUMNS);
+    float *gates = space->acc, *ups = gates + LINE_STRIDE, *lines = ups + LINE_STRIDE;
+    int64_t first = task * FM_GEMM_QUANT_ROWS, end = fm_gemm_min(first + FM_GEMM_QUANT_ROWS, job->rows);
+    for (int64_t column = 0; column < job->k; column += FM_GEMM_QUANT_COLUMNS) {
+        int64_t count = fm_gemm_min(job->k - column, FM_GEMM_QUANT_COLUMNS);
+        for (int64_t row = first; row < end; row++) {
             struct fm_gemm_swiglu_line line = line_of(from, row, count);
-            line.gate = lines;
-            line.up = lines + LINE_STRIDE;
-            line.h = lines;
+            line.gate = gates;
+            line.up = ups;
+            line.h = lines + (row - first) * LINE_STRIDE;
             fm_gemm_source_load(job->kernels, &gate, row, 1, column, count, space, line.gate, LINE_STRIDE);
             fm_gemm_source_load(job->kernels, &up, row, 1, column, count, space, line.up, LINE_STRIDE);
             job->kernels->swiglu_forward(&line);
-            if (job->to) {
-                struct fm_gemm_quant_place place = {job->to, row, column,
-                                                    column / fm_gemm_quant_scale_k(job->to),
-                                                    fm_gemm_quant_is_streamed(job->rows, job->k)};
-                fm_gemm_quant_put(job->kernels, &place, 1, count, line.h, LINE_STRIDE);
-            } else {
+            if (!job->to)
                 fm_gemm_quant_put_plain(job->dtype, job->out, row * job->stride + column, line.h, count);
-            }
         }
+        if (job->to) {
+            struct fm_gemm_quant_place place = {job->to, first, column,
+                                                column / fm_gemm_quant_scale_k(job->to),
+                                                fm_gemm_quant_is_streamed(job->rows, job->k)};
+            fm_gemm_quant_put(job->kernels, &place, end - first, count, lines, LINE_STRIDE);
+        }
+    }
 }
 
 static fm_status run_forward(fm_gemm_context *context, struct forward *job)
 {
     job->kernels = &context->kernels;
-    fm_gemm_deal(context, fm_gemm_ceil_div(job->rows, LINE_ROWS), forward_rows, job);
+    fm_gemm_deal(context, fm_gemm_ceil_div(job->rows, FM_GEMM_QUANT_ROWS), forward_rows, job);
     return FM_OK;
 }
 

@@ -2,38 +2,43 @@
  * SwiGLU and its gradient on LANES numbers at a time, included by one file for each ISA level. That file defines the
  * type `vec` and, each one operation of f32 to nearest even that takes and gives zero for subnormals:
  *
- *     v_load(p) v_store(p, v) v_set(x) v_add v_mul v_div v_fma(a, b, c)
+ *     v_load(p) v_store(p, v) v_set(x) v_add v_sub v_mul v_div v_fma(a, b, c)
  *     v_round(a)                 to the nearest integer, ties to even
- *     v_power(a)                 2^a for an integer a in -126 ... 127; anything for others
+ *     v_scale(a, n)              a * 2^n for an integer n in -126 ... 127; anything for others
+ *     v_min(a, b) v_max(a, b)    b where one is a NaN
  *     v_greater(a, b, x, y)      a > b ? x : y, y where one is a NaN
  *
  * The results are therefore the same at every level.
  */
 
+#include <math.h>
 #include <string.h>
 
-// exp(x), with a relative error below 2^-22; 0 below -87, where it nears the subnormals, infinity above 88.
-static inline vec v_exp(vec x)
+#include "fathom/kernel.h"
+
+// exp(-x), with a relative error below 2^-22, of x cut to -88 ... 87, where it nears the ends of f32.
+static inline vec v_exp_of_minus(vec x)
 {
-    // Cody and Waite: ln 2 in two parts, of which the first times an integer is exact; the polynomial is that of Cephes.
-    vec n = v_round(v_mul(x, v_set(1.44269504f)));
-    vec r = v_fma(n, v_set(-0.693359375f), x);
-    r = v_fma(n, v_set(2.12194440e-4f), r);
-    vec p = v_set(1.9875691500e-4f);
+    // Cody and Waite: ln 2 in two parts, of which the first times an integer is exact; the polynomial is that of Cephes. All
+    // that is odd in x has the other sign.
+    x = v_min(v_set(87), v_max(v_set(-88), x));
+    vec n = v_round(v_mul(x, v_set(-1.44269504f)));
+    vec r = v_fma(n, v_set(0.693359375f), x);
+    r = v_fma(n, v_set(-2.12194440e-4f), r);
+    vec p = v_set(-1.9875691500e-4f);
     p = v_fma(p, r, v_set(1.3981999507e-3f));
-    p = v_fma(p, r, v_set(8.3334519073e-3f));
+    p = v_fma(p, r, v_set(-8.3334519073e-3f));
     p = v_fma(p, r, v_set(4.1665795894e-2f));
-    p = v_fma(p, r, v_set(1.6666665459e-1f));
+    p = v_fma(p, r, v_set(-1.6666665459e-1f));
     p = v_fma(p, r, v_set(5.0000001201e-1f));
-    p = v_fma(v_mul(r, r), p, v_add(r, v_set(1)));
-    vec inside = v_mul(p, v_power(n));
-    inside = v_greater(x, v_set(88), v_set(__builtin_inff()), inside);
-    return v_greater(v_set(-87), x, v_set(0), inside);
+    p = v_fma(v_mul(r, r), p, v_sub(v_set(1), r));
+    return v_scale(p, n);
 }
 
+// 0 below -87.4, as 1 / exp(88) is a subnormal.
 static inline vec v_sigmoid(vec x)
 {
-    return v_div(v_set(1), v_add(v_set(1), v_exp(v_mul(x, v_set(-1)))));
+    return v_div(v_set(1), v_add(v_set(1), v_exp_of_minus(x)));
 }
 
 // Cut to -limit ... limit.
@@ -94,15 +99,28 @@ static void multiply_lines(const float *from, int64_t count, float *to)
                      v_mul(v_load_rest(to + i, count - i), v_load_rest(from + i, count - i)));
 }
 
+FM_INLINE void forward_line(const struct fm_gemm_swiglu_line *line, int limited)
+{
+    const float *from_gate = line->gate, *from_up = line->up;
+    float *to = line->h, limit = line->limit;
+    const vec weight = v_set(line->weight);
+    for (int64_t i = 0, count = line->count; i < count; i += LANES) {
+        vec gate = v_load(from_gate + i), up = v_load(from_up + i);
+        if (limited) {
+            gate = v_greater(gate, v_set(limit), v_set(limit), gate);
+            up = v_cut(up, limit);
+        }
+        vec h = v_mul(v_mul(gate, v_sigmoid(gate)), up);
+        v_store(to + i, v_mul(h, weight));
+    }
+}
+
 static void swiglu_forward(const struct fm_gemm_swiglu_line *line)
 {
-    for (int64_t i = 0; i < line->count; i += LANES) {
-        vec gate = v_load(line->gate + i);
-        gate = v_greater(gate, v_set(line->limit), v_set(line->limit), gate);
-        vec silu = v_mul(gate, v_sigmoid(gate));
-        vec h = v_mul(silu, v_cut(v_load(line->up + i), line->limit));
-        v_store(line->h + i, v_mul(h, v_set(line->weight)));
-    }
+    if (isinf(line->limit))
+        forward_line(line, 0);
+    else
+        forward_line(line, 1);
 }
 
 static void swiglu_backward(const struct fm_gemm_swiglu_line *line)
