@@ -174,14 +174,24 @@ FM_INLINE void add_products(const uint8_t *codes, int is_bf16, const struct tabl
     }
 }
 
+// What to ask for while a panel is multiplied: the block of the panel that comes half a round later, so that as much is under
+// way as memory takes to answer, and little of it waits in the first-level cache.
+FM_INLINE const uint8_t *asked_for(const struct fm_gemm_few *few, int number, int is_bf16)
+{
+    const int block_bytes = is_bf16 ? 4096 : 2048;
+    int later = number + FM_GEMM_STREAMS / 2;
+    if (later < few->count)
+        return few->panels[later];
+    return few->panels[later - few->count < few->count ? later - few->count : number] + block_bytes;
+}
+
 // A block of one panel. Folded sums are those of codes, times a power of two step by step, which is exact: they are
 // what codes times scales would sum up to.
 FM_INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, int is_bf16)
 {
-    const int bytes_ahead = is_bf16 ? 4096 : 2048,
-              lines = is_bf16 ? 16 : 8; // a block ahead; cache lines of a step
+    const int lines = is_bf16 ? 16 : 8; // cache lines of a step
     const int k_of_line = is_bf16 ? 2 : 4;
-    const uint8_t *codes = few->panels[number];
+    const uint8_t *codes = few->panels[number], *ahead = asked_for(few, number, is_bf16);
     float *acc = few->acc + few->columns[number];
     struct tables tables = tables_make();
     __m512 sum[FM_GEMM_FEW], scale[FM_GEMM_FEW];
@@ -201,8 +211,8 @@ FM_INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, in
             odd[r] = _mm512_setzero_ps();
         }
         const float *a = few->a + (size_t)step * FM_GEMM_STEP;
-        for (int line = 0; line < lines; line++, codes += FM_CACHE_LINE) {
-            _mm_prefetch((const char *)codes + bytes_ahead, _MM_HINT_T0);
+        for (int line = 0; line < lines; line++, codes += FM_CACHE_LINE, ahead += FM_CACHE_LINE) {
+            _mm_prefetch((const char *)ahead, _MM_HINT_T0);
             add_products(codes, is_bf16, &tables, a + (size_t)line * (size_t)k_of_line, few->a_stride, rows,
                          even, odd);
         }
