@@ -257,7 +257,7 @@ void fm_mla_block_attend(const struct fm_mla_block *block, const struct fm_mla_k
         const uint8_t *few[FM_MLA_CHUNK];
         for (int r = 0; r < FM_MLA_LANES * FM_MLA_CHUNK; r++)
             space->p[r] = 0; // rows that are not there have logits, too
-        while ((keys = source->next_few(source, space, few)) > 0) {
+        while ((keys = source->next_few(source, kernels, space, few)) > 0) {
             take_few(block, kernels, at, few, keys, fresh, space);
             fresh = 0;
             at = source->at;

@@ -199,6 +199,34 @@ void fm_mla_pages_read(const struct fm_mla_pages *pages, const struct fm_mla_ker
     }
 }
 
+int fm_mla_pages_are_bf16(const struct fm_mla_pages *pages)
+{
+    return pages->form == FM_MLA_FORM_BF16 || pages->form == FM_MLA_FORM_FP8 ||
+           pages->form == FM_MLA_FORM_FP8_584;
+}
+
+const uint8_t *fm_mla_pages_bf16(const struct fm_mla_pages *pages, const struct fm_mla_kernels *kernels,
+                                 int64_t slot, int head, uint16_t *out)
+{
+    uint8_t *scales, *token = token_at(pages, slot, head, &scales);
+    if (pages->form == FM_MLA_FORM_BF16)
+        return token;
+    int is_584 = pages->form == FM_MLA_FORM_FP8_584;
+    size_t codes = is_584 ? LATENT_584 : (size_t)pages->d_v,
+           group = is_584 ? GROUP_584 : (size_t)pages->group;
+    const uint8_t *rotary = token + codes + (is_584 ? 0 : (size_t)pages->groups * sizeof(float));
+    for (size_t at = 0, g = 0; at < codes; at += group, g++) {
+        float scale;
+        if (is_584)
+            scale = fm_ue8m0_to_f32(scales[g]);
+        else
+            memcpy(&scale, token + codes + g * sizeof scale, sizeof scale);
+        kernels->narrow_e4m3(token + at, codes - at < group ? codes - at : group, scale, out + at);
+    }
+    memcpy(out + codes, rotary, ((size_t)pages->d_qk - codes) * sizeof *out);
+    return (const uint8_t *)out;
+}
+
 // The least power of two that is at least amax / 448 and 1e-4; NaN when there is one.
 static float scale_for(const float *values, size_t n)
 {

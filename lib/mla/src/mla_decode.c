@@ -64,7 +64,7 @@ static void attend_dense(const struct place *place, const struct fm_mla_piece *p
         space->limit[r] = (int32_t)(limit < 0 ? 0 : limit);
         end = limit > end ? limit : end;
     }
-    int bf16 = decode->pages.form == FM_MLA_FORM_BF16;
+    int bf16 = fm_mla_pages_are_bf16(&decode->pages);
     struct fm_mla_table_source source = {
         .source = {fm_mla_table_next, bf16 ? fm_mla_table_next_few : NULL, piece->begin},
         .pages = &decode->pages,
@@ -81,8 +81,8 @@ static void attend_list(const struct place *place, const struct fm_mla_piece *pi
     const struct decode *decode = place->decode;
     const fm_mla_plan *plan = decode->plan;
     int64_t query = (int64_t)place->sequence * plan->shape.s_q + place->unit;
-    int bf16 = decode->pages.form == FM_MLA_FORM_BF16 &&
-               (!plan->extra_topk || decode->extra.form == FM_MLA_FORM_BF16);
+    int bf16 =
+        fm_mla_pages_are_bf16(&decode->pages) && (!plan->extra_topk || fm_mla_pages_are_bf16(&decode->extra));
     struct fm_mla_list_source source = {
         .source = {fm_mla_list_next, bf16 ? fm_mla_list_next_few : NULL, piece->begin},
         .pages = {&decode->pages, &decode->extra},

@@ -117,6 +117,7 @@ void fm_mla_install_avx512(struct fm_mla_kernels *kernels)
         .add_scaled = add_scaled,
         .transpose = transpose,
         .few_dots = fm_mla_few_dots_avx512,
+        .narrow_e4m3 = fm_mla_narrow_e4m3_avx512,
         .few_values = fm_mla_few_values_avx512,
     };
 }

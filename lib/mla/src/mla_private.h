@@ -106,7 +106,7 @@ struct fm_mla_softmax_back {
     const float *delta; // out . d_out
 };
 
-/** Few rows against a chunk of BF16 keys where they lie, bound by reading them. */
+/** Few rows against a chunk of BF16 keys where they lie, bound by reading them. FP8 keys have become BF16. */
 struct fm_mla_few {
     const uint8_t *const *keys; // FM_MLA_CHUNK addresses, those behind `count` of anything readable
     int count, rows;
@@ -141,6 +141,8 @@ struct fm_mla_kernels {
     void (*transpose)(const float *x, size_t x_stride, size_t n, float *out, size_t out_stride);
     /** For up to FM_MLA_FEW_ROWS rows, straight from BF16; NULL: a level has none. */
     void (*few_dots)(const struct fm_mla_few *few);
+    /** E4M3 times a scale, rounded to BF16, n a multiple of 16: what FP8 keys become for the two. */
+    void (*narrow_e4m3)(const uint8_t *codes, size_t n, float scale, uint16_t *out);
     void (*few_values)(const struct fm_mla_few *few);
 };
 
@@ -149,6 +151,7 @@ void fm_mla_install_avx2(struct fm_mla_kernels *kernels);
 void fm_mla_install_avx512(struct fm_mla_kernels *kernels);
 void fm_mla_few_dots_avx512(const struct fm_mla_few *few);
 void fm_mla_few_values_avx512(const struct fm_mla_few *few);
+void fm_mla_narrow_e4m3_avx512(const uint8_t *codes, size_t n, float scale, uint16_t *out);
 
 /** A thread's workspace. Rows of matrices have strides of fm_mla_line(). */
 struct fm_mla_space {
@@ -231,6 +234,11 @@ void fm_mla_pages_read(const struct fm_mla_pages *pages, const struct fm_mla_ker
                        int head, float *out);
 /** Where it lies. */
 const uint8_t *fm_mla_pages_key(const struct fm_mla_pages *pages, int64_t slot, int head);
+/** True for forms whose keys are numbers of BF16. */
+int fm_mla_pages_are_bf16(const struct fm_mla_pages *pages);
+/** Where a key's BF16 lies: in the cache, or at `out` where it is FP8; of such forms. */
+const uint8_t *fm_mla_pages_bf16(const struct fm_mla_pages *pages, const struct fm_mla_kernels *kernels,
+                                 int64_t slot, int head, uint16_t *out);
 
 /* ---- mla_attend.c ---- */
 
@@ -240,9 +248,9 @@ struct fm_mla_source {
      *  many, 0 at the end. Sets space->ahead. */
     int (*next)(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
                 struct fm_mla_space *space);
-    /** The same for keys of BF16 that need not be widened: their addresses. NULL where they are not. */
-    int (*next_few)(struct fm_mla_source *source, struct fm_mla_space *space,
-                    const uint8_t *keys[FM_MLA_CHUNK]);
+    /** The same for keys that are numbers of BF16: where those lie. NULL where they are not. */
+    int (*next_few)(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
+                    struct fm_mla_space *space, const uint8_t *keys[FM_MLA_CHUNK]);
     int64_t at; // the next key's place in the list; moved by next()
 };
 

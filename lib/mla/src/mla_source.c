@@ -39,6 +39,15 @@ int fm_mla_table_next(struct fm_mla_source *source, const struct fm_mla_kernels 
     return keys;
 }
 
+// Key number t of a chunk; FP8 goes through a part of the workspace that only the backward pass uses.
+static const uint8_t *few_key(const struct fm_mla_pages *pages, const struct fm_mla_kernels *kernels,
+                              int64_t slot, int head, int t, struct fm_mla_space *space)
+{
+    // An odd number of cache lines from key to key, so that they use all cache sets.
+    size_t line = (((size_t)pages->d_qk * sizeof(uint16_t) + 63) / 64 | 1) * 32;
+    return fm_mla_pages_bf16(pages, kernels, slot, head, (uint16_t *)(void *)space->dk + (size_t)t * line);
+}
+
 // Addresses behind the last key must be readable, too.
 static void fill_up(const uint8_t *keys[FM_MLA_CHUNK], int count)
 {
@@ -46,14 +55,14 @@ static void fill_up(const uint8_t *keys[FM_MLA_CHUNK], int count)
         keys[t] = keys[0];
 }
 
-int fm_mla_table_next_few(struct fm_mla_source *source, struct fm_mla_space *space,
-                          const uint8_t *keys[FM_MLA_CHUNK])
+int fm_mla_table_next_few(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
+                          struct fm_mla_space *space, const uint8_t *keys[FM_MLA_CHUNK])
 {
     struct fm_mla_table_source *from = (struct fm_mla_table_source *)source;
     int64_t at = source->at;
     int count = table_step(from, space);
     for (int t = 0; t < count; t++)
-        keys[t] = fm_mla_pages_key(from->pages, table_slot(from, at + t), from->head);
+        keys[t] = few_key(from->pages, kernels, table_slot(from, at + t), from->head, t, space);
     fill_up(keys, count);
     return count;
 }
@@ -89,15 +98,17 @@ static void list_ahead(const struct fm_mla_list_source *from, struct fm_mla_spac
         space->ahead.keys[space->ahead.count++] = fm_mla_pages_key(pages, slot, 0);
 }
 
-int fm_mla_list_next_few(struct fm_mla_source *source, struct fm_mla_space *space,
-                         const uint8_t *keys[FM_MLA_CHUNK])
+int fm_mla_list_next_few(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
+                         struct fm_mla_space *space, const uint8_t *keys[FM_MLA_CHUNK])
 {
     const struct fm_mla_list_source *from = (const struct fm_mla_list_source *)source;
     const struct fm_mla_pages *pages;
     int64_t slot;
     int count = 0;
-    while (count < FM_MLA_CHUNK && (slot = list_step(from, &source->at, &pages)) >= 0)
-        keys[count++] = fm_mla_pages_key(pages, slot, 0);
+    while (count < FM_MLA_CHUNK && (slot = list_step(from, &source->at, &pages)) >= 0) {
+        keys[count] = few_key(pages, kernels, slot, 0, count, space);
+        count++;
+    }
     fill_up(keys, count);
     list_ahead(from, space);
     return count;

@@ -64,7 +64,7 @@ static void run_query(void *arg, int64_t task, struct fm_mla_space *space)
     int at_once = fm_mla_block_rows(prefill->block.d_qk, prefill->block.d_v);
     for (; place.first < prefill->h_q; place.first += at_once) {
         struct fm_mla_list_source source = {
-            .source = {fm_mla_list_next, pages.form == FM_MLA_FORM_BF16 ? fm_mla_list_next_few : NULL, 0},
+            .source = {fm_mla_list_next, fm_mla_pages_are_bf16(&pages) ? fm_mla_list_next_few : NULL, 0},
             .pages = {&pages, &pages},
             .lists = {args->topk ? args->indices + task * args->topk : NULL, NULL},
             .first_extra = length,
