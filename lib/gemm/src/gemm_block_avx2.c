@@ -7,18 +7,15 @@
 
 #include "fathom/kernel.h"
 
-#define UNROLL FM_UNROLL
-#define INLINE FM_INLINE
-
 enum { ROWS = FM_GEMM_TILE_ROWS, VECTORS = 2, LANES = 8 };
 
 // e (or, from an odd start, o) of a step.
-INLINE void chains(const float *a, size_t a_stride, const float *b, int rows, __m256 sum[ROWS][VECTORS])
+FM_INLINE void chains(const float *a, size_t a_stride, const float *b, int rows, __m256 sum[ROWS][VECTORS])
 {
     __m256 chain[ROWS][VECTORS];
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int v = 0; v < VECTORS; v++)
+        FM_UNROLL for (int v = 0; v < VECTORS; v++)
         {
             chain[r][v] = _mm256_setzero_ps();
         }
@@ -26,31 +23,31 @@ INLINE void chains(const float *a, size_t a_stride, const float *b, int rows, __
     for (int i = 0; i < FM_GEMM_STEP; i += 2) {
         const float *row = b + (size_t)i * FM_GEMM_STRIP;
         __m256 b0 = _mm256_loadu_ps(row), b1 = _mm256_loadu_ps(row + LANES);
-        UNROLL for (int r = 0; r < rows; r++)
+        FM_UNROLL for (int r = 0; r < rows; r++)
         {
             __m256 value = _mm256_broadcast_ss(a + (size_t)r * a_stride + i);
             chain[r][0] = _mm256_fmadd_ps(value, b0, chain[r][0]);
             chain[r][1] = _mm256_fmadd_ps(value, b1, chain[r][1]);
         }
     }
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int v = 0; v < VECTORS; v++)
+        FM_UNROLL for (int v = 0; v < VECTORS; v++)
         {
             sum[r][v] = chain[r][v];
         }
     }
 }
 
-INLINE void tile(const struct fm_gemm_block *block, size_t first, size_t column, int rows)
+FM_INLINE void tile(const struct fm_gemm_block *block, size_t first, size_t column, int rows)
 {
     const float *a = block->a + first * block->a_stride;
     const float *b = block->b + column;
     float *acc = block->acc + first * block->acc_stride + column;
     __m256 sum[ROWS][VECTORS];
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int v = 0; v < VECTORS; v++)
+        FM_UNROLL for (int v = 0; v < VECTORS; v++)
         {
             sum[r][v] = block->a_scales ? _mm256_setzero_ps()
                                         : _mm256_loadu_ps(acc + (size_t)r * block->acc_stride + v * LANES);
@@ -61,17 +58,17 @@ INLINE void tile(const struct fm_gemm_block *block, size_t first, size_t column,
         __m256 even[ROWS][VECTORS], odd[ROWS][VECTORS];
         chains(a + i, block->a_stride, row, rows, even);
         chains(a + i + 1, block->a_stride, row + FM_GEMM_STRIP, rows, odd);
-        UNROLL for (int r = 0; r < rows; r++)
+        FM_UNROLL for (int r = 0; r < rows; r++)
         {
-            UNROLL for (int v = 0; v < VECTORS; v++)
+            FM_UNROLL for (int v = 0; v < VECTORS; v++)
             {
                 sum[r][v] = _mm256_add_ps(sum[r][v], _mm256_add_ps(even[r][v], odd[r][v]));
             }
         }
     }
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int v = 0; v < VECTORS; v++)
+        FM_UNROLL for (int v = 0; v < VECTORS; v++)
         {
             float *to = acc + (size_t)r * block->acc_stride + v * LANES;
             if (block->a_scales) {
@@ -138,7 +135,7 @@ static void unpack_bf16(const uint8_t *panel, int64_t pairs, float *out)
 
 // The codes in the upper bytes, as halves: e4m3's exponent and mantissa, moved down by one bit, are those of an fp16 that
 // is 2^-8 of it, subnormals too. All ones, the NaN, would become a number.
-INLINE __m256i halves(__m256i codes)
+FM_INLINE __m256i halves(__m256i codes)
 {
     const __m256i magnitude = _mm256_set1_epi16(0x7F00);
     __m256i bits = _mm256_and_si256(codes, magnitude);
@@ -149,7 +146,7 @@ INLINE __m256i halves(__m256i codes)
 }
 
 // VCVTPH2PS takes fp16 subnormals as they are whatever DAZ says.
-INLINE void store_halves(__m256i half, float *pair_0, float *pair_1)
+FM_INLINE void store_halves(__m256i half, float *pair_0, float *pair_1)
 {
     const __m256 unscale = _mm256_set1_ps(256);
     _mm256_storeu_ps(pair_0, _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), unscale));
@@ -170,7 +167,7 @@ static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
 }
 
 // The low four bits of each lane.
-INLINE __m256 e2m1(__m256i codes)
+FM_INLINE __m256 e2m1(__m256i codes)
 {
     const __m256 magnitudes = _mm256_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6); // takes the low three
     __m256i sign = _mm256_slli_epi32(_mm256_and_si256(codes, _mm256_set1_epi32(8)), 28);

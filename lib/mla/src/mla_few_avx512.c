@@ -7,9 +7,10 @@
 #include <immintrin.h>
 
 #include "fathom/kernel.h"
+#include "fathom/mem.h"
 #include "fathom/numfmt.h"
 
-#include <string.h>
+#include <math.h>
 
 enum { LANES = 16, PAIRS = FM_MLA_STEP / 2 };
 
@@ -44,9 +45,23 @@ FM_INLINE void load_transposed(const uint8_t *const *keys, size_t at, int pairs,
     }
 }
 
-// Logits of 16 keys with the rows.
-FM_INLINE void dots_of_16(const struct fm_mla_few *few, const uint8_t *const *keys, int rows,
-                          __m512 acc[FM_MLA_FEW_ROWS])
+// Asks for a line of each of the 16 keys that have the place of these in the next chunk.
+FM_INLINE void ask(const struct fm_mla_ahead *ahead, int key, int line)
+{
+    const int at = line * FM_CACHE_LINE;
+    if (at >= ahead->bytes)
+        return;
+    if (key + LANES <= ahead->count) {
+        FM_UNROLL for (int r = 0; r < LANES; r++)
+            _mm_prefetch((const char *)ahead->keys[key + r] + at, _MM_HINT_T1);
+        return;
+    }
+    for (int r = key; r < ahead->count; r++)
+        _mm_prefetch((const char *)ahead->keys[r] + at, _MM_HINT_T1);
+}
+
+// Logits of 16 keys, from `key` on, with the rows.
+FM_INLINE void dots_of_16(const struct fm_mla_few *few, int key, int rows, __m512 acc[FM_MLA_FEW_ROWS])
 {
     const __m512i high = _mm512_set1_epi32((int)0xFFFF0000);
     FM_UNROLL for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
@@ -55,8 +70,8 @@ FM_INLINE void dots_of_16(const struct fm_mla_few *few, const uint8_t *const *ke
             few->depth - at < FM_MLA_STEP ? (few->depth - at) / 2 : PAIRS; // a depth is a multiple of 16
         __m512i dwords[PAIRS];
         __m512 even[FM_MLA_FEW_ROWS], odd[FM_MLA_FEW_ROWS];
-        load_transposed(keys, (size_t)at * 2, pairs, dwords);
-        fm_mla_ahead_ask(few->ahead, LANES); // a line for each that was just read
+        load_transposed(few->keys + key, (size_t)at * 2, pairs, dwords);
+        ask(few->ahead, key, at / FM_MLA_STEP); // as much as was just read, or all that there is
         FM_UNROLL for (int r = 0; r < rows; r++) even[r] = odd[r] = _mm512_setzero_ps();
         FM_UNROLL for (int i = 0; i < PAIRS; i++)
         {
@@ -81,7 +96,7 @@ FM_INLINE void dots(const struct fm_mla_few *few, int rows)
     for (int key = 0; key < few->count; key += LANES) {
         __m512 acc[FM_MLA_FEW_ROWS];
         float lanes[LANES];
-        dots_of_16(few, few->keys + key, rows, acc);
+        dots_of_16(few, key, rows, acc);
         for (int r = 0; r < rows; r++) {
             _mm512_storeu_ps(lanes, acc[r]);
             for (int t = 0; t < LANES; t++)
@@ -116,11 +131,59 @@ FM_INLINE void values_of_16(const struct fm_mla_few *few, int key, int count, si
     }
 }
 
+// Sums of columns 2 i and 2 i + 1 added to 32 of O.
+FM_INLINE void add_columns(float *o, int fresh, __m512 even, __m512 odd)
+{
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    __m512 sums[2] = {_mm512_permutex2var_ps(even, low, odd), _mm512_permutex2var_ps(even, high, odd)};
+    FM_UNROLL for (size_t half = 0; half < 2; half++)
+    {
+        float *to = o + half * LANES;
+        __m512 before = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
+        _mm512_storeu_ps(to, _mm512_add_ps(before, sums[half]));
+    }
+}
+
+// 32 columns: even and odd ones are a shift and a mask away. sum[parity of the key][parity of the column].
+FM_INLINE void values_of_32(const struct fm_mla_few *few, int key, int count, size_t column, int rows)
+{
+    enum { MOST = FM_MLA_FEW_ROWS / 2 };
+    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000);
+    __m512 sum[2][2][MOST];
+    FM_UNROLL for (int r = 0; r < rows; r++) sum[0][0][r] = sum[0][1][r] = sum[1][0][r] = sum[1][1][r] =
+        _mm512_setzero_ps();
+    for (int t = 0; t < count; t += 2) {
+        FM_UNROLL for (int parity = 0; parity < 2; parity++)
+        {
+            if (t + parity < count) {
+                __m512i pairs = _mm512_loadu_si512(few->keys[key + t + parity] + column * 2);
+                __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+                __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
+                const float *p = few->p + (size_t)(key + t + parity) * few->p_stride;
+                FM_UNROLL for (int r = 0; r < rows; r++)
+                {
+                    sum[parity][0][r] = _mm512_fmadd_ps(_mm512_set1_ps(p[r]), even, sum[parity][0][r]);
+                    sum[parity][1][r] = _mm512_fmadd_ps(_mm512_set1_ps(p[r]), odd, sum[parity][1][r]);
+                }
+            }
+        }
+    }
+    FM_UNROLL for (int r = 0; r < rows; r++)
+        add_columns(few->o + (size_t)r * few->o_stride + column, !key && few->fresh,
+                    _mm512_add_ps(sum[0][0][r], sum[1][0][r]), _mm512_add_ps(sum[0][1][r], sum[1][1][r]));
+}
+
 FM_INLINE void values(const struct fm_mla_few *few, int rows)
 {
+    enum { PAIRED = 32 };
     for (int key = 0; key < few->count; key += FM_MLA_STEP) {
         int count = few->count - key < FM_MLA_STEP ? few->count - key : FM_MLA_STEP;
-        for (size_t column = 0; column < (size_t)few->depth; column += LANES)
+        size_t column = 0;
+        if (rows <= FM_MLA_FEW_ROWS / 2) // there are registers for both
+            for (; column + PAIRED <= (size_t)few->depth; column += PAIRED)
+                values_of_32(few, key, count, column, rows);
+        for (; column < (size_t)few->depth; column += LANES)
             values_of_16(few, key, count, column, rows);
     }
 }
@@ -171,33 +234,52 @@ FM_INLINE __m512i rounded_bits(__m512 value)
     return _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
 }
 
+enum { WORDS = 32 };
+
+// 32 codes at `offset`, or the first 16 of them.
+FM_INLINE void narrow(const uint8_t *codes, uint16_t *out, int all, int is_power, __m512i offset,
+                      __m512i exceptions, __m512 scales)
+{
+    __m256i bytes = all ? _mm256_loadu_si256((const __m256i *)codes)
+                        : _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)codes));
+    __m512i words = shifted(_mm512_cvtepu8_epi16(bytes), offset, exceptions);
+    if (!is_power) {
+        __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+        __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32((int)0xFFFF0000)));
+        __m512i low = _mm512_srli_epi32(rounded_bits(_mm512_mul_ps(even, scales)), 16);
+        words = _mm512_mask_blend_epi16(0xAAAAAAAA, low, rounded_bits(_mm512_mul_ps(odd, scales)));
+    }
+    if (all)
+        _mm512_storeu_si512(out, words);
+    else
+        _mm256_storeu_si256((__m256i *)(void *)out, _mm512_castsi512_si256(words));
+}
+
+FM_INLINE void narrow_all(const uint8_t *codes, size_t n, uint16_t *out, int is_power, __m512i offset,
+                          __m512i exceptions, float scale)
+{
+    const __m512 scales = _mm512_set1_ps(scale);
+    size_t i = 0;
+    for (; i + WORDS <= n; i += WORDS)
+        narrow(codes + i, out + i, 1, is_power, offset, exceptions, scales);
+    if (i < n) // n is a multiple of 16
+        narrow(codes + i, out + i, 0, is_power, offset, exceptions, scales);
+}
+
 void fm_mla_narrow_e4m3_avx512(const uint8_t *codes, size_t n, float scale, uint16_t *out)
 {
-    enum {
-        WORDS = 32,
-        LEAST = -100,
-        MOST = 100
-    }; // powers that leave all values within BF16's normal numbers
+    enum { LEAST = -100, MOST = 100 }; // powers that leave all values within BF16's normal numbers
     const __m512i exceptions = _mm512_zextsi256_si512(_mm256_setr_epi16(
         0x7FC0, 0, 0x3B00, 0x3B80, 0x3BC0, 0x3C00, 0x3C20, 0x3C40, 0x3C60, 0, 0, 0, 0, 0, 0, 0));
+    const __m512i offset = _mm512_set1_epi16(120 << 7);
     const uint32_t bits = fm_f32_bits(scale);
-    const int power = (int)(bits >> 23) - 127,
-              is_power = !(bits & 0x7FFFFF) && power >= LEAST && power <= MOST;
-    const __m512i by = _mm512_set1_epi16((short)(is_power ? power * 128 : 0));
-    // All but the NaN and the zero move with the others.
-    const __m512i moved = _mm512_mask_add_epi16(exceptions, 0x1FC, exceptions, by);
-    const __m512i offset = _mm512_add_epi16(_mm512_set1_epi16(120 << 7), by);
-    const __m512 scales = _mm512_set1_ps(scale == scale ? scale : __builtin_nanf(""));
-    for (size_t i = 0; i < n; i += WORDS) {
-        __mmask32 lanes = n - i < WORDS ? 0xFFFF : ~0U; // n is a multiple of 16
-        __m512i words =
-            shifted(_mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(lanes, codes + i)), offset, moved);
-        if (!is_power) {
-            __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
-            __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32((int)0xFFFF0000)));
-            __m512i low = _mm512_srli_epi32(rounded_bits(_mm512_mul_ps(even, scales)), 16);
-            words = _mm512_mask_blend_epi16(0xAAAAAAAA, low, rounded_bits(_mm512_mul_ps(odd, scales)));
-        }
-        _mm512_mask_storeu_epi16(out + i, lanes, words);
+    const int power = (int)(bits >> 23) - 127;
+    if ((bits & 0x7FFFFF) == 0 && power >= LEAST && power <= MOST) {
+        const __m512i by = _mm512_set1_epi16((short)(power * 128));
+        // All but the NaN and the zero move with the others.
+        const __m512i moved = _mm512_mask_add_epi16(exceptions, 0x1FC, exceptions, by);
+        narrow_all(codes, n, out, 1, _mm512_add_epi16(offset, by), moved, 1);
+        return;
     }
+    narrow_all(codes, n, out, 0, offset, exceptions, scale == scale ? scale : NAN);
 }

@@ -10,8 +10,6 @@
 
 #include "fathom/kernel.h"
 
-#define INLINE FM_INLINE
-
 enum { LANES = 8, TILE_ROWS = 6 };
 #define TILE_PARITIES    1
 #define TILE_ROWS_MAX    6
@@ -69,21 +67,21 @@ static void transpose(const float *x, size_t x_stride, size_t n, float *out, siz
     for (size_t at = 0; at < n; at += LANES, out += LANES * out_stride)
         for (size_t half = 0; half < FM_MLA_LANES; half += LANES) {
             __m256 row[LANES], pair[LANES], quad[LANES];
-            UNROLL for (size_t r = 0; r < LANES; r++) row[r] =
+            FM_UNROLL for (size_t r = 0; r < LANES; r++) row[r] =
                 _mm256_loadu_ps(x + (half + r) * x_stride + at);
-            UNROLL for (int r = 0; r < LANES; r += 2)
+            FM_UNROLL for (int r = 0; r < LANES; r += 2)
             {
                 pair[r] = _mm256_unpacklo_ps(row[r], row[r + 1]);
                 pair[r + 1] = _mm256_unpackhi_ps(row[r], row[r + 1]);
             }
-            UNROLL for (int r = 0; r < LANES; r += 4)
+            FM_UNROLL for (int r = 0; r < LANES; r += 4)
             {
                 quad[r] = _mm256_shuffle_ps(pair[r], pair[r + 2], 0x44);
                 quad[r + 1] = _mm256_shuffle_ps(pair[r], pair[r + 2], 0xEE);
                 quad[r + 2] = _mm256_shuffle_ps(pair[r + 1], pair[r + 3], 0x44);
                 quad[r + 3] = _mm256_shuffle_ps(pair[r + 1], pair[r + 3], 0xEE);
             }
-            UNROLL for (size_t i = 0; i < 4; i++)
+            FM_UNROLL for (size_t i = 0; i < 4; i++)
             {
                 float *to = out + i * out_stride + half;
                 _mm256_storeu_ps(to, _mm256_permute2f128_ps(quad[i], quad[4 + i], 0x20));

@@ -10,8 +10,6 @@
 
 #include "fathom/kernel.h"
 
-#define INLINE FM_INLINE
-
 enum { LANES = 16, TILE_ROWS = 6 };
 #define TILE_PARITIES    2
 #define TILE_ROWS_MAX    12
@@ -74,13 +72,13 @@ static void transpose(const float *x, size_t x_stride, size_t n, float *out, siz
 {
     for (size_t at = 0; at < n; at += LANES, out += LANES * out_stride) {
         __m512 row[LANES], pair[LANES], quad[LANES];
-        UNROLL for (size_t r = 0; r < LANES; r++) row[r] = _mm512_loadu_ps(x + r * x_stride + at);
-        UNROLL for (int r = 0; r < LANES; r += 2)
+        FM_UNROLL for (size_t r = 0; r < LANES; r++) row[r] = _mm512_loadu_ps(x + r * x_stride + at);
+        FM_UNROLL for (int r = 0; r < LANES; r += 2)
         {
             pair[r] = _mm512_unpacklo_ps(row[r], row[r + 1]);
             pair[r + 1] = _mm512_unpackhi_ps(row[r], row[r + 1]);
         }
-        UNROLL for (int r = 0; r < LANES; r += 4)
+        FM_UNROLL for (int r = 0; r < LANES; r += 4)
         {
             quad[r] = _mm512_shuffle_ps(pair[r], pair[r + 2], 0x44);
             quad[r + 1] = _mm512_shuffle_ps(pair[r], pair[r + 2], 0xEE);
@@ -88,7 +86,7 @@ static void transpose(const float *x, size_t x_stride, size_t n, float *out, siz
             quad[r + 3] = _mm512_shuffle_ps(pair[r + 1], pair[r + 3], 0xEE);
         }
         // Block c of quad[4 k + i] is column 4 c + i of rows 4 k ... 4 k + 3.
-        UNROLL for (size_t i = 0; i < 4; i++)
+        FM_UNROLL for (size_t i = 0; i < 4; i++)
         {
             __m512 low_0 = _mm512_shuffle_f32x4(quad[i], quad[4 + i], 0x44);
             __m512 low_1 = _mm512_shuffle_f32x4(quad[8 + i], quad[12 + i], 0x44);

@@ -10,10 +10,9 @@
  *
  * and after it multiply() and transpose().
  */
-#define UNROLL FM_UNROLL
 
 // 2^x, as fm_mla_exp2().
-INLINE V exp2_of(V x)
+FM_INLINE V exp2_of(V x)
 {
     const V magic = v_set1(FM_MLA_EXP_MAGIC);
     V shifted = v_add(x, magic);
@@ -30,27 +29,28 @@ INLINE V exp2_of(V x)
 
 // To BF16. A NaN must have zeros where BF16 has nothing, as all that come from 16-bit numbers have: it could become a
 // number by the carry.
-INLINE V bf16_of(V x)
+FM_INLINE V bf16_of(V x)
 {
     I bits = v_bits(x);
     I odd = i_and(i_shift_right(bits, 16), i_set1(1));
     return v_of_bits(i_and(i_add(bits, i_add(odd, i_set1(0x7FFF))), i_set1((int32_t)0xFFFF0000)));
 }
 
-INLINE V rounded(V x, enum fm_mla_round round)
+FM_INLINE V rounded(V x, enum fm_mla_round round)
 {
     if (round == FM_MLA_ROUND_BF16)
         return bf16_of(x);
     return round == FM_MLA_ROUND_FP16 ? v_fp16_of(x) : x;
 }
 
-INLINE V any_rounded(V x, enum fm_mla_round round)
+FM_INLINE V any_rounded(V x, enum fm_mla_round round)
 {
     return round == FM_MLA_ROUND_BF16 ? v_select(m_nan(x), x, bf16_of(x)) : rounded(x, round);
 }
 
 // LANES rows of a softmax.
-INLINE void softmax_lanes(const struct fm_mla_softmax *softmax, int row, int masked, enum fm_mla_round round)
+FM_INLINE void softmax_lanes(const struct fm_mla_softmax *softmax, int row, int masked,
+                             enum fm_mla_round round)
 {
     enum { SUMS = FM_MLA_LANES };
     const V factor = v_set1(softmax->factor), none = v_set1(-INFINITY);
@@ -67,10 +67,10 @@ INLINE void softmax_lanes(const struct fm_mla_softmax *softmax, int row, int mas
     }
     const V base = v_zero_where(m_equal(max, none), max);
     V sums[SUMS];
-    UNROLL for (int j = 0; j < SUMS; j++) sums[j] = v_set1(0);
+    FM_UNROLL for (int j = 0; j < SUMS; j++) sums[j] = v_set1(0);
     for (int t = 0; t < keys; t += SUMS) {
         if (keys - t >= SUMS) {
-            UNROLL for (int j = 0; j < SUMS; j++)
+            FM_UNROLL for (int j = 0; j < SUMS; j++)
             {
                 float *at = s + (size_t)(t + j) * stride;
                 V p = exp2_of(v_sub(v_mul(v_load(at), factor), base));
@@ -81,7 +81,7 @@ INLINE void softmax_lanes(const struct fm_mla_softmax *softmax, int row, int mas
             }
             continue;
         }
-        UNROLL for (int j = 0; j < SUMS; j++)
+        FM_UNROLL for (int j = 0; j < SUMS; j++)
         {
             if (t + j < keys) {
                 float *at = s + (size_t)(t + j) * stride;
@@ -93,8 +93,8 @@ INLINE void softmax_lanes(const struct fm_mla_softmax *softmax, int row, int mas
             }
         }
     }
-    UNROLL for (int j = 0; j < 8; j++) sums[j] = v_add(sums[j], sums[j + 8]);
-    UNROLL for (int j = 0; j < 4; j++) sums[j] = v_add(sums[j], sums[j + 4]);
+    FM_UNROLL for (int j = 0; j < 8; j++) sums[j] = v_add(sums[j], sums[j + 8]);
+    FM_UNROLL for (int j = 0; j < 4; j++) sums[j] = v_add(sums[j], sums[j + 4]);
     sums[0] = v_add(v_add(sums[0], sums[2]), v_add(sums[1], sums[3]));
     V alpha = exp2_of(v_sub(before, base));
     v_store(softmax->alpha + row, alpha);
@@ -183,39 +183,39 @@ static void add_scaled(const float *x, size_t n, float by, float *out)
 // must not see that they are apart by multiples of one stride, or it makes one pointer and eleven distances of them.
 enum { GROUP = 3, GROUPS = TILE_ROWS_MAX / GROUP };
 
-INLINE void tile_index(const float *const a[GROUPS], size_t offset, size_t a_row, const float *b, int rows,
-                       int vectors, V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX])
+FM_INLINE void tile_index(const float *const a[GROUPS], size_t offset, size_t a_row, const float *b, int rows,
+                          int vectors, V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX])
 {
     V line[TILE_VECTORS_MAX];
-    UNROLL for (int v = 0; v < vectors; v++) line[v] = v_load(b + v * LANES);
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int v = 0; v < vectors; v++) line[v] = v_load(b + v * LANES);
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
         V value = v_set1(a[r / GROUP][offset + (size_t)(r % GROUP) * a_row]);
-        UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = v_fma(value, line[v], sum[r][v]);
+        FM_UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = v_fma(value, line[v], sum[r][v]);
     }
 }
 
-INLINE void tile_advance(const float *a[GROUPS], size_t by)
+FM_INLINE void tile_advance(const float *a[GROUPS], size_t by)
 {
-    UNROLL for (int g = 0; g < GROUPS; g++) a[g] += by;
+    FM_UNROLL for (int g = 0; g < GROUPS; g++) a[g] += by;
 }
 
 // sum = the even indices' sum + the odd ones' of a step.
-INLINE void tile_step(const float *first, size_t a_row, size_t a_index, int along, const float *b,
-                      size_t b_stride, int depth, int rows, int vectors,
-                      V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX])
+FM_INLINE void tile_step(const float *first, size_t a_row, size_t a_index, int along, const float *b,
+                         size_t b_stride, int depth, int rows, int vectors,
+                         V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX])
 {
     V odd[TILE_ROWS_MAX][TILE_VECTORS_MAX];
     const float *a[GROUPS];
-    UNROLL for (int g = 0; g < GROUPS; g++)
+    FM_UNROLL for (int g = 0; g < GROUPS; g++)
     {
         a[g] = GROUP * g < rows ? first + (size_t)(GROUP * g) * a_row : first;
         if (along)
             __asm__("" : "+r"(a[g]));
     }
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int v = 0; v < vectors; v++)
+        FM_UNROLL for (int v = 0; v < vectors; v++)
         {
             sum[r][v] = v_set1(0);
             odd[r][v] = v_set1(0);
@@ -236,15 +236,15 @@ INLINE void tile_step(const float *first, size_t a_row, size_t a_index, int alon
     for (int i = 1; i < depth; i += 2)
         tile_index(a, (size_t)i * a_index, a_row, b + (size_t)i * b_stride, rows, vectors, odd);
 #endif
-    UNROLL for (int r = 0; r < rows; r++)
+    FM_UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = v_add(sum[r][v], odd[r][v]);
+        FM_UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = v_add(sum[r][v], odd[r][v]);
     }
 }
 
 // C of `rows` rows and `vectors` vectors of columns. `along`: a row of A is contiguous, else a column is.
-INLINE void tile(const struct fm_mla_product *product, size_t row, size_t column, int rows, int vectors,
-                 int along)
+FM_INLINE void tile(const struct fm_mla_product *product, size_t row, size_t column, int rows, int vectors,
+                    int along)
 {
     size_t a_row = along ? product->a_row : 1, a_index = along ? 1 : product->a_index;
     const float *a = product->a + row * a_row, *b = product->b + column;
@@ -253,9 +253,9 @@ INLINE void tile(const struct fm_mla_product *product, size_t row, size_t column
         int depth = product->depth - step < FM_MLA_STEP ? product->depth - step : FM_MLA_STEP;
         V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX];
         tile_step(a, a_row, a_index, along, b, product->b_stride, depth, rows, vectors, sum);
-        UNROLL for (int r = 0; r < rows; r++)
+        FM_UNROLL for (int r = 0; r < rows; r++)
         {
-            UNROLL for (int v = 0; v < vectors; v++)
+            FM_UNROLL for (int v = 0; v < vectors; v++)
             {
                 float *at = c + (size_t)r * product->c_stride + v * LANES;
                 V before = step || !product->fresh ? v_load(at) : v_set1(0);
@@ -273,7 +273,7 @@ INLINE void tile(const struct fm_mla_product *product, size_t row, size_t column
 }
 
 // A switch, so that each height has its own registers. `full` rows, then what is left in lower tiles.
-INLINE void tiles(const struct fm_mla_product *product, size_t column, size_t full, int vectors, int along)
+FM_INLINE void tiles(const struct fm_mla_product *product, size_t column, size_t full, int vectors, int along)
 {
     size_t rows = (size_t)product->rows, height;
     for (size_t row = 0; row < rows; row += height) {
