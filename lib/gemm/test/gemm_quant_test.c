@@ -590,6 +590,54 @@ static void gradients_of_swiglu_are_right_and_fused_as_apart(void **state)
     fm_gen_property(15, random_backward);
 }
 
+// Matrices of several tiles and tasks, whose codes are stored past the caches: all levels make the same of them, in blocks
+// that are finite, and in a few that are not.
+static void long_matrices_are_the_same_at_all_levels(void **state)
+{
+    (void)state;
+    enum { ROWS = 2100, K = 2128, NUMBERS = ROWS * K };
+    const int64_t offsets[] = {0, 700, 701, ROWS};
+    fm_bf16 *values = fm_base_mem_alloc(NUMBERS * sizeof *values);
+    uint8_t *codes = fm_base_mem_alloc((size_t)2 * NUMBERS);
+    float *scales = fm_base_mem_alloc((size_t)2 * NUMBERS / 64 * sizeof *scales);
+    assert_true(values && codes && scales);
+    uint32_t bits = 1;
+    for (int i = 0; i < NUMBERS; i++) {
+        bits = bits * 1664525 + 1013904223;
+        values[i] = (fm_bf16)((bits >> 16 & 0x8FFF) + 0x3400 - (bits >> 20 & 0x0300));
+    }
+    values[5 * K + 600] = 0x7FC0;
+    values[1000 * K + 1024] = 0xFF80;
+    for (int way = 0; way < 4; way++) {
+        memset(codes, 0x3C, (size_t)2 * NUMBERS);
+        memset(scales, 0x3C, (size_t)2 * NUMBERS / 64 * sizeof *scales);
+        for (int level = 0; level < 2; level++) {
+            fm_gemm_context *context = gemm_open(level ? FM_ISA_AVX512 : FM_ISA_AVX2, 2);
+            fm_gemm_operand from = {.dtype = FM_DTYPE_BF16, .data = values, .stride = K};
+            fm_gemm_swiglu swiglu = {
+                .dtype = FM_DTYPE_BF16, .gate = values, .up = values + K / 2, .stride = K};
+            fm_gemm_quantised to = {.dtype = FM_DTYPE_F8_E4M3,
+                                    .data = codes + (size_t)level * NUMBERS,
+                                    .stride = way == 2 ? ROWS : K,
+                                    .scales = scales + (size_t)level * NUMBERS / 64,
+                                    .scale_stride = 20,
+                                    .scale_rows = way == 1 ? 128 : 1};
+            if (way < 2)
+                assert_ok(fm_gemm_quantise(context, ROWS, K, &from, &to));
+            else if (way == 2)
+                assert_ok(fm_gemm_quantise_transposed(context, 3, offsets, K, &from, &to));
+            else
+                assert_ok(fm_gemm_swiglu_quantise(context, ROWS, K / 2, &swiglu, &to));
+            fm_gemm_context_close(context);
+        }
+        assert_memory_equal(codes, codes + NUMBERS, NUMBERS);
+        assert_memory_equal(scales, scales + NUMBERS / 64, NUMBERS / 64 * sizeof *scales);
+    }
+    fm_base_mem_free(values);
+    fm_base_mem_free(codes);
+    fm_base_mem_free(scales);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -600,6 +648,7 @@ int main(void)
         cmocka_unit_test(bad_arguments_are_refused),
         cmocka_unit_test(swiglu_is_right_and_fused_as_apart),
         cmocka_unit_test(gradients_of_swiglu_are_right_and_fused_as_apart),
+        cmocka_unit_test(long_matrices_are_the_same_at_all_levels),
     };
     return fm_test_run("gemm_quant", tests);
 }
