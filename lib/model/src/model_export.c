@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "fathom/doc.h"
 #include "fathom/file.h"
 #include "fathom/numfmt.h"
 #include "model_front.h"
@@ -138,21 +139,43 @@ static fm_status write_index(const struct fm_trainer *trainer, fm_dtype dtype, c
     return finished < 0 ? finished : status;
 }
 
-// What an export of another layout has left would be loaded instead.
-static void remove_other(const char *folder, const char *name)
+// What an export of another layout has left would be loaded instead, or lie there for nothing: the index that the folder had,
+// and the shards that it names but `kept`.
+static void remove_others(const char *folder, const fm_doc *old_index, const char *kept)
+{
+    const fm_doc *map = fm_base_doc_get(old_index, "weight_map");
+    char path[4096];
+    for (size_t i = 0; map && fm_base_doc_type(map) == FM_DOC_OBJECT && i < fm_base_doc_count(map); i++) {
+        const char *name;
+        if (fm_base_doc_string(fm_base_doc_at(map, i), "shard", &name) < 0 || strchr(name, '/') ||
+            (kept && strstr(name, kept)))
+            continue;
+        snprintf(path, sizeof path, "%s/%s", folder, name);
+        (void)unlink(path);
+    }
+    snprintf(path, sizeof path, "%s/%s", folder, kept ? whole_name : index_name);
+    (void)unlink(path);
+}
+
+// The index that lies in the folder; NULL: none.
+static fm_doc *old_index(const char *folder)
 {
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    (void)unlink(path);
+    fm_doc *index = NULL;
+    snprintf(path, sizeof path, "%s/%s", folder, index_name);
+    return fm_base_doc_load(path, &index) < 0 ? NULL : index;
 }
 
 static fm_status export_alone(const struct fm_trainer *trainer, fm_dtype dtype, const char *folder)
 {
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", folder, whole_name);
-    FM_TRY(write_file(trainer, dtype, path));
-    remove_other(folder, index_name);
-    return FM_OK;
+    fm_doc *before = old_index(folder);
+    fm_status status = write_file(trainer, dtype, path);
+    if (status == FM_OK)
+        remove_others(folder, before, NULL);
+    fm_base_doc_free(before);
+    return status;
 }
 
 struct exporting {
@@ -168,10 +191,14 @@ static fm_status export_rank(struct fm_trainer *trainer, void *context)
     snprintf(path, sizeof path, "%s/%s", exporting->folder, name);
     FM_TRY(fm_model_rank_agree(trainer, write_file(trainer, exporting->dtype, path)));
     fm_status status = FM_OK;
-    if (number_of(trainer) == 0)
+    if (number_of(trainer) == 0) {
+        fm_doc *before = old_index(exporting->folder);
+        snprintf(name, sizeof name, "-of-%05d.", trainer->rank->layout.ranks);
         status = write_index(trainer, exporting->dtype, exporting->folder);
-    if (number_of(trainer) == 0 && status == FM_OK)
-        remove_other(exporting->folder, whole_name);
+        if (status == FM_OK)
+            remove_others(exporting->folder, before, name);
+        fm_base_doc_free(before);
+    }
     return fm_model_rank_agree(trainer, status);
 }
 

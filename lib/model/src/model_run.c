@@ -3,6 +3,7 @@
  * messages go over ep's neighbour ring. Of an overlapped pair, one visit computes while the other's rows are on their way
  * to experts or back: their steps alternate.
  */
+#include "fathom/span.h"
 #include "model_low.h"
 #include "model_rank.h"
 
@@ -70,7 +71,10 @@ static fm_status forward_begin(struct fm_trainer *trainer, const fm_pipe_task *t
 
 static fm_status forward_step(struct fm_trainer *trainer, const fm_pipe_task *task, int *out_done)
 {
+    FM_SPAN_ARGS(span, "forward step", "model", "micro_batch", "unit");
     struct fm_model_slot *slot = slot_of(trainer, task);
+    span.args[0] = task->micro_batch;
+    span.args[1] = slot->visit.unit;
     FM_TRY(fm_model_forward_step(&slot->lane, &slot->visit));
     *out_done = fm_model_forward_done(&slot->lane, &slot->visit);
     if (*out_done && task->output)
@@ -88,7 +92,10 @@ static fm_status back_begin(struct fm_trainer *trainer, const fm_pipe_task *task
 
 static fm_status back_step(struct fm_trainer *trainer, const fm_pipe_task *task, int *out_done)
 {
+    FM_SPAN_ARGS(span, "backward step", "model", "micro_batch", "unit");
     struct fm_model_slot *slot = slot_of(trainer, task);
+    span.args[0] = task->micro_batch;
+    span.args[1] = slot->visit.unit;
     FM_TRY(fm_model_back_step(&slot->lane, &slot->visit));
     *out_done = fm_model_back_done(&slot->visit);
     if (*out_done && task->input_gradient)

@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "fathom/span.h"
+
 static void every_layout_learns_what_one_rank_learns(void **state)
 {
     static fm_model_step_result one[STEPS], many[STEPS];
@@ -91,6 +93,63 @@ static void narrow_products_learn_alike(void **state)
     }
 }
 
+/** Spans of a run, in the order of their ends on each thread. */
+struct spans {
+    struct span {
+        const char *name;
+        int thread;
+        uint64_t begin, end;
+    } all[8192];
+    int count;
+};
+
+static fm_status keep_span(void *context, const fm_span_event *event)
+{
+    struct spans *spans = context;
+    if (event->site->kind == FM_SPAN_KIND_SPAN && spans->count < 8192)
+        spans->all[spans->count++] =
+            (struct span){event->site->name, event->thread, event->begin_ns, event->end_ns};
+    return FM_OK;
+}
+
+// While a micro-batch's rows travel, another's step is taken: within an overlapped pair the steps of both alternate for as
+// long as both have any.
+static void overlapped_pairs_take_turns(void **state)
+{
+    static struct spans spans;
+    static fm_model_step_result results[STEPS];
+    int pairs = 0;
+    (void)state;
+    fm_trainer *trainer = model_fixture_open(2, 2, FM_PIPE_DUALPIPEV);
+    assert_ok(fm_base_span_enable(0));
+    model_fixture_train(trainer, 1, results);
+    fm_base_span_disable();
+    assert_ok(fm_base_span_drain(keep_span, &spans));
+    fm_model_trainer_close(trainer);
+    for (int i = 0; i < spans.count; i++) {
+        const struct span *pair = &spans.all[i];
+        int forwards = 0, backwards = 0, turns = 0;
+        char last = 0;
+        if (strcmp(pair->name, "FB") != 0)
+            continue;
+        for (int j = 0; j < i; j++) {
+            const struct span *inner = &spans.all[j];
+            int is_forward = strcmp(inner->name, "forward step") == 0;
+            if (inner->thread != pair->thread || inner->begin < pair->begin || inner->end > pair->end ||
+                !(is_forward || strcmp(inner->name, "backward step") == 0))
+                continue;
+            forwards += is_forward;
+            backwards += !is_forward;
+            turns += last && last != (is_forward ? 'f' : 'b');
+            last = is_forward ? 'f' : 'b';
+        }
+        int fewer = forwards < backwards ? forwards : backwards;
+        assert_true(fewer > 0 && turns >= 2 * fewer - 1);
+        pairs++;
+    }
+    assert_true(pairs >= 8);
+}
+
 static void layouts_that_cannot_be_are_named(void **state)
 {
     fm_model_config config = model_fixture_config();
@@ -135,6 +194,7 @@ int main(void)
         cmocka_unit_test(a_layout_gives_the_same_bits_again),
         cmocka_unit_test(batches_may_have_any_shape),
         cmocka_unit_test(narrow_products_learn_alike),
+        cmocka_unit_test(overlapped_pairs_take_turns),
         cmocka_unit_test(layouts_that_cannot_be_are_named),
         cmocka_unit_test(opening_survives_without_memory),
     };

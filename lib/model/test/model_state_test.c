@@ -1,6 +1,8 @@
 // States and checkpoints of several ranks.
 #include "model_fixture.h"
 
+#include <unistd.h>
+
 // A state goes on exactly where it was saved, in the same layout to the bit; in another one as that rounds.
 static void states_go_on_in_any_layout(void **state)
 {
@@ -106,12 +108,47 @@ static void a_state_that_lacks_a_file_changes_nothing(void **state)
     fm_model_trainer_close(trainer);
 }
 
+static int is_there(const char *folder, const char *name)
+{
+    char path[1200];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return access(path, F_OK) == 0;
+}
+
+static void an_export_leaves_nothing_of_another_layout(void **state)
+{
+    char folder[1024];
+    (void)state;
+    snprintf(folder, sizeof folder, "%s/layouts", fm_test_tmpdir());
+    static const struct {
+        int pipe, experts;
+        const char *there, *gone;
+    } exports[] = {
+        {1, 1, "model.safetensors", "model.safetensors.index.json"},
+        {2, 1, "model-00002-of-00002.safetensors", "model.safetensors"},
+        {2, 2, "model-00004-of-00004.safetensors", "model-00002-of-00002.safetensors"},
+        {1, 1, "model.safetensors", "model-00004-of-00004.safetensors"},
+        {1, 1, "model.safetensors", "model.safetensors.index.json"},
+    };
+    for (size_t i = 0; i < sizeof exports / sizeof exports[0]; i++) {
+        fm_trainer *trainer = model_fixture_open(exports[i].pipe, exports[i].experts, FM_PIPE_1F1B);
+        fm_model *model;
+        assert_ok(fm_model_trainer_export(trainer, FM_DTYPE_BF16, folder));
+        assert_true(is_there(folder, exports[i].there));
+        assert_false(is_there(folder, exports[i].gone));
+        assert_ok(fm_model_open(folder, NULL, &model));
+        fm_model_close(model);
+        fm_model_trainer_close(trainer);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(states_go_on_in_any_layout),
         cmocka_unit_test(checkpoints_are_those_of_one_rank),
         cmocka_unit_test(a_state_that_lacks_a_file_changes_nothing),
+        cmocka_unit_test(an_export_leaves_nothing_of_another_layout),
     };
     return fm_test_run("model_state", tests);
 }
