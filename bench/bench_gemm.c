@@ -1,4 +1,5 @@
 #include "bench_gemm.h"
+#include "bench_gemm_case.h"
 #include "bench_gemm_indexer.h"
 #include "bench_gemm_moe.h"
 #include "bench_gemm_quant.h"
@@ -76,14 +77,6 @@ static fm_status make_operand(const struct argument *argument, uint64_t seed, in
     return FM_OK;
 }
 
-static fm_status open_context(const struct argument *argument, int threads, fm_gemm_context **out_context)
-{
-    return fm_gemm_context_open(
-        &(fm_gemm_options){
-            .size = sizeof(fm_gemm_options), .threads = threads, .capped = 1, .isa_max = argument->isa},
-        out_context);
-}
-
 static void teardown(void *state)
 {
     struct product *product = state;
@@ -122,15 +115,11 @@ static fm_status pack(struct product *product, const fm_bench_setup *given)
     return fm_gemm_weights_open(product->blob, product->blob_bytes, &product->weights);
 }
 
-static fm_status fill(const fm_bench_setup *given, struct product *product)
+static fm_status fill(const fm_bench_setup *given, void *state)
 {
+    struct product *product = state;
     const struct shape *shape = &product->argument.shape;
-    FM_TRY(open_context(&product->argument, 1, &product->one));
-    FM_TRY(open_context(&product->argument, given->threads_max, &product->all));
-    if (fm_gemm_context_isa(product->one) != product->argument.isa)
-        return fm_base_error_set(FM_ERR_UNAVAILABLE, "no %s here: %s",
-                                 fm_base_isa_name(product->argument.isa),
-                                 fm_base_cpu_isa_reason(product->argument.isa));
+    FM_TRY(bench_gemm_contexts_open(product->argument.isa, given->threads_max, &product->one, &product->all));
     FM_TRY(make_operand(&product->argument, given->seed, shape->m, 1, &product->a, &product->a_codes,
                         &product->a_scales));
     FM_TRY(pack(product, given));
@@ -145,17 +134,8 @@ static fm_status fill(const fm_bench_setup *given, struct product *product)
 
 static fm_status setup(const fm_bench_setup *given, void **out_state)
 {
-    struct product *product = fm_base_mem_zalloc(1, sizeof *product);
-    if (!product)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the case");
-    product->argument = *(const struct argument *)given->argument;
-    fm_status status = fill(given, product);
-    if (status != FM_OK) {
-        teardown(product);
-        return status;
-    }
-    *out_state = product;
-    return FM_OK;
+    return bench_gemm_setup(given, sizeof(struct argument), sizeof(struct product), fill, teardown,
+                            out_state);
 }
 
 // A decoder's weights come from memory: there are gigabytes of them between two uses.

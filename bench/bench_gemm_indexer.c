@@ -1,5 +1,7 @@
 #include "bench_gemm_indexer.h"
 
+#include "bench_gemm_case.h"
+
 #include "fathom/gemm_indexer.h"
 #include "fathom/mem.h"
 #include "fathom/numfmt.h"
@@ -46,23 +48,11 @@ static void fill_codes(uint64_t seed, fm_e4m3 *codes, size_t count)
         codes[i] = (codes[i] & 0x7F) == 0x7F ? 0 : codes[i]; // no NaN
 }
 
-static fm_status open_contexts(const fm_bench_setup *given, struct indexing *job)
+static fm_status fill(const fm_bench_setup *given, void *state)
 {
-    fm_isa isa = job->argument.isa;
-    fm_gemm_options options = {.size = sizeof options, .threads = 1, .capped = 1, .isa_max = isa};
-    FM_TRY(fm_gemm_context_open(&options, &job->one));
-    options.threads = given->threads_max;
-    FM_TRY(fm_gemm_context_open(&options, &job->all));
-    if (fm_gemm_context_isa(job->one) != isa)
-        return fm_base_error_set(FM_ERR_UNAVAILABLE, "no %s here: %s", fm_base_isa_name(isa),
-                                 fm_base_cpu_isa_reason(isa));
-    return FM_OK;
-}
-
-static fm_status fill(const fm_bench_setup *given, struct indexing *job)
-{
+    struct indexing *job = state;
     const struct argument *argument = &job->argument;
-    FM_TRY(open_contexts(given, job));
+    FM_TRY(bench_gemm_contexts_open(argument->isa, given->threads_max, &job->one, &job->all));
     size_t queries = (size_t)argument->queries, keys = (size_t)argument->keys, d = (size_t)argument->d;
     size_t heads = (size_t)argument->heads;
     job->score_count = queries * (argument->topk ? (size_t)argument->topk : keys);
@@ -88,17 +78,8 @@ static fm_status fill(const fm_bench_setup *given, struct indexing *job)
 
 static fm_status setup(const fm_bench_setup *given, void **out_state)
 {
-    struct indexing *job = fm_base_mem_zalloc(1, sizeof *job);
-    if (!job)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the case");
-    job->argument = *(const struct argument *)given->argument;
-    fm_status status = fill(given, job);
-    if (status != FM_OK) {
-        teardown(job);
-        return status;
-    }
-    *out_state = job;
-    return FM_OK;
+    return bench_gemm_setup(given, sizeof(struct argument), sizeof(struct indexing), fill, teardown,
+                            out_state);
 }
 
 static fm_status run(void *state, int threads)

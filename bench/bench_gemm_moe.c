@@ -1,5 +1,7 @@
 #include "bench_gemm_moe.h"
 
+#include "bench_gemm_case.h"
+
 #include "fathom/gemm_mlp.h"
 #include "fathom/mem.h"
 #include "fathom/numfmt.h"
@@ -135,16 +137,11 @@ static fm_gemm_mlp layer_of(const struct moe *moe)
         .experts = moe->argument.experts, .gate_up = moe->weights[0], .down = moe->weights[1]};
 }
 
-static fm_status fill(const fm_bench_setup *given, struct moe *moe)
+static fm_status fill(const fm_bench_setup *given, void *state)
 {
+    struct moe *moe = state;
     const struct argument *argument = &moe->argument;
-    fm_gemm_options options = {.size = sizeof options, .threads = 1, .capped = 1, .isa_max = argument->isa};
-    FM_TRY(fm_gemm_context_open(&options, &moe->one));
-    options.threads = given->threads_max;
-    FM_TRY(fm_gemm_context_open(&options, &moe->all));
-    if (fm_gemm_context_isa(moe->one) != argument->isa)
-        return fm_base_error_set(FM_ERR_UNAVAILABLE, "no %s here: %s", fm_base_isa_name(argument->isa),
-                                 fm_base_cpu_isa_reason(argument->isa));
+    FM_TRY(bench_gemm_contexts_open(argument->isa, given->threads_max, &moe->one, &moe->all));
     FM_TRY(route(moe, given->seed + 1000));
     int64_t n = argument->n, k = argument->k, across = (k + FM_GEMM_SCALE_BLOCK - 1) / FM_GEMM_SCALE_BLOCK;
     moe->rows = is_layer(argument) ? argument->tokens : argument->tokens * argument->topk;
@@ -169,17 +166,7 @@ static fm_status fill(const fm_bench_setup *given, struct moe *moe)
 
 static fm_status setup(const fm_bench_setup *given, void **out_state)
 {
-    struct moe *moe = fm_base_mem_zalloc(1, sizeof *moe);
-    if (!moe)
-        return no_memory("the case");
-    moe->argument = *(const struct argument *)given->argument;
-    fm_status status = fill(given, moe);
-    if (status != FM_OK) {
-        teardown(moe);
-        return status;
-    }
-    *out_state = moe;
-    return FM_OK;
+    return bench_gemm_setup(given, sizeof(struct argument), sizeof(struct moe), fill, teardown, out_state);
 }
 
 static fm_status make_cold(void *state)

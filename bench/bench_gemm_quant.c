@@ -1,5 +1,7 @@
 #include "bench_gemm_quant.h"
 
+#include "bench_gemm_case.h"
+
 #include "fathom/gemm_quant.h"
 #include "fathom/mem.h"
 #include "fathom/numfmt.h"
@@ -58,14 +60,14 @@ static fm_status run(void *state, int threads)
     }
 }
 
-static fm_status fill(const fm_bench_setup *given, struct quantising *job)
+static fm_status fill(const fm_bench_setup *given, void *state)
 {
+    struct quantising *job = state;
     const struct argument *argument = &job->argument;
     size_t count = (size_t)(argument->rows * argument->k);
-    FM_TRY(
-        fm_gemm_context_open(&(fm_gemm_options){.size = sizeof(fm_gemm_options), .threads = 1}, &job->one));
-    FM_TRY(fm_gemm_context_open(
-        &(fm_gemm_options){.size = sizeof(fm_gemm_options), .threads = given->threads_max}, &job->all));
+    // Those of AMX are those of AVX-512.
+    fm_isa isa = fm_base_cpu_isa(FM_ISA_AVX512);
+    FM_TRY(bench_gemm_contexts_open(isa, given->threads_max, &job->one, &job->all));
     float *values = fm_bench_alloc(count * sizeof *values);
     job->values = fm_bench_alloc(count * sizeof *job->values);
     job->back = fm_bench_alloc(count * sizeof *job->back);
@@ -98,17 +100,8 @@ static fm_status fill(const fm_bench_setup *given, struct quantising *job)
 
 static fm_status setup(const fm_bench_setup *given, void **out_state)
 {
-    struct quantising *job = fm_base_mem_zalloc(1, sizeof *job);
-    if (!job)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the case");
-    job->argument = *(const struct argument *)given->argument;
-    fm_status status = fill(given, job);
-    if (status != FM_OK) {
-        teardown(job);
-        return status;
-    }
-    *out_state = job;
-    return FM_OK;
+    return bench_gemm_setup(given, sizeof(struct argument), sizeof(struct quantising), fill, teardown,
+                            out_state);
 }
 
 static uint64_t hash(const void *state)
