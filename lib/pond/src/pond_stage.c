@@ -15,7 +15,11 @@ enum {
 struct stream {
     fm_pond_ref ref;
     int partitions;
+    fm_pond_scheme
+        scheme; // by which rows came into their partitions; 0: as they lay in a source, or another way
 };
+
+static const char *const scheme_names[] = {"", "files", "rows", "hash", "column", "range", "random"};
 
 struct planner {
     fm_pond_physical *physical;
@@ -76,7 +80,8 @@ static fm_status add_dataset(struct planner *planner, const fm_pond_dataset *dat
     if (!place)
         return no_memory();
     *place = *dataset;
-    *out = (struct stream){FM_POND_REF_DATASET(physical->dataset_count - 1), dataset->partitions};
+    *out = (struct stream){.ref = FM_POND_REF_DATASET(physical->dataset_count - 1),
+                           .partitions = dataset->partitions};
     return FM_OK;
 }
 
@@ -98,7 +103,9 @@ static fm_status add_def(struct planner *planner, const char *sql, const struct 
         partitions = inputs[i].partitions > partitions ? inputs[i].partitions : partitions;
     }
     def->ref_count = count;
-    *out = (struct stream){physical->def_count - 1, partitions};
+    *out = (struct stream){.ref = physical->def_count - 1,
+                           .partitions = partitions,
+                           .scheme = count ? inputs[0].scheme : (fm_pond_scheme)0};
     return FM_OK;
 }
 
@@ -165,7 +172,9 @@ static fm_status materialise(struct planner *planner, struct stream in, const ch
         return FM_OK;
     }
     const fm_pond_stage like = {.name = name, .kind = FM_POND_OUT_PLAIN, .node = node};
-    return add_stage(planner, in, &like, -1, out);
+    FM_TRY(add_stage(planner, in, &like, -1, out));
+    out->scheme = in.scheme;
+    return FM_OK;
 }
 
 static fm_status shuffle(struct planner *planner, struct stream in, const char *name, fm_pond_scheme scheme,
@@ -178,7 +187,9 @@ static fm_status shuffle(struct planner *planner, struct stream in, const char *
                                 .parts = parts,
                                 .seed = node->op.seed,
                                 .node = (int)(node - planner->physical->plan->nodes)};
-    return add_stage(planner, in, &like, -1, out);
+    FM_TRY(add_stage(planner, in, &like, -1, out));
+    out->scheme = scheme;
+    return FM_OK;
 }
 
 // Whether files (or rows) of a data set can be shared out as they lie: those of a source, and of a stage's own output.
@@ -266,7 +277,9 @@ static fm_status lower_range(struct planner *planner, const fm_pond_node *node, 
                                 .parts = parts,
                                 .seed = node->op.seed,
                                 .node = number};
-    return add_stage(planner, whole, &like, -1 - gathered.ref, out);
+    FM_TRY(add_stage(planner, whole, &like, -1 - gathered.ref, out));
+    out->scheme = FM_POND_BY_RANGE;
+    return FM_OK;
 }
 
 static fm_status lower_repartition(struct planner *planner, const fm_pond_node *node, struct stream in,
@@ -394,6 +407,14 @@ static fm_status lower_sink(struct planner *planner, const fm_pond_node *node, s
     return add_stage(planner, in, &like, -1, out);
 }
 
+// Rows of equal keys are in partitions of equal numbers where both sides were partitioned by hash, or by column. Ranges are cut
+// where each side's own rows say.
+static int share_no_keys(const struct stream *a, const struct stream *b)
+{
+    return a->partitions > 1 && b->partitions > 1 && a->scheme && b->scheme &&
+           (a->scheme != b->scheme || a->scheme == FM_POND_BY_RANGE || a->scheme == FM_POND_BY_RANDOM);
+}
+
 static fm_status check_partitions(const fm_pond_node *node, const struct stream *in)
 {
     int most = 1;
@@ -406,6 +427,14 @@ static fm_status check_partitions(const fm_pond_node *node, const struct stream 
                 "sql%s%s: input %zu has %d partitions, another has %d; expected equal numbers, or "
                 "one: repartition them by the same columns",
                 node->op.name ? " " : "", node->op.name ? node->op.name : "", i, in[i].partitions, most);
+    for (size_t i = 1; i < node->op.input_count; i++)
+        if (share_no_keys(&in[0], &in[i]) && in[0].ref != in[i].ref)
+            return fm_base_error_set(
+                FM_ERR_ARG,
+                "sql%s%s: input 0 is partitioned by %s, input %zu by %s; expected both by hash, or both by "
+                "column, for equal keys to meet",
+                node->op.name ? " " : "", node->op.name ? node->op.name : "", scheme_names[in[0].scheme], i,
+                scheme_names[in[i].scheme]);
     return FM_OK;
 }
 

@@ -62,6 +62,50 @@ static void it_names_the_line_and_what_was_meant(void **state)
                  FM_ERR_FORMAT, "needs an expression");
 }
 
+static fm_status plan_job(const char *yaml)
+{
+    fm_doc *doc = NULL;
+    fm_pond_plan *plan = NULL;
+    char *text = NULL;
+    assert_ok(fm_base_doc_parse_yaml(yaml, strlen(yaml), "job.yaml", &doc));
+    assert_ok(fm_pond_plan_read(doc, &plan));
+    fm_status status = fm_pond_plan_explain(plan, &text);
+    fm_base_mem_free(text);
+    fm_base_doc_free(doc);
+    fm_pond_plan_free(plan);
+    return status;
+}
+
+static void it_checks_that_inputs_are_partitioned_alike(void **state)
+{
+    (void)state;
+    static const char *const job = "steps:\n"
+                                   "  - {source: range, high: 10, partitions: 2, name: a}\n"
+                                   "  - {repartition: %s, by: id, partitions: 3, input: a, name: x}\n"
+                                   "  - {filter: id > 1, input: a, name: b}\n"
+                                   "  - {repartition: %s, by: id, partitions: %d, input: b, name: y}\n"
+                                   "  - {sql: 'FROM {0} JOIN {1} USING (id)', inputs: [x, y], name: both}\n"
+                                   "  - {sink: csv, path: out}\n";
+    static const struct {
+        const char *x, *y;
+        int parts;
+        const char *message; // NULL: none
+    } pairs[] = {{"hash", "hash", 3, NULL},
+                 {"column", "column", 3, NULL},
+                 {"hash", "range", 1, NULL},
+                 {"hash", "hash", 4, "input 0 has 3 partitions, another has 4"},
+                 {"hash", "column", 3, "input 0 is partitioned by hash, input 1 by column"},
+                 {"range", "range", 3, "expected both by hash"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        char text[1024];
+        snprintf(text, sizeof text, job, pairs[i].x, pairs[i].y, pairs[i].parts);
+        if (pairs[i].message)
+            assert_fails(plan_job(text), FM_ERR_ARG, pairs[i].message);
+        else
+            assert_ok(plan_job(text));
+    }
+}
+
 static fm_status read_whole(void *context)
 {
     (void)context;
@@ -86,6 +130,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_reads_every_kind_of_step),
         cmocka_unit_test(it_names_the_line_and_what_was_meant),
+        cmocka_unit_test(it_checks_that_inputs_are_partitioned_alike),
         cmocka_unit_test(it_survives_without_memory),
     };
     return fm_test_run("pond_job", tests);

@@ -52,7 +52,7 @@ typedef struct fm_pond_plan fm_pond_plan;
 typedef enum fm_pond_kind {
     FM_POND_SOURCE = 1, /**< `format`, `paths` or `text`; `partitions` */
     FM_POND_SQL, /**< `text`: a SELECT on each partition of {0}, {1}, ...; an input of one partition is given to all
-                            tasks, others have equally many */
+                            tasks, others have equally many, by hash or by column where they were repartitioned */
     FM_POND_FILTER,      /**< `text`: a condition */
     FM_POND_MAP,         /**< `text`: a select list: "a, b + 1 AS c" */
     FM_POND_FLAT_MAP,    /**< `text`: a select list in which unnest(list) makes a row of each element */
