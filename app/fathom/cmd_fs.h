@@ -21,6 +21,8 @@ extern const fm_command fm_cmd_fs_mv;
 extern const fm_command fm_cmd_fs_rm;
 extern const fm_command fm_cmd_fs_fsck; /* cmd_fs_check.c */
 extern const fm_command fm_cmd_fs_quota;
+extern const fm_command fm_cmd_fs_backup; /* cmd_fs_backup.c */
+extern const fm_command fm_cmd_fs_restore;
 extern const fm_command fm_cmd_fs_mount; /* cmd_fs_mount.c */
 
 /** Serves until SIGINT, SIGTERM or fm_fs_cluster_stop(), and ends the cluster. `ready` (or -1) is told by a byte 0 that

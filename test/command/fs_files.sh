@@ -99,3 +99,19 @@ expect 0 "$fathom" fs ls c:/
 expect 0 "$fathom" fs cluster stop c
 expect 0 "$fathom" fs ls c:/d
 expect 0 "$fathom" fs fsck c
+
+# The names go into a file and come back, into the same cluster.
+expect 0 "$fathom" fs backup c saved
+says out.txt 'records'
+expect 1 "$fathom" fs restore c saved
+says err.txt 'has names'
+mv c/names c/names-before
+head -c 100 saved >cut
+expect 1 "$fathom" fs restore c cut
+says err.txt 'no backup'
+expect 0 "$fathom" fs restore c saved
+expect 0 "$fathom" fs fsck c
+says out.txt sound
+expect 0 "$fathom" fs cluster up --detach c
+expect 0 "$fathom" fs cp c:/d/x out
+[ "$(cat out)" = small ]

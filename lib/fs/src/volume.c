@@ -186,6 +186,24 @@ fm_fs_meta *fm_fs_volume_meta(fm_fs_volume *volume)
     return volume->meta;
 }
 
+fm_status fm_fs_volume_restore(const char *dir, const char *path, uint64_t *out_records)
+{
+    char key[FM_FS_CLUSTER_PATH_MAX];
+    FM_TRY(fm_fs_cluster_path(dir, "key", key));
+    if (access(key, R_OK) != 0)
+        return fm_base_file_error(errno, "%s is not a cluster that can be used: %s", dir, key);
+    fm_fs_volume *volume = fm_base_mem_zalloc(1, sizeof *volume);
+    if (!volume)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a volume");
+    snprintf(volume->dir, sizeof volume->dir, "%s", dir);
+    fm_status status = open_store(volume);
+    if (status == FM_OK)
+        status = fm_fs_meta_restore(volume->kv, path, out_records);
+    fm_fs_kv_close(volume->kv);
+    fm_base_mem_free(volume);
+    return status;
+}
+
 /* Reading and writing */
 
 fm_status fm_fs_volume_read(fm_fs_volume *volume, uint64_t ino, void *buffer, size_t length, uint64_t offset,

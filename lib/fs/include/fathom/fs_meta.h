@@ -276,6 +276,19 @@ typedef struct fm_fs_meta_census {
 FM_API FM_MUST_USE fm_status fm_fs_meta_check(fm_fs_meta *meta, fm_fs_meta_finding finding, void *context,
                                               fm_fs_meta_census *out_census);
 
+/* Backups */
+
+/** Writes one moment of the names to the file `path` of this machine, atomically, while they are in use; a check sum over all
+ *  of it is at its end. Chunks are not in it. Requests' records and open files are left out. */
+FM_API FM_MUST_USE fm_status fm_fs_meta_backup(fm_fs_meta *meta, const char *path, uint64_t *out_records);
+/**
+ * Fills a store that has no names with those of a backup; nobody may use it meanwhile. One that was cut short is begun anew
+ * by the next call, and is not opened before (FM_ERR_VERSION). New files get numbers far above the backup's, so that chunks
+ * of files made after it are not taken for theirs. FM_ERR_EXISTS: the store has names. FM_ERR_FORMAT: the file is no
+ * backup, or damaged; nothing was changed.
+ */
+FM_API FM_MUST_USE fm_status fm_fs_meta_restore(fm_fs_kv *kv, const char *path, uint64_t *out_records);
+
 #ifdef __cplusplus
 }
 #endif

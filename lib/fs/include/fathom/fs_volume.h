@@ -72,6 +72,9 @@ FM_API FM_MUST_USE fm_status fm_fs_volume_collect(fm_fs_volume *volume, size_t m
 FM_API FM_MUST_USE fm_status fm_fs_volume_space(fm_fs_volume *volume, uint64_t *out_capacity_bytes,
                                                 uint64_t *out_free_bytes);
 
+/** fm_fs_meta_restore() into the store of the names of the cluster in `dir`, which no volume of any process has open. */
+FM_API FM_MUST_USE fm_status fm_fs_volume_restore(const char *dir, const char *path, uint64_t *out_records);
+
 #ifdef __cplusplus
 }
 #endif
