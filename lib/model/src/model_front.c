@@ -24,8 +24,8 @@ extern char **environ;
 enum {
     ARGUMENTS_MAX = 64,
     JOIN_POLL_MS = 50,
-    JOIN_WAIT_MS = 60 * 1000, // until the first rank calls: launchers of clusters take their time
-    END_WAIT_MS = 10 * 1000,  // for processes that were asked to end
+    JOIN_WAIT_MS = 100 * 1000, // until the first rank calls: launchers of clusters take their time
+    END_WAIT_MS = 30 * 1000,   // for processes that were asked to end
 };
 
 fm_status fm_model_front_send(int socket, const void *bytes, size_t count)
