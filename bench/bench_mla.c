@@ -350,14 +350,20 @@ static fm_status add(fm_bench *bench, const struct argument *argument)
         .hash = hash,
         .teardown = teardown,
     };
-    if (argument->must > 0 && argument->isa == FM_ISA_AVX512)
-        item.goals[0] = (fm_bench_goal){FM_BENCH_FRACTION, .must = argument->must, .hope = argument->hope};
+    int goals = 0, judged = argument->must > 0 && argument->isa == FM_ISA_AVX512;
+    if (judged)
+        item.goals[goals++] =
+            (fm_bench_goal){FM_BENCH_FRACTION, .must = argument->must, .hope = argument->hope};
     if (argument->kind == DECODE && argument->form == FM_MLA_FORM_BF16 && argument->isa == FM_ISA_AVX512) {
         item.peers[0] = (fm_bench_peer){.name = "libdnnl bf16", .run = run_dnnl_bf16};
         item.peers[1] = (fm_bench_peer){.name = "libdnnl f32", .run = run_dnnl_f32};
-        if (argument->must > 0)
-            item.goals[1] = (fm_bench_goal){FM_BENCH_RATIO, .peer = "libdnnl bf16", .must = 1.5, .hope = 4};
+        if (judged)
+            item.goals[goals++] =
+                (fm_bench_goal){FM_BENCH_RATIO, .peer = "libdnnl bf16", .must = 1.5, .hope = 4};
     }
+    if (judged && !few)
+        item.goals[goals++] =
+            (fm_bench_goal){.metric = FM_BENCH_SCALING, .must = 0.92, .threads = FM_BENCH_ALL_THREADS};
     return fm_bench_add(bench, &item);
 }
 
