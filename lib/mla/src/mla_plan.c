@@ -6,7 +6,8 @@
 
 enum {
     PARTS_DEFAULT_MAX = 64,
-    PART_ROW_BLOCKS = 16 * 128, // blocks times rows of a part by default: 1024 keys that 128 rows see
+    PART_ROWS = 128, // fewer take little less time, as their keys have to be read all the same
+    PART_ROW_BLOCKS = 16 * PART_ROWS // blocks times rows of a part by default: 1024 keys that 128 rows see
 };
 
 static int64_t blocks_of(int64_t length)
@@ -104,6 +105,7 @@ static void cut(struct pieces *to, const fm_mla_split *split)
     int64_t parts = split->parts, work = 0;
     if (!parts) {
         int64_t rows = (int64_t)plan->shape.s_q * plan->shape.h_q;
+        rows = rows > PART_ROWS ? rows : PART_ROWS;
         for (int64_t i = 0; i < plan->shape.batch; i++)
             work += blocks_of(total_length(plan, i)) * rows;
         parts = fm_mla_min(fm_mla_ceil_div(work, PART_ROW_BLOCKS), PARTS_DEFAULT_MAX);

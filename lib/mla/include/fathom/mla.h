@@ -194,7 +194,7 @@ typedef struct fm_mla_shape {
  */
 typedef struct fm_mla_split {
     int batch_invariant;
-    int parts; /**< 1 to FM_MLA_PARTS_MAX; 0: one for each 1024 keys that 128 rows see, at most 64 */
+    int parts; /**< 1 to FM_MLA_PARTS_MAX; 0: one for each 1024 keys that up to 128 rows see, at most 64 */
 } fm_mla_split;
 
 #define FM_MLA_PARTS_MAX       4096
