@@ -240,7 +240,6 @@ static void a_drained_node_is_replaced(void **state)
     begin(&world);
     ledger_check(&world.ledger, world.chunks);
     ledger_wait_whole(world.chunks, 0);
-    assert_fails(fm_fs_chunks_target_remove(world.chunks, 1, 2, patience), FM_ERR_STATE, "drain its node");
     assert_fails(fm_fs_chunks_drain(world.chunks, 9, 1, patience), FM_ERR_NOT_FOUND, "no node 9");
     assert_ok(fm_fs_chunks_drain(world.chunks, FIRST_NODE + 1, 1, patience));
     assert_ok(fm_fs_chunks_drain(world.chunks, FIRST_NODE + 1, 1, patience));
@@ -253,8 +252,7 @@ static void a_drained_node_is_replaced(void **state)
     assert_fails(fm_fs_chunks_node_remove(world.chunks, FIRST_NODE + 1, patience), FM_ERR_STATE, "target 2");
     assert_ok(fm_fs_chunks_target_remove(world.chunks, 1, 2, patience));
     assert_ok(fm_fs_chunks_target_remove(world.chunks, 1, 2, patience));
-    assert_string_equal(state_of(world.chunks, 2), "unused");
-    assert_fails(fm_fs_chunks_node_remove(world.chunks, FIRST_NODE + 1, patience), FM_ERR_STATE, "alive");
+    wait_state(world.chunks, 2, "unused");
     assert_ok(fm_fs_chunks_target_add(world.chunks, 1, 77, FIRST_NODE + 3, patience));
     assert_ok(fm_fs_chunks_target_add(world.chunks, 1, 77, FIRST_NODE + 3, patience));
     assert_fails(fm_fs_chunks_target_add(world.chunks, 1, 1, FIRST_NODE + 3, patience), FM_ERR_EXISTS,
@@ -296,8 +294,12 @@ static void a_chain_whose_last_is_lost_is_rotated(void **state)
     wait_state(world.chunks, 2, "waiting");
     snprintf(command, sizeof command, "rm -r '%s/target-1'", world.dir);
     assert_int_equal(system(command), 0);
-    assert_ok(fm_fs_chunks_state(world.chunks, patience, &now));
-    assert_ok(fm_fs_chunks_chain_rotate(world.chunks, 1, now.chains[0].version, patience));
+    fm_status status;
+    do { // it may change once more, where a process is left out for seconds
+        assert_ok(fm_fs_chunks_state(world.chunks, patience, &now));
+        status = fm_fs_chunks_chain_rotate(world.chunks, 1, now.chains[0].version, patience);
+    } while (status == FM_ERR_FS_CONFLICT);
+    assert_ok(status);
     world.ledger = before;
     ledger_check(&world.ledger, world.chunks);
     start(&world, MANAGERS);
@@ -314,16 +316,27 @@ static void filling_is_throttled(void **state)
     enum { RATE = LEDGER_CHUNKS * LEDGER_BYTES / 4 }; // so that it takes four seconds at least
     struct world world;
     char command[500];
+    fm_fs_cluster_state whole;
     begin_with(&world, NULL, 1 << 30, RATE);
     for (int chunk = 0; chunk < LEDGER_CHUNKS; chunk++)
         assert_ok(ledger_write(&world.ledger, world.chunks, chunk, LEDGER_PATIENCE_MS));
     ledger_wait_whole(world.chunks, 0);
+    assert_ok(fm_fs_chunks_state(world.chunks, LEDGER_PATIENCE_MS, &whole));
+    uint32_t version = whole.chains[0].version;
     end_process(&world, MANAGERS, SIGKILL);
     snprintf(command, sizeof command, "rm -r '%s/target-1'", world.dir);
     assert_int_equal(system(command), 0);
     start(&world, MANAGERS);
     uint64_t begun = fm_base_clock_ns();
-    wait_state(world.chunks, 1, "syncing");
+    // It has left, or has even come back: offline, syncing and serving are a version each.
+    for (int i = 0; strcmp(state_of(world.chunks, 1), "serving") == 0; i++) {
+        fm_fs_cluster_state now;
+        assert_ok(fm_fs_chunks_state(world.chunks, LEDGER_PATIENCE_MS, &now));
+        if (now.chains[0].version >= version + 3)
+            break;
+        assert_true(i < LEDGER_PATIENCE_MS / 20);
+        fm_base_clock_sleep_ns(20000000);
+    }
     assert_ok(ledger_write(&world.ledger, world.chunks, 0, LEDGER_PATIENCE_MS));
     wait_state(world.chunks, 1, "serving");
     assert_true(fm_base_clock_ns() - begun > (uint64_t)3900 * 1000000);
