@@ -171,12 +171,42 @@ static void what_does_not_fit_is_said_before_loading(void **state)
     assert_fails(fm_model_open_random(&config, &options, 1, &model), FM_ERR_LIMIT, "GiB are available");
 }
 
+// Opens, feeds and drafts; whatever memory is missing, nothing is left.
+static fm_status use_all(void *context)
+{
+    fm_model_options options = *(const fm_model_options *)context;
+    fm_model *model;
+    fm_model_session *session = NULL;
+    float logits[VOCAB];
+    int32_t ids[3] = {1, 2, 3}, id;
+    FM_TRY(fm_model_open_random(&counting, &options, 1, &model));
+    fm_status status = fm_model_session_open(model, 0, &session);
+    if (status == FM_OK)
+        status = fm_model_feed(session, ids, 2, FM_MODEL_LAST, logits);
+    if (status == FM_OK)
+        status = fm_model_draft_batch(&(fm_model_draft){session, ids + 1, &id}, 1);
+    fm_model_session_close(session);
+    fm_model_close(model);
+    return status;
+}
+
+static void missing_memory_is_survived(void **state)
+{
+    fm_model_options options = {.size = sizeof options, .threads = 1, .predict = 1};
+    (void)state;
+    fm_test_each_alloc_fails(use_all, &options);
+    options.dtype = FM_DTYPE_F8_E4M3;
+    options.cache_dtype = FM_DTYPE_F8_E4M3;
+    fm_test_each_alloc_fails(use_all, &options);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(guesses_of_what_was_learnt_come_true),
         cmocka_unit_test(drafts_need_a_head_and_something_fed),
         cmocka_unit_test(what_does_not_fit_is_said_before_loading),
+        cmocka_unit_test(missing_memory_is_survived),
     };
     return fm_test_run("model_draft", tests);
 }
