@@ -321,6 +321,54 @@ static void stored_caches_outlive_the_engine(void **state)
     check_store(open_guessing(1), path, 150);
 }
 
+struct short_of_memory {
+    fm_model *model;
+    fm_fs_kvcache *store;
+};
+
+// A request through an engine with a store; it may fail, and leaves nothing.
+static fm_status ask_once(void *context)
+{
+    const struct short_of_memory *with = context;
+    fm_serve_options options = {.size = sizeof options,
+                                .cache_bytes = 8 * block_bytes(with->model),
+                                .chunk_tokens = 50,
+                                .store = with->store};
+    fm_serve *serve;
+    struct answer answer;
+    int32_t prompt[80];
+    uint64_t ticket;
+    for (int i = 0; i < 80; i++)
+        prompt[i] = i % 6;
+    fm_serve_request request = make_request(prompt, 80, 6, &answer);
+    request.ignore_end = 1;
+    FM_TRY(fm_model_serve_open(with->model, &options, &serve));
+    fm_status status = fm_model_serve_submit(serve, &request, &ticket);
+    if (status == FM_OK)
+        run_dry(serve);
+    fm_model_serve_close(serve);
+    if (status == FM_OK && answer.how == FM_SERVE_FAILED)
+        return FM_ERR_NOMEM;
+    return status;
+}
+
+static void missing_memory_fails_a_request_alone(void **state)
+{
+    struct short_of_memory with = {.model = open_guessing(1)};
+    char path[1024];
+    fm_fs *fs;
+    (void)state;
+    snprintf(path, sizeof path, "%s/short", fm_test_tmpdir());
+    assert_ok(fm_fs_open(path, FM_FS_CREATE, &fs));
+    assert_ok(fm_fs_kvcache_open(fs, "blocks", NULL, &with.store));
+    assert_ok(ask_once(&with)); // writes to the store
+    assert_ok(ask_once(&with)); // and reads: what store and model keep for good, they have from here on
+    fm_test_each_alloc_fails(ask_once, &with);
+    fm_fs_kvcache_close(with.store);
+    fm_fs_close(fs);
+    fm_model_close(with.model);
+}
+
 static void requests_are_cancelled_and_stopped(void **state)
 {
     fm_model *model = open_model("v3");
@@ -454,6 +502,7 @@ int main(void)
         cmocka_unit_test(preempted_requests_lose_nothing),
         cmocka_unit_test(kept_caches_are_gone_on_from),
         cmocka_unit_test(stored_caches_outlive_the_engine),
+        cmocka_unit_test(missing_memory_fails_a_request_alone),
         cmocka_unit_test(requests_are_cancelled_and_stopped),
         cmocka_unit_test(bad_requests_are_refused),
         cmocka_unit_test(any_thread_may_submit),
