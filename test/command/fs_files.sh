@@ -106,7 +106,7 @@ says out.txt 'records'
 expect 1 "$fathom" fs restore c saved
 says err.txt 'has names'
 mv c/names c/names-before
-head -c 100 saved >cut
+head -c 100 saved >"cut"
 expect 1 "$fathom" fs restore c cut
 says err.txt 'no backup'
 expect 0 "$fathom" fs restore c saved

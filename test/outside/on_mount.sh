@@ -12,6 +12,7 @@ dir=$2
 shift 2
 mkdir "$dir"
 dir=$(realpath "$dir")
+# shellcheck disable=SC2317 # the trap calls it
 leave() {
     cd /
     umount "$dir/m" 2>/dev/null || umount -l "$dir/m" 2>/dev/null || true
