@@ -65,7 +65,7 @@ SlurmctldLogFile=$scratch/slurmctld.log
 SlurmdPidFile=$scratch/slurmd-%n.pid
 SlurmdLogFile=$scratch/slurmd-%n.log
 SlurmdSpoolDir=$scratch/spool-%n
-SlurmdTimeout=10
+SlurmdTimeout=3
 ReturnToService=2
 MpiDefault=none
 NodeName=n0 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=1
@@ -77,9 +77,11 @@ C
 export SLURM_CONF=$scratch/slurm.conf
 slurmctld -D >ctld.txt 2>&1 &
 daemons+=($!)
+declare -A slurmd
 for i in 0 1 2 3; do
     mkdir "spool-n$i"
     slurmd -D -N n$i >"n$i.txt" 2>&1 &
+    slurmd[n$i]=$!
     daemons+=($!)
 done
 for _ in $(seq 600); do
@@ -88,7 +90,7 @@ for _ in $(seq 600); do
 done
 [ "$(sinfo -h -t idle -o %D)" = 4 ] || { echo "Slurm's nodes are not idle: $(sinfo) $(tail -3 slurmctld.log)" >&2; exit 1; }
 
-job 24 slurm >slurm.yaml
+job 48 slurm >slurm.yaml
 "$fathom" pond run --json --executors 4 --slurm partition=batch --listen "127.0.0.1:0" slurm.yaml >run.txt 2>run.err &
 run=$!
 before=$(find work/tasks -mindepth 1 -maxdepth 1 | wc -l)
@@ -96,13 +98,15 @@ for _ in $(seq 1200); do
     [ "$(find work/tasks -mindepth 1 -maxdepth 1 | wc -l)" -gt $((before + 4)) ] && break
     sleep 0.05
 done
-# A node dies with all that runs on it.
-victim=$(pgrep -f "$scratch.*pond executor|pond executor --join.*$scratch" | head -n 1)
-[ -z "$victim" ] || kill -9 "$victim" || true # it may have ended by itself
+# A node dies: its daemon, the step's daemon, and the executor.
+victim=$(pgrep -f "pond executor --join.*$scratch" | head -n 1)
+[ -n "$victim" ] || { echo "no executor runs: $(cat run.txt run.err)" >&2; exit 1; }
+node=$(tr '\0' '\n' <"/proc/$victim/environ" | sed -n 's/^SLURMD_NODENAME=//p')
+kill -9 "${slurmd[$node]}" "$(ps -o ppid= -p "$victim" | tr -d ' ')" "$victim"
 wait $run || { echo "the run failed: $(cat run.txt run.err)" >&2; exit 1; }
-says run.txt '"moved_rows":720000'
+says run.txt '"moved_rows":1440000'
 expect 0 "$fathom" pond sql --format csv "SELECT count(*), count(DISTINCT id) FROM 'slurm/*.parquet'"
-says out.txt '720000,720000'
+says out.txt '1440000,1440000'
 for _ in $(seq 600); do
     [ -z "$(squeue -h)" ] && break
     sleep 0.1
