@@ -1,3 +1,5 @@
+#include <math.h>
+
 #include "fm_test.h"
 
 #include "bench_probe.h"
@@ -40,7 +42,15 @@ static void what_is_not_probed_is_unavailable(void **state)
     fm_bench_probes_free(probes);
 }
 
-// Wider vectors do more: a probe whose chains the compiler joined or split would break the order.
+// Scalar to AVX2 is a factor of 8; AVX-512 gives 1 to 2 times AVX2, as the CPU has one wide port or two.
+static int are_in_order(const double best[3])
+{
+    return best[0] > 0 && (best[1] <= 0 || (best[1] > 5 * best[0] && best[1] < 12 * best[0])) &&
+           (best[2] <= 0 || (best[2] > 0.8 * best[1] && best[2] < 2.5 * best[1]));
+}
+
+// Wider vectors do more: a probe whose chains the compiler joined or split would break the order. The best of each is taken in
+// turns, and as often as other work on the machine makes it necessary.
 static void widths_are_in_order(void **state)
 {
     (void)state;
@@ -48,19 +58,12 @@ static void widths_are_in_order(void **state)
     assert_ok(fm_bench_probes_new(MEMORY, &probes));
     const fm_bench_limit limits[] = {FM_BENCH_FMA_SCALAR, FM_BENCH_FMA_AVX2, FM_BENCH_FMA_AVX512};
     double best[3] = {0};
-    for (int i = 0; i < 3; i++)
-        for (int take = 0; take < 20; take++)
-            if (fm_bench_probe_prepare(probes, limits[i], 1) == FM_OK) {
-                double rate = fm_bench_probe_take(probes, limits[i], 1);
-                best[i] = rate > best[i] ? rate : best[i];
-            }
+    for (int take = 0; take < 20 || (take < 2000 && !are_in_order(best)); take++)
+        for (int i = 0; i < 3; i++)
+            if (fm_bench_probe_prepare(probes, limits[i], 1) == FM_OK)
+                best[i] = fmax(best[i], fm_bench_probe_take(probes, limits[i], 1));
     fm_bench_probes_free(probes);
-    assert_true(best[0] > 0);
-    // Scalar to AVX2 is a factor of 8; AVX-512 gives 1 to 2 times AVX2, as the CPU has one wide port or two.
-    if (best[1] > 0)
-        assert_true(best[1] > 5 * best[0] && best[1] < 12 * best[0]);
-    if (best[2] > 0)
-        assert_true(best[2] > 0.8 * best[1] && best[2] < 2.5 * best[1]);
+    assert_true(are_in_order(best));
 }
 
 // A lane's chunks pass every byte of every stream once before they come round.
