@@ -3,6 +3,7 @@
 #define FM_CMD_FS_H
 
 #include "commands.h"
+#include "fathom/doc.h"
 #include "fathom/fs_cluster.h"
 
 extern const fm_command fm_cmd_fs_cluster; /* cmd_fs_cluster.c */
@@ -28,6 +29,9 @@ extern const fm_command fm_cmd_fs_mount; /* cmd_fs_mount.c */
 /** Serves until SIGINT, SIGTERM or fm_fs_cluster_stop(), and ends the cluster. `ready` (or -1) is told by a byte 0 that
  * it serves, and closed. */
 fm_status fm_cmd_fs_serve_until_signal(fm_fs_cluster *cluster, int ready);
+
+/** Writes each chain with its members into the array that was begun. cmd_fs_members.c */
+void fm_cmd_fs_chains_json(fm_json *json, const fm_fs_cluster_state *state);
 
 /** Says to standard output why a chain, a node or a target stands as it does. FM_ERR_NOT_FOUND. cmd_fs_explain.c */
 fm_status fm_cmd_fs_explain_chain(const fm_fs_cluster_state *state, uint32_t chain);

@@ -229,22 +229,7 @@ static fm_status show_json(const fm_fs_cluster_state *state, int pid)
     if (state) {
         fm_base_json_int(&json, "version", (int64_t)state->version);
         fm_base_json_begin(&json, "chains", '[');
-        for (uint32_t c = 0; c < state->chain_count; c++) {
-            const fm_fs_cluster_chain *chain = &state->chains[c];
-            fm_base_json_begin(&json, NULL, '{');
-            fm_base_json_int(&json, "id", chain->id);
-            fm_base_json_int(&json, "version", chain->version);
-            fm_base_json_begin(&json, "members", '[');
-            for (uint32_t m = 0; m < chain->count; m++) {
-                fm_base_json_begin(&json, NULL, '{');
-                fm_base_json_int(&json, "target", chain->members[m].target);
-                fm_base_json_int(&json, "node", chain->members[m].node);
-                fm_base_json_string(&json, "state", chain->members[m].state);
-                fm_base_json_end(&json);
-            }
-            fm_base_json_end(&json);
-            fm_base_json_end(&json);
-        }
+        fm_cmd_fs_chains_json(&json, state);
         fm_base_json_end(&json);
         fm_base_json_begin(&json, "nodes", '[');
         for (uint32_t n = 0; n < state->node_count; n++) {
