@@ -110,6 +110,12 @@ static double machine_probe(void *context, fm_bench_limit limit, int threads)
     return fm_bench_probe_take(context, limit, threads);
 }
 
+static void machine_settle(void *context)
+{
+    (void)context;
+    fm_bench_settle();
+}
+
 // The limit of the case where this machine has it, else what sees a disturbance at least.
 static fm_status choose_guard(struct run *run, const fm_bench_case *item, void *state, fm_bench_plan *plan)
 {
@@ -172,7 +178,8 @@ static fm_status sample_case(struct run *run, const fm_bench_case *item, void *s
 {
     fm_bench_plan plan = make_plan(run, item);
     FM_TRY(choose_guard(run, item, state, &plan));
-    fm_bench_machine machine = {run->probes, machine_wall, machine_cpu, machine_core, machine_probe};
+    fm_bench_machine machine = {run->probes,  machine_wall,  machine_cpu,
+                                machine_core, machine_probe, machine_settle};
     fm_bench_series series;
     FM_TRY(fm_bench_series_take(&machine, item, &plan, state, &series));
     size_t first = run->records.count;

@@ -117,6 +117,24 @@ double fm_bench_wall(void)
     return seconds(CLOCK_MONOTONIC);
 }
 
+// OpenBLAS's threads spin for 2^26 ticks after their work, 20 to 40 ms, whatever OMP_WAIT_POLICY says.
+void fm_bench_settle(void)
+{
+    const struct timespec nap = {.tv_nsec = 1000000};
+    const double rest = 0.1; // of a nap: waking up costs a little, a thread that spins all of it
+    const double patience = 0.1;
+    double begin = fm_bench_wall(), wall = begin, cpu = fm_bench_process_cpu();
+    for (double was, used; wall < begin + patience;) {
+        nanosleep(&nap, NULL);
+        was = wall;
+        wall = fm_bench_wall();
+        used = fm_bench_process_cpu() - cpu;
+        if (used <= rest * (wall - was))
+            return;
+        cpu += used;
+    }
+}
+
 // Four times the last-level cache, so that what a probe reads left the caches long before it comes round again, however
 // much of a shared cache this machine is lent.
 static size_t default_memory(void)

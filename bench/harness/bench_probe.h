@@ -40,5 +40,7 @@ double fm_bench_limit_bound(fm_bench_limit limit);
 double fm_bench_process_cpu(void);
 /** Monotonic wall time, in seconds. */
 double fm_bench_wall(void);
+/** Sleeps until the process's other threads use next to no CPU time, 0.1 s at most: some have work of their own. */
+void fm_bench_settle(void);
 
 #endif

@@ -32,6 +32,8 @@ static fm_status run_timed(struct sampler *sampler, const fm_bench_variant *vari
         status = run(sampler->state, variant->threads);
     *out_cpu = machine->cpu(machine->context) - cpu;
     *out_wall = machine->wall(machine->context) - wall;
+    if (variant->peer >= 0)
+        machine->settle(machine->context);
     return status;
 }
 

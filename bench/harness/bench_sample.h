@@ -28,6 +28,9 @@ typedef struct fm_bench_machine {
     double (*cpu)(void *context);  /**< CPU seconds of the process */
     int (*core)(void *context);    /**< the CPU that the caller runs on */
     double (*probe)(void *context, fm_bench_limit limit, int threads);
+    /** Waits until the process's other threads sleep. Called after a peer's runs: its library's threads may spin for a
+     *  while, and would take cores from the probe and the sample that follow, and CPU time in their name. */
+    void (*settle)(void *context);
 } fm_bench_machine;
 
 typedef struct fm_bench_plan {

@@ -7,6 +7,7 @@ struct subject {
     double seconds; // of a run
     double stretch; // of the wall against the CPU
     double peer_seconds;
+    double peer_spins; // for how long a thread of the peer's spins after a run
     int runs, peer_runs, preparations;
     int fail_at;   // the run that fails; 0: none
     int change_at; // the run from which the result is another; 0: none
@@ -37,6 +38,7 @@ static fm_status peer_run(void *state, int threads)
     trace(subject, threads == 1 ? 'p' : 'P');
     subject->peer_runs++;
     simulated_work(subject->machine, subject->peer_seconds / threads, subject->stretch);
+    subject->machine->spinning = subject->peer_spins;
     return subject->peer_status;
 }
 
@@ -111,6 +113,22 @@ static void variants_interleave_in_rotating_order(void **state)
                                        "spSP"
                                        "pSPs"
                                        "SPsp");
+    fm_bench_series_clear(&series);
+}
+
+static void a_peers_spinning_threads_are_waited_for(void **state)
+{
+    (void)state;
+    simulated machine = {.limit = 100};
+    struct subject subject = {
+        .machine = &machine, .seconds = 1, .peer_seconds = 1, .peer_spins = 0.5, .stretch = 1};
+    fm_bench_case item = {.name = "case", .run = subject_run, .peers = {{.name = "peer", .run = peer_run}}};
+    fm_bench_machine table = simulated_machine(&machine);
+    fm_bench_series series;
+    assert_ok(fm_bench_series_take(&table, &item, &plan, &subject, &series));
+    for (int v = 0; v < series.variant_count; v++)
+        for (int round = 0; round < series.rounds; round++)
+            assert_true(fabs(series.variants[v].samples[round].cpu - 1) < 1e-9);
     fm_bench_series_clear(&series);
 }
 
@@ -297,6 +315,7 @@ int main(void)
         cmocka_unit_test(calibration_fills_a_sample),
         cmocka_unit_test(a_case_with_before_runs_once_a_sample),
         cmocka_unit_test(variants_interleave_in_rotating_order),
+        cmocka_unit_test(a_peers_spinning_threads_are_waited_for),
         cmocka_unit_test(a_disturbed_sample_is_taken_again),
         cmocka_unit_test(a_machine_that_never_rests_ends_the_rounds),
         cmocka_unit_test(a_move_to_another_core_is_unclean),

@@ -8,6 +8,8 @@
 
 #include "bench_sample.h"
 
+#include <math.h>
+
 enum { SIMULATED_SCRIPT_MAX = 64 };
 
 typedef struct simulated {
@@ -18,6 +20,7 @@ typedef struct simulated {
         [SIMULATED_SCRIPT_MAX]; /**< factors on the limit, one a probe, the last for ever; 0 ends the list */
     int probes;                 /**< taken so far */
     int move_at;                /**< the probe at which the caller moves to another core; 0: never */
+    double spinning;            /**< another thread of the process spins for so much longer, in seconds */
 } simulated;
 
 static double simulated_wall(void *context)
@@ -43,6 +46,15 @@ static double simulated_factor(const simulated *self)
     return self->script[at] > 0 ? self->script[at] : 1;
 }
 
+/** Passes time: `seconds` of work on one thread, which other jobs stretch to `stretch` times that on the wall. */
+static inline void simulated_work(simulated *self, double seconds, double stretch)
+{
+    double spun = fmin(self->spinning, seconds * stretch);
+    self->cpu += seconds + spun;
+    self->wall += seconds * stretch;
+    self->spinning -= spun;
+}
+
 static double simulated_probe(void *context, fm_bench_limit limit, int threads)
 {
     (void)limit;
@@ -50,21 +62,22 @@ static double simulated_probe(void *context, fm_bench_limit limit, int threads)
     double rate = self->limit * threads * simulated_factor(self);
     self->probes++;
     self->core += self->probes == self->move_at;
-    self->wall += 1e-4;
-    self->cpu += 1e-4;
+    simulated_work(self, 1e-4, 1);
     return rate;
 }
 
-/** Passes time: `seconds` of work on one thread, which other jobs stretch to `stretch` times that on the wall. */
-static inline void simulated_work(simulated *self, double seconds, double stretch)
+static void simulated_settle(void *context)
 {
-    self->cpu += seconds;
-    self->wall += seconds * stretch;
+    simulated *self = (simulated *)context;
+    self->wall += self->spinning;
+    self->cpu += self->spinning;
+    self->spinning = 0;
 }
 
 static inline fm_bench_machine simulated_machine(simulated *self)
 {
-    return (fm_bench_machine){self, simulated_wall, simulated_cpu, simulated_core, simulated_probe};
+    return (fm_bench_machine){self,           simulated_wall,  simulated_cpu,
+                              simulated_core, simulated_probe, simulated_settle};
 }
 
 #endif
