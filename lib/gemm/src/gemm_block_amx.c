@@ -3,7 +3,8 @@
  * stay in the first-level cache while A streams past.
  */
 #include "gemm_private.h"
-#include "gemm_tiles.h"
+
+#include "fathom/tiles.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -12,17 +13,13 @@ enum { TILE = 16, LANES = 16, STEP_CODES = FM_GEMM_STEP * FM_GEMM_PANEL };
 
 static void enter(void)
 {
-    struct fm_gemm_tile_config config = {.palette = 1};
-    for (int tile = 0; tile < 8; tile++) {
-        config.row_bytes[tile] = 64;
-        config.rows[tile] = TILE;
-    }
-    fm_gemm_tile_configure(&config);
+    struct fm_tile_config config = fm_tile_config_whole();
+    fm_tile_configure(&config);
 }
 
 static void leave(void)
 {
-    fm_gemm_tile_release();
+    fm_tile_release();
 }
 
 static void promote(const struct fm_gemm_block *block, int first, const float *partial)
@@ -47,35 +44,35 @@ static void multiply_rows(const struct fm_gemm_tiles *tiles, int first, int both
     const size_t a_bytes = tiles->a_stride * sizeof *a_0, to_bytes = to_stride * sizeof *to;
     float *to_1 = to + TILE * to_stride;
     if (fresh) {
-        FM_GEMM_TILE_ZERO(0);
-        FM_GEMM_TILE_ZERO(1);
-        FM_GEMM_TILE_ZERO(2);
-        FM_GEMM_TILE_ZERO(3);
+        FM_TILE_ZERO(0);
+        FM_TILE_ZERO(1);
+        FM_TILE_ZERO(2);
+        FM_TILE_ZERO(3);
     } else {
-        FM_GEMM_TILE_LOAD(0, to, to_bytes);
-        FM_GEMM_TILE_LOAD(1, to + TILE, to_bytes);
+        FM_TILE_LOAD(0, to, to_bytes);
+        FM_TILE_LOAD(1, to + TILE, to_bytes);
         if (both) {
-            FM_GEMM_TILE_LOAD(2, to_1, to_bytes);
-            FM_GEMM_TILE_LOAD(3, to_1 + TILE, to_bytes);
+            FM_TILE_LOAD(2, to_1, to_bytes);
+            FM_TILE_LOAD(3, to_1 + TILE, to_bytes);
         }
     }
     for (int step = 0; step < tiles->block.steps; step++) {
-        FM_GEMM_TILE_LOAD(6, b_0 + (size_t)step * STEP_CODES, 64);
-        FM_GEMM_TILE_STREAM(4, a_0 + (size_t)step * FM_GEMM_STEP, a_bytes);
-        FM_GEMM_TILE_MULTIPLY(0, 4, 6);
-        FM_GEMM_TILE_LOAD(7, b_1 + (size_t)step * STEP_CODES, 64);
-        FM_GEMM_TILE_MULTIPLY(1, 4, 7);
+        FM_TILE_LOAD(6, b_0 + (size_t)step * STEP_CODES, 64);
+        FM_TILE_STREAM(4, a_0 + (size_t)step * FM_GEMM_STEP, a_bytes);
+        FM_TILE_MULTIPLY(0, 4, 6);
+        FM_TILE_LOAD(7, b_1 + (size_t)step * STEP_CODES, 64);
+        FM_TILE_MULTIPLY(1, 4, 7);
         if (!both)
             continue;
-        FM_GEMM_TILE_STREAM(5, a_1 + (size_t)step * FM_GEMM_STEP, a_bytes);
-        FM_GEMM_TILE_MULTIPLY(2, 5, 6);
-        FM_GEMM_TILE_MULTIPLY(3, 5, 7);
+        FM_TILE_STREAM(5, a_1 + (size_t)step * FM_GEMM_STEP, a_bytes);
+        FM_TILE_MULTIPLY(2, 5, 6);
+        FM_TILE_MULTIPLY(3, 5, 7);
     }
-    FM_GEMM_TILE_STORE(0, to, to_bytes);
-    FM_GEMM_TILE_STORE(1, to + TILE, to_bytes);
+    FM_TILE_STORE(0, to, to_bytes);
+    FM_TILE_STORE(1, to + TILE, to_bytes);
     if (both) {
-        FM_GEMM_TILE_STORE(2, to_1, to_bytes);
-        FM_GEMM_TILE_STORE(3, to_1 + TILE, to_bytes);
+        FM_TILE_STORE(2, to_1, to_bytes);
+        FM_TILE_STORE(3, to_1 + TILE, to_bytes);
     }
 }
 
