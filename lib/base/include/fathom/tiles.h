@@ -10,6 +10,7 @@
 #define FATHOM_TILES_H
 
 #include <stdint.h>
+#include <string.h>
 
 /** What LDTILECFG reads: 64 bytes. */
 struct fm_tile_config {
@@ -21,7 +22,8 @@ struct fm_tile_config {
 /** Eight tiles of 16 rows of 64 bytes. */
 static inline struct fm_tile_config fm_tile_config_whole(void)
 {
-    struct fm_tile_config config = {0};
+    struct fm_tile_config config;
+    memset(&config, 0, sizeof config);
     config.palette = 1;
     for (int tile = 0; tile < 8; tile++) {
         config.row_bytes[tile] = 64;
