@@ -18,7 +18,7 @@ static void install(fm_isa isa, struct fm_gemm_kernels *kernels)
     if (isa >= FM_ISA_AVX512) {
         fm_gemm_install_avx512(kernels);
         fm_gemm_install_few_avx512(kernels);
-        if (fm_base_cpu_allows(FM_CPU_AVX512VBMI))
+        if (fm_base_cpu_allows(FM_CPU_AVX512VBMI | FM_CPU_GFNI))
             fm_gemm_install_few_vbmi(kernels);
         fm_gemm_install_lanes_avx512(kernels);
         fm_gemm_install_quant_avx512(kernels);

@@ -1,6 +1,6 @@
 /*
  * What reads weights with AVX-512: rows that are so few that codes are converted in registers and never stored, and the
- * unpacking of E4M3. Included twice, without and with AVX512_VBMI.
+ * unpacking of E4M3. Included twice, without and with AVX512_VBMI and GFNI.
  */
 #include "gemm_private.h"
 
@@ -15,6 +15,11 @@ struct quad {
     __m512 at[4];
 };
 
+// Of each row, over a step.
+struct chains {
+    __m512 even[FM_GEMM_FEW], odd[FM_GEMM_FEW];
+};
+
 // A lane of 32 bits is a column's pair: the even k in the low half, which a shift makes f32, the odd one in the high.
 FM_INLINE __m512 even_of(__m512i pairs)
 {
@@ -26,7 +31,8 @@ FM_INLINE __m512 odd_of(__m512i pairs)
     return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xFFFF0000)));
 }
 
-#if defined(__AVX512VBMI__)
+#if defined(__AVX512VBMI__) && defined(__GFNI__)
+#define HAS_MATRICES 1
 
 // The bytes of the bf16 that each of 128 codes is, without sign: exact, subnormals and NaN too. From 8 on a code's bits
 // are those of the bf16's exponent, less 120, and mantissa.
@@ -83,6 +89,32 @@ FM_INLINE struct quad decode(__m512i codes, const struct tables *tables)
     return (struct quad){{even_of(pair_0), odd_of(pair_0), even_of(pair_1), odd_of(pair_1)}};
 }
 
+// Codes that are neither subnormal nor NaN become BF16 by bit matrices, in fewer instructions than by tables; a zero
+// counts as subnormal. Output bit i is the parity of the code and byte 7 - i of a matrix: the low byte has the last four
+// bits on top; the high one has the sign, the next bit, four times its complement, and the two bits below.
+#define LOW_MATRIX  0x0000000001020408
+#define HIGH_MATRIX 0x1020404040404080
+#define HIGH_ADDEND 0x3C
+
+// Twice a code, so that the sign is gone, and 2: subnormals become 2 to 16, NaN 0. The least of some codes tells whether
+// the matrices serve them all.
+enum { LEAST_NORMAL = 2 * 8 + 2 };
+
+FM_INLINE struct quad decode_normal(__m512i codes, __m512i *least)
+{
+    __m512i twice = _mm512_add_epi8(_mm512_add_epi8(codes, codes), _mm512_set1_epi8(2));
+    *least = _mm512_min_epu8(*least, twice);
+    __m512i low = _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(LOW_MATRIX), 0);
+    __m512i high = _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(HIGH_MATRIX), HIGH_ADDEND);
+    __m512i pair_0 = _mm512_unpacklo_epi8(low, high), pair_1 = _mm512_unpackhi_epi8(low, high);
+    return (struct quad){{even_of(pair_0), odd_of(pair_0), even_of(pair_1), odd_of(pair_1)}};
+}
+
+FM_INLINE int all_normal(__m512i least)
+{
+    return _mm512_cmplt_epu8_mask(least, _mm512_set1_epi8(LEAST_NORMAL)) == 0;
+}
+
 static void unpack_pairs(const uint8_t *panel, int64_t pairs, uint16_t *out)
 {
     struct tables tables = tables_make();
@@ -95,6 +127,7 @@ static void unpack_pairs(const uint8_t *panel, int64_t pairs, uint16_t *out)
 }
 
 #else
+#define HAS_MATRICES 0
 
 struct tables {
     char none;
@@ -132,6 +165,19 @@ FM_INLINE struct quad decode(__m512i codes, const struct tables *tables)
                           wide(_mm512_extracti64x4_epi64(even, 1)), wide(_mm512_extracti64x4_epi64(odd, 1))}};
 }
 
+// No bit matrices here.
+FM_INLINE struct quad decode_normal(__m512i codes, __m512i *least)
+{
+    (void)least;
+    return decode(codes, NULL);
+}
+
+FM_INLINE int all_normal(__m512i least)
+{
+    (void)least;
+    return 1;
+}
+
 #endif
 
 static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
@@ -147,31 +193,53 @@ static void unpack_e4m3(const uint8_t *panel, int64_t pairs, float *out)
 }
 
 // 64 bytes of a panel, of 4 k in E4M3 and of 2 in BF16, added to the chains of e and o.
-FM_INLINE void add_products(const uint8_t *codes, int is_bf16, const struct tables *tables, const float *a,
-                            size_t a_stride, int rows, __m512 even[FM_GEMM_FEW], __m512 odd[FM_GEMM_FEW])
+FM_INLINE void add_products(struct quad quad, int is_bf16, const float *a, size_t a_stride, int rows,
+                            struct chains *chains)
 {
-    __m512i bytes = _mm512_loadu_si512(codes);
-    struct quad quad;
-    if (is_bf16) {
-        quad.at[0] = even_of(bytes);
-        quad.at[1] = odd_of(bytes);
-    } else {
-        quad = decode(bytes, tables);
-    }
     FM_UNROLL for (int r = 0; r < rows; r++)
     {
         const float *row = a + (size_t)r * a_stride;
-        even[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[0]), quad.at[0], even[r]);
-        odd[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[1]), quad.at[1], odd[r]);
+        chains->even[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[0]), quad.at[0], chains->even[r]);
+        chains->odd[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[1]), quad.at[1], chains->odd[r]);
     }
     if (is_bf16)
         return;
     FM_UNROLL for (int r = 0; r < rows; r++)
     {
         const float *row = a + (size_t)r * a_stride;
-        even[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[2]), quad.at[2], even[r]);
-        odd[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[3]), quad.at[3], odd[r]);
+        chains->even[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[2]), quad.at[2], chains->even[r]);
+        chains->odd[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[3]), quad.at[3], chains->odd[r]);
     }
+}
+
+enum how { FROM_BF16, BY_TABLES, BY_MATRICES };
+
+// A step of a panel. False: matrices do not serve its codes, and the chains are worth nothing.
+FM_INLINE int add_step(enum how how, const uint8_t *codes, const uint8_t *ahead, const struct tables *tables,
+                       const float *a, size_t a_stride, int rows, struct chains *chains)
+{
+    const int is_bf16 = how == FROM_BF16;
+    const int lines = is_bf16 ? 16 : 8; // cache lines
+    const int k_of_line = is_bf16 ? 2 : 4;
+    __m512i least = _mm512_set1_epi8(-1);
+    FM_UNROLL for (int r = 0; r < rows; r++)
+    {
+        chains->even[r] = _mm512_setzero_ps();
+        chains->odd[r] = _mm512_setzero_ps();
+    }
+    for (int line = 0; line < lines; line++) {
+        __m512i bytes = _mm512_loadu_si512(codes + (size_t)line * FM_CACHE_LINE);
+        _mm_prefetch((const char *)ahead + (size_t)line * FM_CACHE_LINE, _MM_HINT_T0);
+        struct quad quad;
+        if (is_bf16) {
+            quad.at[0] = even_of(bytes);
+            quad.at[1] = odd_of(bytes);
+        } else {
+            quad = how == BY_TABLES ? decode(bytes, tables) : decode_normal(bytes, &least);
+        }
+        add_products(quad, is_bf16, a + (size_t)line * (size_t)k_of_line, a_stride, rows, chains);
+    }
+    return how != BY_MATRICES || all_normal(least);
 }
 
 // What to ask for while a panel is multiplied: the block of the panel that comes half a round later, so that as much is under
@@ -189,8 +257,7 @@ FM_INLINE const uint8_t *asked_for(const struct fm_gemm_few *few, int number, in
 // what codes times scales would sum up to.
 FM_INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, int is_bf16)
 {
-    const int lines = is_bf16 ? 16 : 8; // cache lines of a step
-    const int k_of_line = is_bf16 ? 2 : 4;
+    const size_t step_bytes = is_bf16 ? 1024 : 512;
     const uint8_t *codes = few->panels[number], *ahead = asked_for(few, number, is_bf16);
     float *acc = few->acc + few->columns[number];
     struct tables tables = tables_make();
@@ -203,22 +270,17 @@ FM_INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, in
             scale[r] = _mm512_mul_ps(_mm512_set1_ps(few->a_scales[r]),
                                      _mm512_loadu_ps(few->b_scales + (size_t)number * LANES));
     }
-    for (int step = 0; step < few->steps; step++) {
-        __m512 even[FM_GEMM_FEW], odd[FM_GEMM_FEW];
-        FM_UNROLL for (int r = 0; r < rows; r++)
-        {
-            even[r] = _mm512_setzero_ps();
-            odd[r] = _mm512_setzero_ps();
-        }
+    for (int step = 0; step < few->steps; step++, codes += step_bytes, ahead += step_bytes) {
+        struct chains chains;
         const float *a = few->a + (size_t)step * FM_GEMM_STEP;
-        for (int line = 0; line < lines; line++, codes += FM_CACHE_LINE, ahead += FM_CACHE_LINE) {
-            _mm_prefetch((const char *)ahead, _MM_HINT_T0);
-            add_products(codes, is_bf16, &tables, a + (size_t)line * (size_t)k_of_line, few->a_stride, rows,
-                         even, odd);
-        }
+        if (is_bf16)
+            add_step(FROM_BF16, codes, ahead, &tables, a, few->a_stride, rows, &chains);
+        else if (!HAS_MATRICES ||
+                 !add_step(BY_MATRICES, codes, ahead, &tables, a, few->a_stride, rows, &chains))
+            add_step(BY_TABLES, codes, ahead, &tables, a, few->a_stride, rows, &chains);
         FM_UNROLL for (int r = 0; r < rows; r++)
         {
-            __m512 both = _mm512_add_ps(even[r], odd[r]);
+            __m512 both = _mm512_add_ps(chains.even[r], chains.odd[r]);
             sum[r] = !is_bf16 && few->folds ? _mm512_fmadd_ps(both, scale[r], sum[r])
                                             : _mm512_add_ps(sum[r], both);
         }
