@@ -32,6 +32,8 @@ struct shape {
 
 struct calls {
     struct shape shape;
+    int plain;            // nothing goes through shared memory
+    struct calls *socket; // of a shape that shares memory: the same without; its data and buffer are these
     fm_net_key key;
     unsigned char *data;   // what the service has, or the caller writes
     unsigned char *buffer; // where it goes
@@ -176,7 +178,7 @@ static fm_status begin_calls(struct calls *calls)
 {
     char address[64] = "127.0.0.1:0";
     if (!calls->shape.tcp)
-        snprintf(address, sizeof address, "unix:%s/socket", calls->folder);
+        snprintf(address, sizeof address, "unix:%s/%s", calls->folder, calls->plain ? "plain" : "socket");
     const fm_net_service service = {sizeof service, land, serve, drop, NULL, NULL, calls};
     const fm_net_listen_options listening = {
         .size = sizeof listening, .service = &service, .security = {calls->shape.mode, &calls->key}};
@@ -184,8 +186,9 @@ static fm_status begin_calls(struct calls *calls)
         sizeof connecting, came_up, went_down, calls, {calls->shape.mode, &calls->key}};
     fm_net_listener *listener = NULL;
     FM_TRY(fm_net_key_generate(&calls->key));
-    FM_TRY(fm_net_loop_new(NULL, &calls->loop));
-    FM_TRY(fm_net_loop_new(NULL, &calls->service));
+    const fm_net_loop_options options = {.size = sizeof options, .limits = {.shared_bytes = calls->plain}};
+    FM_TRY(fm_net_loop_new(&options, &calls->loop));
+    FM_TRY(fm_net_loop_new(&options, &calls->service));
     fm_status status = fm_net_loop_listen(calls->service, address, &listening, &listener);
     if (status == FM_OK)
         status =
@@ -203,15 +206,23 @@ static fm_status begin_calls(struct calls *calls)
     return status;
 }
 
-static void teardown(void *state)
+static void end_calls(struct calls *calls)
 {
-    struct calls *calls = state;
     fm_net_loop_free(calls->loop);
     if (calls->service) {
         fm_net_loop_stop(calls->service);
         pthread_join(calls->service_thread, NULL);
         fm_net_loop_free(calls->service);
     }
+}
+
+static void teardown(void *state)
+{
+    struct calls *calls = state;
+    end_calls(calls);
+    if (calls->socket)
+        end_calls(calls->socket);
+    fm_base_mem_free(calls->socket);
     if (calls->bare >= 0) {
         close(calls->bare);
         pthread_join(calls->bare_thread, NULL);
@@ -223,6 +234,25 @@ static void teardown(void *state)
     fm_base_mem_free(calls->data);
     fm_base_mem_free(calls->buffer);
     fm_base_mem_free(calls);
+}
+
+static int shares_memory(const struct shape *shape)
+{
+    return !shape->tcp && shape->bytes >= 32 << 10;
+}
+
+// The same calls over the socket alone.
+static fm_status begin_socket(struct calls *calls)
+{
+    struct calls *plain = calls->socket = fm_base_mem_zalloc(1, sizeof *plain);
+    if (!plain)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the case");
+    plain->shape = calls->shape;
+    plain->plain = 1;
+    plain->data = calls->data;
+    plain->buffer = calls->buffer;
+    memcpy(plain->folder, calls->folder, sizeof plain->folder);
+    return begin_calls(plain);
 }
 
 // The threads made below inherit the one CPU.
@@ -258,6 +288,8 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
         status = fm_base_error_set_errno(FM_ERR_IO, errno, "cannot make %s", calls->folder);
     if (status == FM_OK)
         status = begin_calls(calls);
+    if (status == FM_OK && shares_memory(&calls->shape))
+        status = begin_socket(calls);
     if (status == FM_OK)
         status = bare_pair(calls);
     if (status < 0) {
@@ -298,6 +330,11 @@ static fm_status run_calls(void *state, int threads)
     return calls->failed;
 }
 
+static fm_status run_socket(void *state, int threads)
+{
+    return run_calls(((struct calls *)state)->socket, threads);
+}
+
 static fm_status run_bare(void *state, int threads)
 {
     (void)threads;
@@ -315,23 +352,30 @@ static uint64_t hash_buffer(const void *state)
 
 static fm_status add(fm_bench *bench, const char *name, const struct shape *shape, double ratio)
 {
-    return fm_bench_add(bench,
-                        &(fm_bench_case){
-                            .name = name,
-                            .argument = shape,
-                            .bytes = (double)shape->bytes * shape->depth,
-                            .items = shape->depth,
-                            .mode = FM_BENCH_IN_SMOKE,
-                            .threads = 1,
-                            .setup = setup,
-                            .run = run_calls,
-                            .hash = shape->bytes ? hash_buffer : NULL,
-                            .teardown = teardown,
-                            .peers = {{.name = shape->depth == 1 ? "bare_socket" : NULL,
-                                       .run = run_bare,
-                                       .same_result = shape->bytes != 0}},
-                            .goals = {{ratio > 0 ? FM_BENCH_RATIO : 0, .peer = "bare_socket", .must = ratio}},
-                        });
+    return fm_bench_add(
+        bench, &(fm_bench_case){
+                   .name = name,
+                   .argument = shape,
+                   .bytes = (double)shape->bytes * shape->depth,
+                   .items = shape->depth,
+                   .mode = FM_BENCH_IN_SMOKE,
+                   .threads = 1,
+                   .setup = setup,
+                   .run = run_calls,
+                   .hash = shape->bytes ? hash_buffer : NULL,
+                   .teardown = teardown,
+                   .peers = {{.name = shape->depth == 1 ? "bare_socket" : NULL,
+                              .run = run_bare,
+                              .same_result = shape->bytes != 0},
+                             {.name = shares_memory(shape) ? "over_socket" : NULL,
+                              .run = run_socket,
+                              .same_result = 1}},
+                   // What goes through shared memory must gain by it, else the socket would do as well.
+                   .goals = {shares_memory(shape)
+                                 ? (fm_bench_goal){FM_BENCH_RATIO, .peer = "over_socket", .must = 1.1}
+                                 : (fm_bench_goal){ratio > 0 ? FM_BENCH_RATIO : 0, .peer = "bare_socket",
+                                                   .must = ratio}},
+               });
 }
 
 static fm_status cases(fm_bench *bench)
@@ -348,6 +392,8 @@ static fm_status cases(fm_bench *bench)
         {"nop_by_16.unix_user", {0, FM_NET_SAME_USER, READ, 0, DEPTH_MAX}, 0},
         {"read_4KiB.tcp_keyed", {1, FM_NET_KEYED, READ, 4 << 10, 1}, 0},
         {"read_4KiB.unix_user", {0, FM_NET_SAME_USER, READ, 4 << 10, 1}, 0},
+        {"read_64KiB.unix_keyed", {0, FM_NET_KEYED, READ, 64 << 10, 1}, 0},
+        {"read_64KiB.unix_user", {0, FM_NET_SAME_USER, READ, 64 << 10, 1}, 0},
         {"read_1MiB.tcp_keyed", {1, FM_NET_KEYED, READ, 1 << 20, 1}, 0},
         {"read_1MiB.unix_keyed", {0, FM_NET_KEYED, READ, 1 << 20, 1}, 0},
         {"read_1MiB.unix_user", {0, FM_NET_SAME_USER, READ, 1 << 20, 1}, 0},

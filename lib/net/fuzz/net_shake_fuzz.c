@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const fm_net_key key = {{1, 2, 3}, {4, 5, 6}};
-    static const struct net_shake_offer offer = {64, 1000, 1000};
+    static const struct net_shake_offer offer = {64, 1000, 1000, 0};
     static const uint8_t nonce[NET_NONCE_BYTES] = {7, 8, 9};
     if (size < 1)
         return 0;

@@ -2,7 +2,7 @@
 // the same.
 //
 // Byte 0: 1 = a caller receives (replies), 2 = checksums are mended first, so that what lies behind them is
-// reached.
+// reached, 4 = there is a shared area.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@
 
 #include "net_stage.h"
 
-enum { PAYLOAD_MAX = 4096 };
+enum { PAYLOAD_MAX = 4096, GRANULES = 4 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -22,13 +22,13 @@ static void mend(uint8_t *wire, size_t size)
     for (size_t at = 0; size - at >= NET_FRAME_BYTES;) {
         uint8_t *head = wire + at;
         size_t args_bytes = fm_get_le32(head + 20);
-        size_t payload_bytes = fm_get_le32(head + 24);
+        size_t payload_bytes = fm_get_le16(head + 6) & NET_FLAG_SHARED ? 0 : fm_get_le32(head + 24);
         size_t left = size - at - NET_FRAME_BYTES;
         if (args_bytes > left)
             return;
         uint8_t *payload = head + NET_FRAME_BYTES + args_bytes;
         left -= args_bytes;
-        if (payload_bytes <= left)
+        if (payload_bytes > 0 && payload_bytes <= left)
             fm_put_le32(head + 28, fm_base_crc32c(0, payload, payload_bytes));
         fm_put_le32(head + 60,
                     fm_base_crc32c(fm_base_crc32c(0, head, 60), head + NET_FRAME_BYTES, args_bytes));
@@ -39,10 +39,11 @@ static void mend(uint8_t *wire, size_t size)
 }
 
 // A digest of everything the stage tells about a stream that comes in pieces of at most `piece_max`.
-static uint64_t digest(const uint8_t *wire, size_t size, int caller, fm_gen *gen, int64_t piece_max)
+static uint64_t digest(const uint8_t *wire, size_t size, int what, fm_gen *gen, int64_t piece_max)
 {
     static uint8_t landing[PAYLOAD_MAX];
-    struct net_stage stage = {.limits = {caller ? NET_REPLY : NET_REQUEST, 1000, PAYLOAD_MAX}};
+    struct net_stage stage = {
+        .limits = {what & 1 ? NET_REPLY : NET_REQUEST, 1000, PAYLOAD_MAX, what & 4 ? GRANULES : 0}};
     uint64_t result = 0;
     stage.bytes = fm_base_mem_alloc(NET_STAGE_BYTES);
     if (!stage.bytes)
@@ -71,7 +72,9 @@ static uint64_t digest(const uint8_t *wire, size_t size, int caller, fm_gen *gen
             if (event == NET_STAGE_END && crc != stage.frame.payload_crc && stage.landing)
                 abort();
             result = result * 0x100000001B3u + stage.frame.id + crc + (uint64_t)event;
-            if (event == NET_STAGE_HEAD && stage.frame.payload_bytes)
+            if (stage.frame.place.first + stage.frame.place.count > GRANULES)
+                abort();
+            if (event == NET_STAGE_HEAD && net_frame_has_payload_behind(&stage.frame))
                 fm_net_stage_land(&stage, stage.frame.id % 3 ? landing : NULL);
         }
     }
@@ -90,8 +93,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(wire, data + 1, size - 1);
     if (data[0] & 2)
         mend(wire, size - 1);
-    uint64_t whole = digest(wire, size - 1, data[0] & 1, &gen, INT32_MAX);
-    if (digest(wire, size - 1, data[0] & 1, &gen, 1 + data[1] * 4) != whole)
+    uint64_t whole = digest(wire, size - 1, data[0], &gen, INT32_MAX);
+    if (digest(wire, size - 1, data[0], &gen, 1 + data[1] * 4) != whole)
         abort();
     fm_base_mem_free(wire);
     return 0;

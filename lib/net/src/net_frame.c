@@ -19,7 +19,8 @@ enum {
     AT_PAYLOAD_CRC = 28,
     AT_TIMEOUT = 32,
     AT_PAYLOAD_TAG = 40,
-    AT_ZERO = 56,
+    AT_PLACE_FIRST = 56,
+    AT_PLACE_COUNT = 58,
     AT_CRC = 60,
     AT_TAG = 64,
 };
@@ -55,12 +56,33 @@ fm_status fm_net_frame_encode(const struct net_frame *frame, const void *args, f
     fm_put_le32(bytes + AT_PAYLOAD_CRC, frame->payload_crc);
     fm_put_le64(bytes + AT_TIMEOUT, frame->timeout_us);
     memcpy(bytes + AT_PAYLOAD_TAG, frame->payload_tag, NET_TAG_BYTES);
+    fm_put_le16(bytes + AT_PLACE_FIRST, frame->place.first);
+    fm_put_le16(bytes + AT_PLACE_COUNT, frame->place.count);
     fm_put_le32(bytes + AT_CRC, head_crc(bytes, args, frame->args_bytes));
     if (seal) {
         FM_TRY(head_tag(bytes, args, frame->args_bytes, seal, bytes + AT_TAG));
         fm_net_seal_advance(seal);
     }
     memcpy(out_bytes, bytes, sizeof bytes);
+    return FM_OK;
+}
+
+static fm_status check_place(const struct net_frame *frame, const struct net_frame_limits *limits)
+{
+    const struct net_place *place = &frame->place;
+    int shared = (frame->flags & NET_FLAG_SHARED) != 0;
+    // A caller knows the place of its own call; only a request names it.
+    if (frame->kind == NET_REPLY ? place->first || place->count
+                                 : (uint32_t)place->first + place->count > limits->granules ||
+                                       (place->count == 0 && place->first != 0))
+        return fm_base_error_set(FM_ERR_FORMAT,
+                                 "frame whose place is %u granules from %u, in a shared area of %u",
+                                 place->count, place->first, limits->granules);
+    if (shared && (limits->granules == 0 || frame->payload_bytes == 0 ||
+                   (frame->kind == NET_REQUEST && frame->payload_bytes > net_place_bytes(*place))))
+        return fm_base_error_set(FM_ERR_FORMAT,
+                                 "frame with %u bytes of payload in a place of %u shared granules",
+                                 frame->payload_bytes, place->count);
     return FM_OK;
 }
 
@@ -76,14 +98,16 @@ static fm_status check_fields(const struct net_frame *frame, const struct net_fr
                                  frame->payload_bytes, limits->payload_bytes_max);
     if (frame->payload_bytes == 0 && frame->payload_crc != 0)
         return fm_base_error_set(FM_ERR_FORMAT, "frame with a checksum of an empty payload");
+    FM_TRY(check_place(frame, limits));
+    uint32_t flags = frame->flags & ~(uint32_t)NET_FLAG_SHARED;
     if (frame->kind == NET_REQUEST) {
-        if (frame->flags != 0)
+        if (flags != 0)
             return fm_base_error_set(FM_ERR_FORMAT, "request with flags 0x%x; expected 0", frame->flags);
         return FM_OK;
     }
     fm_status status = (fm_status)frame->code;
     if (status > 0 || frame->timeout_us != 0 || (status < 0 && frame->payload_bytes != 0) ||
-        (frame->flags & ~NET_FLAG_MESSAGE) != 0 || (frame->flags != 0 && status == 0))
+        (flags & ~(uint32_t)NET_FLAG_MESSAGE) != 0 || (flags != 0 && status == 0))
         return fm_base_error_set(
             FM_ERR_FORMAT,
             "reply with status %d, %u bytes of payload and flags 0x%x; expected status 0, or a "
@@ -111,10 +135,9 @@ fm_status fm_net_frame_decode(const uint8_t bytes[NET_FRAME_BYTES], const struct
         .payload_bytes = fm_get_le32(bytes + AT_PAYLOAD_BYTES),
         .payload_crc = fm_get_le32(bytes + AT_PAYLOAD_CRC),
         .timeout_us = fm_get_le64(bytes + AT_TIMEOUT),
+        .place = {fm_get_le16(bytes + AT_PLACE_FIRST), fm_get_le16(bytes + AT_PLACE_COUNT)},
     };
     memcpy(frame.payload_tag, bytes + AT_PAYLOAD_TAG, NET_TAG_BYTES);
-    if (fm_get_le32(bytes + AT_ZERO) != 0)
-        return fm_base_error_set(FM_ERR_FORMAT, "frame whose bytes 56..59 are not 0");
     FM_TRY(check_fields(&frame, limits));
     *out_frame = frame;
     return FM_OK;

@@ -9,7 +9,8 @@
  *          0     4  magic: "FMN" and 0xF5 (not ASCII, not valid UTF-8: no text protocol begins so)
  *          4     1  version that the handshake agreed on
  *          5     1  kind: 1 request, 2 reply
- *          6     2  flags: 1 (reply with a negative status): args are the text of an error; others 0
+ *          6     2  flags: 1 (reply with a negative status): args are the text of an error; 2: the payload lies in the
+ *                   call's place in the shared area (net_area.h) and not behind the args; others 0
  *          8     8  id: chosen by the caller, not in use by another outstanding call; a reply repeats it
  *         16     4  request: method; reply: status, two's complement, 0 or negative
  *         20     4  bytes of args
@@ -17,13 +18,15 @@
  *         28     4  CRC32C of the payload; 0 when it is empty
  *         32     8  request: microseconds that its caller still waits, 0 for ever; reply: 0
  *         40    16  tag of the payload; 0 when it is empty or the connection is not keyed
- *         56     4  0
+ *         56     2  request: first granule of the call's place in the shared area; otherwise 0
+ *         58     2  request: granules of the place, 0 when it has none; otherwise 0
  *         60     4  CRC32C of bytes 0..59 and of the args
  *         64    16  tag of bytes 0..63 and of the args; 0 when the connection is not keyed
  *         80
  *
  * The tag of a payload lies in the header and so is covered by the header's: a receiver verifies header and
- * args before it acts on either, and the payload before it hands it on.
+ * args before it acts on either, and the payload before it hands it on. A payload in the shared area has no tag: who
+ * could change it is a process of the same user, who could as well read the key, and its CRC is in the header.
  */
 #ifndef NET_FRAME_H
 #define NET_FRAME_H
@@ -33,6 +36,7 @@
 
 #include "fathom/status.h"
 
+#include "net_area.h"
 #include "net_crypto.h"
 
 enum {
@@ -50,6 +54,7 @@ enum net_kind {
 
 enum {
     NET_FLAG_MESSAGE = 1,
+    NET_FLAG_SHARED = 2,
 };
 
 struct net_frame {
@@ -61,14 +66,22 @@ struct net_frame {
     uint32_t payload_bytes;
     uint32_t payload_crc;
     uint64_t timeout_us;
+    struct net_place place; // request
     uint8_t payload_tag[NET_TAG_BYTES];
 };
+
+// Whether the payload follows on the socket.
+static inline int net_frame_has_payload_behind(const struct net_frame *frame)
+{
+    return frame->payload_bytes != 0 && !(frame->flags & NET_FLAG_SHARED);
+}
 
 // What a receiver lets through.
 struct net_frame_limits {
     uint8_t kind; // the one kind that this end receives
     uint32_t args_bytes_max;
     uint32_t payload_bytes_max;
+    uint32_t granules; // of the shared area; 0: there is none
 };
 
 // Writes a header, and advances the seal to the next frame. `seal` is NULL on a connection that is not keyed.

@@ -32,6 +32,7 @@ static fm_status complete_limits(fm_net_limits *limits)
     default_u32(&limits->connections_max, 4096);
     default_u32(&limits->handshakes_max, 128);
     default_u32(&limits->queue_max, 1024);
+    default_u32(&limits->shared_bytes, 16 << 20);
     if (limits->handshake_timeout_ns == 0)
         limits->handshake_timeout_ns = 5 * second_ns;
     if (limits->stall_timeout_ns == 0)
@@ -42,6 +43,9 @@ static fm_status complete_limits(fm_net_limits *limits)
     if (limits->payload_bytes_max > NET_PAYLOAD_BYTES_LIMIT)
         return fm_base_error_set(FM_ERR_ARG, "payload_bytes_max is %u; at most %d", limits->payload_bytes_max,
                                  NET_PAYLOAD_BYTES_LIMIT);
+    if (limits->shared_bytes > (uint32_t)NET_AREA_GRANULES_MAX * NET_AREA_GRANULE)
+        return fm_base_error_set(FM_ERR_ARG, "shared_bytes is %u; at most %d", limits->shared_bytes,
+                                 NET_AREA_GRANULES_MAX * NET_AREA_GRANULE);
     // A day: what the kernel's own timeout takes in milliseconds, and no sum of it overflows.
     int64_t timeout_max_ns = 86400 * second_ns;
     if (limits->handshake_timeout_ns < 0 || limits->handshake_timeout_ns > timeout_max_ns ||

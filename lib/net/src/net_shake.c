@@ -5,6 +5,7 @@
 #include "fathom/crc.h"
 #include "fathom/mem.h"
 
+#include "net_area.h"
 #include "net_frame.h"
 
 static const uint8_t magic[4] = {'F', 'M', 'N', 0xF6};
@@ -21,7 +22,8 @@ enum {
     AT_REASON = 20,
     AT_CLUSTER = 24,
     AT_NONCE = 40, // or proof
-    AT_ZERO = 72,
+    AT_GRANULES = 72,
+    AT_ZERO = 76,
     AT_CRC = 92,
 };
 
@@ -30,6 +32,12 @@ _Static_assert(AT_CRC + 4 == NET_SHAKE_BYTES, "the checksum ends the message");
 static void finish(uint8_t *bytes)
 {
     fm_put_le32(bytes + AT_CRC, fm_base_crc32c(0, bytes, AT_CRC));
+}
+
+// The caller's last message offers an area, the service's accepts it.
+static int step_may_share(const struct net_shake *shake, uint8_t step)
+{
+    return step == NET_WELCOME || step == (shake->mode == FM_NET_KEYED ? NET_PROOF : NET_HELLO);
 }
 
 // A message of this end, but for its nonce or proof and its checksum.
@@ -43,6 +51,8 @@ static void compose(const struct net_shake *shake, uint8_t step, uint8_t *bytes)
     fm_put_le32(bytes + AT_WINDOW, shake->offer.window);
     fm_put_le32(bytes + AT_ARGS_MAX, shake->offer.args_bytes_max);
     fm_put_le32(bytes + AT_PAYLOAD_MAX, shake->offer.payload_bytes_max);
+    if (step_may_share(shake, step))
+        fm_put_le32(bytes + AT_GRANULES, shake->offer.granules);
     if (shake->caller)
         memcpy(bytes + AT_CLUSTER, shake->key.cluster_id, sizeof shake->key.cluster_id);
 }
@@ -182,6 +192,11 @@ static fm_status check_message(const struct net_shake *shake, const uint8_t *mes
         fm_get_le32(message + AT_REASON) != 0)
         return fm_base_error_set(FM_ERR_FORMAT, "handshake message of step %d; expected step %d",
                                  message[AT_STEP], shake->expected);
+    uint32_t granules = fm_get_le32(message + AT_GRANULES);
+    if (granules && (!step_may_share(shake, message[AT_STEP]) || granules > NET_AREA_GRANULES_MAX ||
+                     (shake->caller && granules != shake->offer.granules)))
+        return fm_base_error_set(FM_ERR_FORMAT, "handshake message of step %d shares an area of %u granules",
+                                 message[AT_STEP], granules);
     if (fm_get_le32(message + AT_ARGS_MAX) > NET_ARGS_BYTES_LIMIT ||
         fm_get_le32(message + AT_PAYLOAD_MAX) > NET_PAYLOAD_BYTES_LIMIT)
         return fm_base_error_set(FM_ERR_FORMAT, "the peer offers to accept more than the wire format has");
@@ -190,6 +205,14 @@ static fm_status check_message(const struct net_shake *shake, const uint8_t *mes
         memcmp(message + AT_CLUSTER, shake->key.cluster_id, sizeof shake->key.cluster_id) != 0)
         return fm_base_error_set(FM_ERR_NET_AUTH, "the peer belongs to another cluster");
     return FM_OK;
+}
+
+// The service's half of sharing: whoever sent this has proved itself.
+static void share(struct net_shake *shake, const uint8_t *message)
+{
+    uint32_t granules = fm_get_le32(message + AT_GRANULES);
+    shake->offer.granules =
+        granules && shake->share && shake->share(shake->share_context, granules) ? granules : 0;
 }
 
 // The part of a step that depends on the step.
@@ -201,6 +224,8 @@ static fm_status take(struct net_shake *shake, const uint8_t *message, uint8_t *
     record(shake, message);
     switch (shake->expected) {
     case NET_HELLO:
+        if (!keyed)
+            share(shake, message);
         FM_TRY(answer(shake, keyed ? NET_CHALLENGE : NET_WELCOME, out_message));
         *out_answer = 1;
         shake->expected = NET_PROOF;
@@ -212,6 +237,7 @@ static fm_status take(struct net_shake *shake, const uint8_t *message, uint8_t *
         shake->expected = NET_WELCOME;
         return FM_OK;
     case NET_PROOF:
+        share(shake, message);
         FM_TRY(answer(shake, NET_WELCOME, out_message));
         *out_answer = 1;
         shake->done = 1;
@@ -235,9 +261,9 @@ fm_status fm_net_shake_step(struct net_shake *shake, const uint8_t message[NET_S
         status = take(shake, message, out_message, out_answer);
     }
     if (status == FM_OK) {
-        shake->peer =
-            (struct net_shake_offer){fm_get_le32(message + AT_WINDOW), fm_get_le32(message + AT_ARGS_MAX),
-                                     fm_get_le32(message + AT_PAYLOAD_MAX)};
+        shake->peer = (struct net_shake_offer){
+            fm_get_le32(message + AT_WINDOW), fm_get_le32(message + AT_ARGS_MAX),
+            fm_get_le32(message + AT_PAYLOAD_MAX), fm_get_le32(message + AT_GRANULES)};
     } else if (message[AT_STEP] != NET_REFUSAL) {
         // Two ends that refuse each other's refusals would not end; and no peer is told of our lack of
         // memory.
@@ -268,6 +294,11 @@ fm_status fm_net_shake_seals(const struct net_shake *shake, fm_net_seal **out_se
     *out_sending = seals[shake->caller ? 1 : 0];
     *out_receiving = seals[shake->caller ? 0 : 1];
     return FM_OK;
+}
+
+int fm_net_shake_carries_area(const struct net_shake *shake, const uint8_t message[NET_SHAKE_BYTES])
+{
+    return shake->caller && message[AT_STEP] != NET_REFUSAL && fm_get_le32(message + AT_GRANULES) != 0;
 }
 
 void fm_net_shake_clear(struct net_shake *shake)

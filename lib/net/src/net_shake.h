@@ -13,7 +13,9 @@
  *         20     4  refusal: reason; otherwise 0
  *         24    16  cluster id, from the caller alone; otherwise 0
  *         40    32  hello, challenge: nonce (0 when not keyed); proof, welcome: proof (0 when not keyed)
- *         72    20  0
+ *         72     4  granules of the shared area (net_area.h) whose descriptor goes with the caller's last message; in a
+ *                   welcome as many when the service uses it, or 0; otherwise 0
+ *         76    16  0
  *         92     4  CRC32C of bytes 0..91
  *         96
  *
@@ -68,6 +70,7 @@ struct net_shake_offer {
     uint32_t window;
     uint32_t args_bytes_max;
     uint32_t payload_bytes_max;
+    uint32_t granules; // of the area to share: offered by the caller, accepted by the service
 };
 
 struct net_shake {
@@ -79,6 +82,9 @@ struct net_shake {
     uint8_t nonce[NET_NONCE_BYTES];
     uint8_t expected; // step of the next message
     int done;
+    // Service: asked, once the caller has proved itself, whether it shares the area of that many granules. NULL: no.
+    int (*share)(void *context, uint32_t granules);
+    void *share_context;
     unsigned count; // messages so far, both ways
     uint8_t messages[NET_SHAKE_MESSAGES][NET_SHAKE_BYTES];
 };
@@ -98,6 +104,8 @@ FM_MUST_USE fm_status fm_net_shake_step(struct net_shake *shake, const uint8_t m
 // After a keyed handshake: what seals this end's frames, and what checks the other end's. FM_ERR_NOMEM.
 FM_MUST_USE fm_status fm_net_shake_seals(const struct net_shake *shake, fm_net_seal **out_sending,
                                          fm_net_seal **out_receiving);
+// Whether this message of the caller, which it is sending, is the one that its area's descriptor goes with.
+int fm_net_shake_carries_area(const struct net_shake *shake, const uint8_t message[NET_SHAKE_BYTES]);
 // Overwrites what is secret.
 void fm_net_shake_clear(struct net_shake *shake);
 // A refusal for an end that has no state.

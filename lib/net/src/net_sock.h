@@ -9,6 +9,7 @@
  *     net_sock_ep.c       endpoints from the first packet to the last upcall; the handshake
  *     net_sock_recv.c     bytes in
  *     net_sock_send.c     bytes out; calls and replies
+ *     net_sock_share.c    the shared area of a connection within a machine
  *
  * Upcalls may close any endpoint, also the one they are about. So closing only marks it and moves it to
  * `dying`; it is given back and freed in net_sock_worker.c, when no caller up the stack and no event still
@@ -23,6 +24,7 @@
 #include "fathom/net_transport.h"
 
 #include "net_address.h"
+#include "net_area.h"
 #include "net_list.h"
 #include "net_shake.h"
 #include "net_stage.h"
@@ -114,6 +116,13 @@ struct net_slot {
     uint32_t next_free;
     uint8_t active;
     uint8_t sent; // nothing reads the request's memory any more
+    struct net_place place;
+};
+
+// Service: a request that is not answered yet, whose caller has a place for the reply.
+struct net_reach {
+    uint64_t id;
+    struct net_place place;
 };
 
 struct fm_net_ep {
@@ -122,6 +131,7 @@ struct fm_net_ep {
     fm_net_worker *worker;
     enum net_ep_state state;
     int caller;
+    int is_unix;
     int has_owner;             // the layer above knows it: down() is due
     fm_net_acceptor *acceptor; // that accepted it, while SHAKING
     void *cookie;
@@ -153,6 +163,12 @@ struct fm_net_ep {
     struct net_send *sends;
     struct net_send **sends_end;
     size_t send_bytes; // queued; a frame counts until its last byte is gone
+
+    // Of a connection over a UNIX socket; NULL unless both ends use it, once it is up.
+    struct net_area *area;
+    int area_fd; // until the handshake is over; -1: none
+    struct net_reach *reaches;
+    uint32_t reach_count, reach_room;
 
     struct net_slot *slots;
     uint32_t slot_count, slot_free; // slot_free: index + 1, 0 for none
@@ -193,6 +209,24 @@ void fm_net_sock_ep_moved(fm_net_ep *ep, int progress);
 void fm_net_sock_reap(fm_net_worker *worker);
 // Fails those that took too long; returns the time until the next may have, or FM_NET_FOREVER.
 int64_t fm_net_sock_expire(fm_net_worker *worker);
+
+// sharing
+// Caller, before the handshake: makes an area where the peer is of this user. Without one the connection does as well.
+void fm_net_sock_share_offer(fm_net_ep *ep);
+// Service, of struct net_shake.
+int fm_net_sock_share_accept(void *ep, uint32_t granules);
+// The handshake is over: keeps the area if both ends have it.
+void fm_net_sock_share_settle(fm_net_ep *ep);
+void fm_net_sock_share_free(fm_net_ep *ep);
+// send() and recv() of the handshake, which an area's descriptor may go with.
+ssize_t fm_net_sock_share_send(const fm_net_ep *ep, const uint8_t message[NET_SHAKE_BYTES]);
+ssize_t fm_net_sock_share_receive(fm_net_ep *ep, void *bytes, size_t size);
+// Service: the caller has a place for the reply to this request; and what place that was (count 0: none). FM_ERR_NOMEM.
+FM_MUST_USE fm_status fm_net_sock_reach_add(fm_net_ep *ep, uint64_t id, struct net_place place);
+struct net_reach *fm_net_sock_reach(const fm_net_ep *ep, uint64_t id);
+void fm_net_sock_reach_remove(fm_net_ep *ep, struct net_reach *reach);
+// The process at the other end of a UNIX socket is of this user, or root. FM_ERR_NET_AUTH, FM_ERR_IO.
+FM_MUST_USE fm_status fm_net_sock_check_user(const fm_net_ep *ep);
 
 // receiving
 void fm_net_sock_receive(fm_net_ep *ep);

@@ -40,6 +40,7 @@ static void ep_free(fm_net_ep *ep)
     if (ep->shake)
         fm_net_shake_clear(ep->shake);
     fm_base_mem_free(ep->shake);
+    fm_net_sock_share_free(ep);
     fm_net_sock_stage_release(ep);
     fm_net_seal_free(ep->stage.seal);
     fm_net_seal_free(ep->seal);
@@ -62,6 +63,7 @@ static fm_net_ep *ep_new(fm_net_worker *worker, int fd, int caller)
     ep->fd = fd;
     ep->worker = worker;
     ep->caller = caller;
+    ep->area_fd = -1;
     ep->shake = shake;
     ep->sends_end = &ep->sends;
     ep->stage.limits = (struct net_frame_limits){
@@ -80,18 +82,25 @@ static fm_status begin_shake(fm_net_ep *ep, const fm_net_security *security)
         offer.window = limits->window;
         offer.payload_bytes_max = limits->payload_bytes_max;
     }
+    if (ep->caller && ep->is_unix)
+        fm_net_sock_share_offer(ep);
+    offer.granules = ep->area ? ep->area->granules : 0;
     uint8_t nonce[NET_NONCE_BYTES];
     FM_TRY(fm_net_crypto_random(nonce, sizeof nonce));
     uint8_t hello[NET_SHAKE_BYTES]; // the state has it as well, and it is sent from there
-    return fm_net_shake_begin(ep->shake, ep->caller, security, &offer, nonce, hello);
+    FM_TRY(fm_net_shake_begin(ep->shake, ep->caller, security, &offer, nonce, hello));
+    ep->shake->share = fm_net_sock_share_accept;
+    ep->shake->share_context = ep;
+    return FM_OK;
 }
 
 // From here on the worker looks after it, and the socket is its own.
-static fm_status ep_begin(fm_net_ep *ep, const fm_net_security *security, uint32_t interest, int tcp)
+static fm_status ep_begin(fm_net_ep *ep, const fm_net_security *security, uint32_t interest, int family)
 {
     fm_net_worker *worker = ep->worker;
+    ep->is_unix = family == AF_UNIX;
     FM_TRY(begin_shake(ep, security));
-    if (tcp)
+    if (!ep->is_unix)
         tune_tcp(ep->fd, worker->limits.stall_timeout_ns);
     ep->interest = interest;
     FM_TRY(fm_net_sock_poll_add(worker, ep->fd, interest, ep));
@@ -117,7 +126,7 @@ fm_status fm_net_sock_connect(fm_net_worker *worker, const char *address, const 
     int error =
         connect(fd, (const struct sockaddr *)&to.storage, to.size) == 0 || errno == EINPROGRESS ? 0 : errno;
     fm_net_ep *ep = ep_new(worker, fd, 1);
-    fm_status status = ep ? ep_begin(ep, security, EPOLLOUT, family != AF_UNIX)
+    fm_status status = ep ? ep_begin(ep, security, EPOLLOUT, family)
                           : fm_base_error_set(FM_ERR_NOMEM, "no memory for a connection");
     if (status < 0) {
         ep_free(ep);
@@ -144,7 +153,7 @@ static fm_status peer_credentials(int fd, struct ucred *out_peer)
     return FM_OK;
 }
 
-static fm_status check_user(const fm_net_ep *ep)
+fm_status fm_net_sock_check_user(const fm_net_ep *ep)
 {
     struct ucred peer;
     FM_TRY(peer_credentials(ep->fd, &peer));
@@ -194,7 +203,7 @@ void fm_net_sock_ep_accept(fm_net_acceptor *acceptor, int fd, const struct net_s
         return;
     }
     fm_net_ep *ep = ep_new(worker, fd, 0);
-    if (!ep || ep_begin(ep, &acceptor->security, EPOLLIN, from->storage.ss_family != AF_UNIX) < 0) {
+    if (!ep || ep_begin(ep, &acceptor->security, EPOLLIN, from->storage.ss_family) < 0) {
         ep_free(ep);
         close(fd); // as if it had not come
         return;
@@ -204,7 +213,7 @@ void fm_net_sock_ep_accept(fm_net_acceptor *acceptor, int fd, const struct net_s
     worker->connections++;
     worker->strangers++;
     name_peer(ep, acceptor, from);
-    fm_status status = acceptor->security.mode == FM_NET_SAME_USER ? check_user(ep) : FM_OK;
+    fm_status status = acceptor->security.mode == FM_NET_SAME_USER ? fm_net_sock_check_user(ep) : FM_OK;
     if (status < 0)
         fm_net_sock_ep_fail(ep, status);
 }
@@ -212,7 +221,7 @@ void fm_net_sock_ep_accept(fm_net_acceptor *acceptor, int fd, const struct net_s
 static fm_status send_shake(fm_net_ep *ep, const uint8_t *message)
 {
     // A fresh socket's buffer takes two messages of 96 bytes, and more are never in it.
-    if (send(ep->fd, message, NET_SHAKE_BYTES, MSG_NOSIGNAL) != NET_SHAKE_BYTES)
+    if (fm_net_sock_share_send(ep, message) != NET_SHAKE_BYTES)
         return fm_base_error_set_errno(FM_ERR_NET_CLOSED, errno, "handshake with %s", ep->name);
     return FM_OK;
 }
@@ -230,7 +239,7 @@ static void connected(fm_net_ep *ep)
         return;
     }
     ep->state = NET_EP_SHAKING;
-    fm_status status = ep->shake->mode == FM_NET_SAME_USER ? check_user(ep) : FM_OK;
+    fm_status status = ep->shake->mode == FM_NET_SAME_USER ? fm_net_sock_check_user(ep) : FM_OK;
     if (status == FM_OK)
         status = send_shake(ep, ep->shake->messages[0]);
     if (status < 0)
@@ -244,6 +253,7 @@ static fm_status come_up(fm_net_ep *ep)
     fm_net_worker *worker = ep->worker;
     if (ep->shake->mode == FM_NET_KEYED)
         FM_TRY(fm_net_shake_seals(ep->shake, &ep->seal, &ep->stage.seal));
+    fm_net_sock_share_settle(ep);
     ep->peer = (fm_net_peer){
         .address = ep->name,
         .window = ep->shake->peer.window,
@@ -288,7 +298,8 @@ static fm_status take_shake(fm_net_ep *ep)
 
 static void receive_shake(fm_net_ep *ep)
 {
-    ssize_t size = recv(ep->fd, ep->shake_in + ep->shake_bytes, NET_SHAKE_BYTES - ep->shake_bytes, 0);
+    ssize_t size =
+        fm_net_sock_share_receive(ep, ep->shake_in + ep->shake_bytes, NET_SHAKE_BYTES - ep->shake_bytes);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     fm_status status = FM_OK;

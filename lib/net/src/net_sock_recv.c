@@ -52,6 +52,17 @@ static void take_request_end(fm_net_ep *ep)
     ep->worker->upcalls->request(request, FM_OK);
 }
 
+// The payload of the frame, out of its place in the shared area.
+static fm_status take_shared(const fm_net_ep *ep, struct net_place place, void *landing)
+{
+    const struct net_frame *frame = &ep->stage.frame;
+    uint32_t crc = fm_net_area_get(ep->area, place, landing, frame->payload_bytes);
+    if (crc != frame->payload_crc)
+        return fm_base_error_set(FM_ERR_FORMAT, "payload checksum is %08x, computed %08x from shared memory",
+                                 frame->payload_crc, crc);
+    return FM_OK;
+}
+
 static fm_status take_request(fm_net_ep *ep)
 {
     const struct net_frame *frame = &ep->stage.frame;
@@ -71,10 +82,15 @@ static fm_status take_request(fm_net_ep *ep)
     ep->request = request; // from here on it is given back, whatever happens
     if (ep->state != NET_EP_UP)
         return FM_OK;
-    if (frame->payload_bytes)
+    if (frame->place.count)
+        FM_TRY(fm_net_sock_reach_add(ep, frame->id, frame->place));
+    if (net_frame_has_payload_behind(frame)) {
         fm_net_stage_land(&ep->stage, landing);
-    else
-        take_request_end(ep);
+        return FM_OK;
+    }
+    if (frame->payload_bytes && landing)
+        FM_TRY(take_shared(ep, frame->place, landing));
+    take_request_end(ep);
     return FM_OK;
 }
 
@@ -127,6 +143,15 @@ static fm_status take_reply(fm_net_ep *ep)
     ep->reply_slot = frame->id;
     ep->reply_status = frame->payload_bytes > slot->bytes ? FM_ERR_LIMIT : FM_OK;
     if (frame->payload_bytes == 0) {
+        take_reply_end(ep, ep->stage.args);
+        return FM_OK;
+    }
+    if (frame->flags & NET_FLAG_SHARED) {
+        if (frame->payload_bytes > net_place_bytes(slot->place))
+            return fm_base_error_set(FM_ERR_FORMAT, "reply of %u bytes in a place of %zu",
+                                     frame->payload_bytes, net_place_bytes(slot->place));
+        if (ep->reply_status == FM_OK)
+            FM_TRY(take_shared(ep, slot->place, slot->buffer));
         take_reply_end(ep, ep->stage.args);
         return FM_OK;
     }

@@ -48,6 +48,21 @@ static fm_status add_payload(const struct iovec *payload, size_t count, struct n
     return FM_OK;
 }
 
+// Puts the payload into the shared area, if it is worth it and the call has a place there.
+static void share_payload(fm_net_ep *ep, struct net_place place, const fm_net_head *head,
+                          struct net_send *send, struct net_frame *frame)
+{
+    if (frame->payload_bytes < NET_AREA_PAYLOAD_MIN || frame->payload_bytes > net_place_bytes(place))
+        return;
+    frame->payload_crc = head->payload_crc;
+    uint32_t *crc = head->payload_crc_known ? NULL : &frame->payload_crc;
+    if (crc)
+        *crc = 0;
+    fm_net_area_put(ep->area, place, &send->pieces[1], send->piece_count - 1, crc);
+    frame->flags |= NET_FLAG_SHARED;
+    send->piece_count = 1;
+}
+
 static fm_status seal_payload(fm_net_ep *ep, const struct net_send *send, const fm_net_head *head,
                               struct net_frame *frame)
 {
@@ -67,7 +82,8 @@ static fm_status seal_payload(fm_net_ep *ep, const struct net_send *send, const 
 }
 
 static fm_status fill_send(fm_net_ep *ep, struct net_frame *frame, const fm_net_head *head,
-                           const struct iovec *payload, size_t payload_count, struct net_send *send)
+                           const struct iovec *payload, size_t payload_count, struct net_place place,
+                           struct net_send *send)
 {
     send->piece_count = 1; // the head, set below
     FM_TRY(add_payload(payload, payload_count, send, &frame->payload_bytes));
@@ -86,18 +102,21 @@ static fm_status fill_send(fm_net_ep *ep, struct net_frame *frame, const fm_net_
         if (!at)
             return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu bytes to send", size);
     }
-    if (frame->payload_bytes)
+    share_payload(ep, place, head, send, frame);
+    int behind = net_frame_has_payload_behind(frame);
+    if (behind)
         FM_TRY(seal_payload(ep, send, head, frame));
     FM_TRY(fm_net_frame_encode(frame, head->args, ep->seal, at));
     if (head->args_bytes)
         memcpy(at + NET_FRAME_BYTES, head->args, head->args_bytes);
     send->pieces[0] = (struct iovec){at, size};
-    send->bytes = size + frame->payload_bytes;
+    send->bytes = size + (behind ? frame->payload_bytes : 0);
     return FM_OK;
 }
 
 static fm_status enqueue(fm_net_ep *ep, struct net_frame *frame, const fm_net_head *head,
-                         const struct iovec *payload, size_t payload_count, void *cookie)
+                         const struct iovec *payload, size_t payload_count, struct net_place place,
+                         void *cookie)
 {
     struct net_send *send = take_send(ep->worker);
     if (!send)
@@ -108,7 +127,7 @@ static fm_status enqueue(fm_net_ep *ep, struct net_frame *frame, const fm_net_he
     send->is_reply = !ep->caller;
     send->piece = 0;
     send->block = NULL;
-    fm_status status = fill_send(ep, frame, head, payload, payload_count, send);
+    fm_status status = fill_send(ep, frame, head, payload, payload_count, place, send);
     if (status < 0) {
         fm_net_sock_send_free(ep->worker, send);
         return status;
@@ -137,6 +156,9 @@ struct net_slot *fm_net_sock_slot(const fm_net_ep *ep, uint64_t id)
 void fm_net_sock_slot_release(fm_net_ep *ep, struct net_slot *slot)
 {
     slot->active = 0;
+    if (slot->place.count)
+        fm_net_area_give_back(ep->area, slot->place);
+    slot->place.count = 0;
     slot->generation++;
     slot->next_free = ep->slot_free;
     ep->slot_free = (uint32_t)(slot - ep->slots) + 1;
@@ -157,6 +179,20 @@ static fm_status grow_slots(fm_net_ep *ep)
     return FM_OK;
 }
 
+// A place for what the call may carry either way; none where neither way is bulk, or the area is full: then the socket
+// carries it, so that nobody waits for a place.
+static struct net_place choose_place(fm_net_ep *ep, const struct iovec *payload, size_t payload_count,
+                                     size_t reply_bytes)
+{
+    size_t bytes = reply_bytes < NET_AREA_PAYLOAD_MIN ? 0 : reply_bytes;
+    size_t sent = 0;
+    for (size_t i = 0; ep->area && i < payload_count; i++)
+        sent += payload[i].iov_len;
+    if (sent >= NET_AREA_PAYLOAD_MIN && sent > bytes)
+        bytes = sent;
+    return ep->area ? fm_net_area_take(ep->area, bytes) : (struct net_place){0, 0};
+}
+
 fm_status fm_net_sock_call(fm_net_ep *ep, const fm_net_head *head, const struct iovec *payload,
                            size_t payload_count, void *reply_buffer, size_t reply_bytes, void *call_cookie)
 {
@@ -166,23 +202,31 @@ fm_status fm_net_sock_call(fm_net_ep *ep, const fm_net_head *head, const struct 
         return fm_base_error_set(FM_ERR_STATE, "calls go from the end that connected, once it is up");
     if (!ep->slot_free)
         FM_TRY(grow_slots(ep));
-    uint32_t place = ep->slot_free - 1;
-    struct net_slot *slot = &ep->slots[place];
+    uint32_t index = ep->slot_free - 1;
+    struct net_slot *slot = &ep->slots[index];
+    struct net_place place = choose_place(ep, payload, payload_count, reply_bytes);
     struct net_frame frame = {
         .kind = NET_REQUEST,
-        .id = (uint64_t)slot->generation << 32 | place,
+        .id = (uint64_t)slot->generation << 32 | index,
         .code = head->method,
         .args_bytes = head->args_bytes,
         // Rounded up: 0 would mean for ever.
         .timeout_us = head->timeout_ns == FM_NET_FOREVER ? 0 : (uint64_t)head->timeout_ns / 1000 + 1,
+        .place = place,
     };
-    FM_TRY(enqueue(ep, &frame, head, payload, payload_count, NULL));
+    fm_status status = enqueue(ep, &frame, head, payload, payload_count, place, NULL);
+    if (status < 0) {
+        if (place.count)
+            fm_net_area_give_back(ep->area, place);
+        return status;
+    }
     ep->slot_free = slot->next_free;
     slot->cookie = call_cookie;
     slot->buffer = reply_buffer;
     slot->bytes = reply_bytes;
     slot->active = 1;
     slot->sent = 0;
+    slot->place = place;
     return FM_OK;
 }
 
@@ -196,7 +240,12 @@ fm_status fm_net_sock_reply(fm_net_ep *ep, uint64_t id, const fm_net_head *head,
         .code = (uint32_t)head->status,
         .args_bytes = head->args_bytes,
     };
-    return enqueue(ep, &frame, head, payload, payload_count, reply_cookie);
+    struct net_reach *reach = ep->reach_count ? fm_net_sock_reach(ep, id) : NULL;
+    struct net_place place = reach ? reach->place : (struct net_place){0, 0};
+    fm_status status = enqueue(ep, &frame, head, payload, payload_count, place, reply_cookie);
+    if (status == FM_OK && reach)
+        fm_net_sock_reach_remove(ep, reach);
+    return status;
 }
 
 // The first pieces of the queue, in order.

@@ -108,7 +108,7 @@ fm_status fm_net_stage_step(struct net_stage *stage, enum net_stage_event *out_e
     stage->frame = frame;
     stage->args = head + NET_FRAME_BYTES;
     stage->begin += NET_FRAME_BYTES + frame.args_bytes;
-    if (frame.payload_bytes == 0)
+    if (!net_frame_has_payload_behind(&frame))
         frame_is_over(stage);
     *out_event = NET_STAGE_HEAD;
     return FM_OK;

@@ -18,7 +18,7 @@ enum {
 
 enum net_stage_event {
     NET_STAGE_MORE, // nothing until more bytes come
-    NET_STAGE_HEAD, // `frame` and `args` are valid until the next step; land its payload, if it has one
+    NET_STAGE_HEAD, // `frame` and `args` are valid until the next step; land its payload, if one follows
     NET_STAGE_END,  // the payload of `frame` is complete and checked, or skipped
 };
 

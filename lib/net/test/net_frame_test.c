@@ -5,8 +5,10 @@
 
 #include "net_frame.h"
 
-static const struct net_frame_limits requests = {NET_REQUEST, 1000, 100000};
-static const struct net_frame_limits replies = {NET_REPLY, 1000, 100000};
+static const struct net_frame_limits requests = {NET_REQUEST, 1000, 100000, 0};
+static const struct net_frame_limits sharing[] = {{NET_REQUEST, 1000, 100000, 16},
+                                                  {NET_REPLY, 1000, 100000, 16}};
+static const struct net_frame_limits replies = {NET_REPLY, 1000, 100000, 0};
 
 static fm_net_seal *new_seal(void)
 {
@@ -36,6 +38,14 @@ static struct net_frame any_frame(fm_gen *gen)
         frame.payload_crc = (uint32_t)fm_gen_u64(gen);
         fm_gen_fill(gen, frame.payload_tag, sizeof frame.payload_tag);
     }
+    if (frame.kind == NET_REQUEST && fm_gen_chance(gen, 0.5)) {
+        frame.place.count = (uint16_t)fm_gen_int(gen, 1, 16);
+        frame.place.first = (uint16_t)fm_gen_int(gen, 0, 16 - frame.place.count);
+    }
+    if (frame.payload_bytes &&
+        (frame.kind == NET_REPLY || frame.payload_bytes <= net_place_bytes(frame.place)) &&
+        fm_gen_chance(gen, 0.5))
+        frame.flags |= NET_FLAG_SHARED;
     return frame;
 }
 
@@ -49,7 +59,9 @@ static void round_trip(fm_gen *gen)
     uint8_t bytes[NET_FRAME_BYTES];
     assert_ok(fm_net_frame_encode(&frame, args, sending, bytes));
     struct net_frame back;
-    assert_ok(fm_net_frame_decode(bytes, frame.kind == NET_REQUEST ? &requests : &replies, &back));
+    assert_ok(fm_net_frame_decode(bytes, &sharing[frame.kind == NET_REPLY], &back));
+    assert_int_equal(back.place.first, frame.place.first);
+    assert_int_equal(back.place.count, frame.place.count);
     assert_int_equal(back.kind, frame.kind);
     assert_int_equal(back.flags, frame.flags);
     assert_true(back.id == frame.id && back.timeout_us == frame.timeout_us);
@@ -161,10 +173,25 @@ static void bad_headers_are_told_apart(void **state)
                  "1001 bytes of args; at most 1000");
     assert_fails(fm_net_frame_decode(WITH(27, 1), &requests, &out), FM_ERR_LIMIT,
                  "bytes of payload; at most 100000");
-    assert_fails(fm_net_frame_decode(WITH(58, 1), &requests, &out), FM_ERR_FORMAT, "bytes 56..59");
+    assert_fails(fm_net_frame_decode(WITH(58, 1), &requests, &out), FM_ERR_FORMAT, "in a shared area of 0");
+    assert_fails(fm_net_frame_decode(WITH(56, 1), &requests, &out), FM_ERR_FORMAT, "in a shared area of 0");
+    assert_fails(fm_net_frame_decode(WITH(58, 17), &sharing[0], &out), FM_ERR_FORMAT, "17 granules from 0");
+    assert_fails(fm_net_frame_decode(WITH(59, 0xFF), &sharing[0], &out), FM_ERR_FORMAT,
+                 "in a shared area of 16");
+    assert_fails(fm_net_frame_decode(WITH(56, 1), &sharing[0], &out), FM_ERR_FORMAT, "0 granules from 1");
+    assert_fails(fm_net_frame_decode(WITH(6, 2), &requests, &out), FM_ERR_FORMAT, "0 shared granules");
+    assert_fails(fm_net_frame_decode(WITH(6, 2), &sharing[0], &out), FM_ERR_FORMAT, "0 shared granules");
+    frame.place.count = 1; // and the payload needs two
+    assert_ok(fm_net_frame_encode(&frame, args, NULL, good));
+    assert_ok(fm_net_frame_decode(good, &sharing[0], &out));
+    assert_fails(fm_net_frame_decode(WITH(6, 2), &sharing[0], &out), FM_ERR_FORMAT, "1 shared granules");
+    assert_ok(fm_net_frame_decode(WITH(58, 2), &sharing[0], &out));
     frame = (struct net_frame){.kind = NET_REPLY};
     assert_ok(fm_net_frame_encode(&frame, args, NULL, good));
     assert_ok(fm_net_frame_decode(good, &replies, &out));
+    assert_fails(fm_net_frame_decode(WITH(58, 1), &sharing[1], &out), FM_ERR_FORMAT, "1 granules from 0");
+    assert_fails(fm_net_frame_decode(WITH(6, 2), &sharing[1], &out), FM_ERR_FORMAT,
+                 "0 bytes of payload in a place");
     assert_fails(fm_net_frame_decode(WITH(16, 1), &replies, &out), FM_ERR_FORMAT, "reply with status 1");
     assert_fails(fm_net_frame_decode(WITH(6, 1), &replies, &out), FM_ERR_FORMAT, "flags 0x1");
     assert_fails(fm_net_frame_decode(WITH(28, 1), &replies, &out), FM_ERR_FORMAT,

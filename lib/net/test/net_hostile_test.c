@@ -92,7 +92,7 @@ static void raw_expect_close(fm_net_loop *loop, int fd, int limit_ms)
 // The caller's half of a handshake by user.
 static int raw_caller(fm_net_loop *loop, const char *address)
 {
-    static const struct net_shake_offer offer = {0, 1000, 0};
+    static const struct net_shake_offer offer = {.args_bytes_max = 1000};
     static const uint8_t nonce[NET_NONCE_BYTES];
     struct net_shake shake;
     uint8_t message[NET_SHAKE_BYTES];
@@ -110,7 +110,7 @@ static int raw_caller(fm_net_loop *loop, const char *address)
 // The service's half.
 static int raw_service(fm_net_loop *loop, int listener)
 {
-    static const struct net_shake_offer offer = {64, 1000, NET_PATTERN_BYTES};
+    static const struct net_shake_offer offer = {64, 1000, NET_PATTERN_BYTES, 0};
     static const uint8_t nonce[NET_NONCE_BYTES];
     struct net_shake shake;
     uint8_t message[NET_SHAKE_BYTES];

@@ -251,3 +251,15 @@ int net_count_fds(void)
     closedir(folder);
     return count;
 }
+
+int net_count_areas(void)
+{
+    char line[512];
+    int count = 0;
+    FILE *file = fopen("/proc/self/maps", "r");
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file))
+        count += strstr(line, "memfd:fathom-net") != NULL;
+    fclose(file);
+    return count;
+}

@@ -84,5 +84,7 @@ void net_rest(fm_net_loop *loop, int ms);
 const char *net_unix_address(const char *name);
 // Open descriptors of this process.
 int net_count_fds(void);
+// Shared areas that are mapped in this process; both ends of one, where both are here.
+int net_count_areas(void);
 
 #endif

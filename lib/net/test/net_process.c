@@ -128,6 +128,7 @@ void net_kill_clients(int kills)
         net_until(loop, &service.closed, i + 1);
     }
     assert_int_equal(net_count_fds(), fds);
+    assert_int_equal(net_count_areas(), 2);       // both ends of the witness
     assert_true(fm_base_mem_live() <= live + 64); // a pool may still grow by a batch of messages
     assert_true(net_resident_kib() < resident + 20000);
     fm_net_loop_free(loop);

@@ -6,8 +6,8 @@
 #include "net_frame.h"
 #include "net_shake.h"
 
-static const struct net_shake_offer caller_offer = {0, 1000, 0};
-static const struct net_shake_offer service_offer = {64, 2000, 3000};
+static const struct net_shake_offer caller_offer = {.args_bytes_max = 1000};
+static const struct net_shake_offer service_offer = {64, 2000, 3000, 0};
 
 // Two ends, and the last message of each.
 struct pair {

@@ -39,7 +39,8 @@ static void any_calls(fm_gen *gen)
     const char *address;
     const fm_net_security *security = security_of(gen, &address);
     const fm_net_limits limits = {.window = (uint32_t)fm_gen_int(gen, 1, 20),
-                                  .reply_queue_bytes_max = (uint32_t)fm_gen_size(gen, 1, 1 << 20)};
+                                  .reply_queue_bytes_max = (uint32_t)fm_gen_size(gen, 1, 1 << 20),
+                                  .shared_bytes = (uint32_t)fm_gen_size(gen, 0, 32 << 20)};
     fm_net_loop *loop = net_test_loop(&limits);
     struct net_service service = {0};
     fm_net_listener *listener = net_service_listen(&service, loop, address, security);
@@ -473,7 +474,9 @@ static void a_slow_reader_is_left_waiting_and_then_served(void **state)
 static void a_reader_that_stopped_is_given_up(void **state)
 {
     (void)state;
-    const fm_net_limits limits = {.stall_timeout_ns = 150 * 1000000, .reply_queue_bytes_max = 1 << 20};
+    // No shared memory: there all replies would have their places, and none would wait for the reader.
+    const fm_net_limits limits = {
+        .stall_timeout_ns = 150 * 1000000, .reply_queue_bytes_max = 1 << 20, .shared_bytes = 1};
     fm_net_loop *loops[] = {net_test_loop(&limits), net_test_loop(NULL)};
     struct net_service service = {0};
     fm_net_listener *listener =

@@ -60,7 +60,7 @@ static struct stream new_stream(fm_gen *gen, fm_net_seal *seal)
 
 static void begin_stage(struct net_stage *stage, fm_net_seal *seal)
 {
-    *stage = (struct net_stage){.limits = {NET_REQUEST, NET_ARGS_BYTES_LIMIT, 40000}, .seal = seal};
+    *stage = (struct net_stage){.limits = {NET_REQUEST, NET_ARGS_BYTES_LIMIT, 40000, 0}, .seal = seal};
     stage->bytes = fm_base_mem_alloc(NET_STAGE_BYTES);
     assert_non_null(stage->bytes);
 }

@@ -158,6 +158,12 @@ typedef struct fm_net_limits {
     /** Time without a byte of progress in the middle of a message, after which a peer is given up; at most a
      * day. 30 s */
     int64_t stall_timeout_ns;
+    /**
+     * Memory that a connection over a UNIX socket shares with its peer, if that is of the same user or root: payloads of
+     * 32 KiB and more go through it instead of the socket. The end that connects makes it; pages are taken as they are
+     * used, and go when the connection ends. At most 64 MiB; 1: none, so that all goes over the socket. 16 MiB
+     */
+    uint32_t shared_bytes;
 } fm_net_limits;
 
 typedef struct fm_net_loop_options {
