@@ -101,7 +101,8 @@ static const fm_option storage_schema[] = {
     {"node", FM_OPTION_INT, FIELD(node), .required = 1, .min = 101, .max = INT32_MAX - 1,
      .help = "which node this is; 'init' begins with 101"},
     {"listen", FM_OPTION_STRING, FIELD(listen), .metavar = "ADDRESS",
-     .help = "where, as host:port or unix:PATH; default: unix:DIR/socket-NODE"},
+     .help = "where, as host:port or unix:PATH; default: unix:DIR/socket-NODE, which serves this machine in "
+             "any case"},
     {"targets", FM_OPTION_STRING, FIELD(targets), .metavar = "LIST",
      .help = "of this node, as 4,5,6; default: those that 'init' gave it"},
     {"target-bytes", FM_OPTION_SIZE, FIELD(target_bytes), .value = "0", .min = 0, .max = 0x1p50,

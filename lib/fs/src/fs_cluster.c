@@ -219,7 +219,7 @@ static fm_status start_node(fm_fs_cluster *cluster, const char *dir, uint32_t no
     for (uint32_t i = 0; i < count; i++)
         FM_TRY(open_disk(cluster, dir, targets[i], bytes, &disks[i]));
     FM_TRY(fm_fs_host_node(cluster->host, node, serve_storage, service, &service->runtime));
-    const fm_fs_storage_options options = {.address = fm_fs_host_address(cluster->host),
+    const fm_fs_storage_options options = {.address = fm_fs_host_announcement(cluster->host),
                                            .managers = cluster->managers.nodes,
                                            .manager_count = cluster->managers.count,
                                            .incarnation = fm_base_clock_unix_ns(),
@@ -287,7 +287,7 @@ static fm_status start_all(fm_fs_cluster *cluster, const char *dir)
     cluster->managers = (struct fm_fs_cluster_managers){.count = 1, .nodes = {1}};
     FM_TRY(start_manager(cluster, dir, 1, NULL));
     FM_TRY(fm_fs_cluster_socket(dir, "socket", address));
-    FM_TRY(fm_fs_host_listen(cluster->host, address));
+    FM_TRY(fm_fs_host_listen(cluster->host, address, NULL));
     for (uint32_t node = FM_FS_FIRST_STORAGE; node < FM_FS_FIRST_STORAGE + conf.nodes; node++) {
         uint32_t targets[FM_FS_CLUSTER_TARGETS_MAX];
         uint32_t count = targets_of(&conf, node, targets);
@@ -314,9 +314,9 @@ fm_status fm_fs_cluster_up(const char *dir, fm_fs_cluster **out_cluster)
 
 /* One service */
 
-static fm_status listen_at(fm_fs_cluster *cluster, const char *address)
+static fm_status listen_at(fm_fs_cluster *cluster, const char *address, const char *local)
 {
-    FM_TRY(fm_fs_host_listen(cluster->host, address));
+    FM_TRY(fm_fs_host_listen(cluster->host, address, local));
     const char *bound = fm_fs_host_address(cluster->host);
     fm_net_address parsed;
     FM_TRY(fm_net_address_parse(bound, &parsed));
@@ -343,7 +343,7 @@ static fm_status serve_one_manager(fm_fs_cluster *cluster, const char *dir,
                                  "or 1 without it",
                                  dir, options->node);
     FM_TRY(start_manager(cluster, dir, options->node, options->store));
-    return listen_at(cluster, options->listen ? options->listen : managers->addresses[place]);
+    return listen_at(cluster, options->listen ? options->listen : managers->addresses[place], NULL);
 }
 
 static fm_status serve_one_node(fm_fs_cluster *cluster, const char *dir, const fm_fs_serve_options *options)
@@ -377,9 +377,13 @@ static fm_status serve_one_node(fm_fs_cluster *cluster, const char *dir, const f
     for (uint32_t i = 0; i < cluster->managers.count; i++)
         FM_TRY(fm_fs_host_know(cluster->host, cluster->managers.nodes[i], cluster->managers.addresses[i]));
     snprintf(name, sizeof name, "socket-%u", options->node);
+    fm_status status = fm_fs_cluster_socket(dir, name, address);
     if (!options->listen)
-        FM_TRY(fm_fs_cluster_socket(dir, name, address));
-    FM_TRY(listen_at(cluster, options->listen ? options->listen : address));
+        FM_TRY(status);
+    // A service on the network is reached over a UNIX socket as well by who is on its machine.
+    int tcp = options->listen && strncmp(options->listen, "unix:", 5) != 0;
+    FM_TRY(listen_at(cluster, options->listen ? options->listen : address,
+                     tcp && status == FM_OK ? address : NULL));
     return start_node(cluster, dir, options->node, targets, count, bytes);
 }
 

@@ -1,8 +1,10 @@
 #include "host.h"
+#include "host_address.h"
 
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 enum { HEAD_BYTES = 8, NODES_MAX = 512, ARGS_MAX = 8192, MESSAGE_BYTES = 1024 };
 
@@ -56,8 +58,11 @@ struct host_node {
 };
 
 struct peer {
+    fm_fs_host *host;
     uint32_t node;
-    char address[FM_NET_ADDRESS_BYTES];
+    char announced[FM_FS_ADDRESS_MAX + 1];
+    struct fm_fs_host_address address;
+    int was_up; // at that address
     fm_net_dialer *dialer;
 };
 
@@ -66,6 +71,8 @@ struct fm_fs_host {
     fm_fs_pool *pool;
     fm_net_key key;
     fm_net_listener *listener;
+    fm_net_listener *local; // for who is on this machine
+    char announced[FM_FS_ADDRESS_MAX + 1];
     fm_fs_kv *kv;
     struct host_node *nodes[NODES_MAX];
     uint32_t node_count;
@@ -331,13 +338,44 @@ static struct peer *find_peer(fm_fs_host *host, uint32_t node)
     return NULL;
 }
 
+static fm_status dial(fm_fs_host *host, struct peer *peer);
+
+static void peer_up(void *context, fm_net_conn *conn)
+{
+    struct peer *peer = context;
+    (void)conn;
+    peer->was_up = 1;
+}
+
+static void peer_down(void *context, fm_net_conn *conn, fm_status status)
+{
+    struct peer *peer = context;
+    (void)conn;
+    // A stranger at the socket on this machine is a reason to leave it; nobody there now is none, as its process may be
+    // starting again.
+    if (peer->host->ending || peer->was_up || !peer->address.local[0] || status == FM_ERR_NET_REFUSED ||
+        status == FM_ERR_NET_CLOSED || status == FM_ERR_CANCELLED)
+        return;
+    peer->address.local[0] = 0;
+    fm_net_dialer_free(peer->dialer);
+    peer->dialer = NULL;
+    if (dial(peer->host, peer) < 0)
+        return; // the next call tries again, and tells
+}
+
 static fm_status dial(fm_fs_host *host, struct peer *peer)
 {
     if (peer->dialer)
         return FM_OK;
-    const fm_net_connect_options options = {.size = sizeof options, .security = {FM_NET_KEYED, &host->key}};
+    const fm_net_connect_options options = {.size = sizeof options,
+                                            .up = peer_up,
+                                            .down = peer_down,
+                                            .context = peer,
+                                            .security = {FM_NET_KEYED, &host->key}};
     const fm_net_backoff backoff = {.limit_ns = 500000000, .seed = host->random_seed + peer->node};
-    return fm_net_dialer_new(host->loop, peer->address, &options, &backoff, &peer->dialer);
+    return fm_net_dialer_new(host->loop,
+                             peer->address.local[0] ? peer->address.local : peer->address.anywhere, &options,
+                             &backoff, &peer->dialer);
 }
 
 // Where it is known, the network need not compute it again.
@@ -632,12 +670,12 @@ void fm_fs_host_end(fm_fs_host *host)
 static void free_all(fm_fs_host *host)
 {
     fm_fs_host_end(host);
-    for (uint32_t i = 0; host->loop && i < host->peer_count; i++) {
+    for (uint32_t i = 0; host->loop && i < host->peer_count; i++)
         fm_net_dialer_free(host->peers[i]->dialer);
-        fm_base_mem_free(host->peers[i]);
-    }
     if (host->listener)
         fm_net_listener_close(host->listener);
+    if (host->local)
+        fm_net_listener_close(host->local);
     if (!host->loop) {
         fm_fs_pool_free(host->pool);
         fm_base_mem_free(host);
@@ -649,6 +687,8 @@ static void free_all(fm_fs_host *host)
     while (host->transactions > 0 && fm_net_loop_progress(host->loop, 0) == FM_OK)
         ; // those that were posted come back
     fm_net_loop_free(host->loop);
+    for (uint32_t i = 0; i < host->peer_count; i++) // their connections have told them of their ends
+        fm_base_mem_free(host->peers[i]);
     while (host->remotes.after != &host->remotes) {
         struct remote *remote = host->remotes.after;
         RING_REMOVE(remote);
@@ -687,13 +727,28 @@ fm_fs_pool *fm_fs_host_pool(fm_fs_host *host)
     return host->pool;
 }
 
-fm_status fm_fs_host_listen(fm_fs_host *host, const char *address)
+static fm_status listen_on(fm_fs_host *host, const char *address, fm_net_listener **out_listener)
 {
     const fm_net_service service = {
         .size = sizeof service, .land = land, .serve = serve, .drop = drop, .context = host};
     const fm_net_listen_options options = {
         .size = sizeof options, .service = &service, .security = {FM_NET_KEYED, &host->key}};
-    return fm_net_loop_listen(host->loop, address, &options, &host->listener);
+    return fm_net_loop_listen(host->loop, address, &options, out_listener);
+}
+
+fm_status fm_fs_host_listen(fm_fs_host *host, const char *address, const char *local)
+{
+    const char *bound = NULL;
+    FM_TRY(listen_on(host, address, &host->listener));
+    if (local && listen_on(host, local, &host->local) == FM_OK)
+        bound = fm_net_listener_address(host->local);
+    fm_fs_host_announce(fm_fs_host_address(host), bound, host->announced);
+    return FM_OK;
+}
+
+const char *fm_fs_host_announcement(const fm_fs_host *host)
+{
+    return host->announced;
 }
 
 const char *fm_fs_host_address(const fm_fs_host *host)
@@ -718,19 +773,25 @@ fm_status fm_fs_host_node(fm_fs_host *host, uint32_t node,
 fm_status fm_fs_host_know(fm_fs_host *host, uint32_t node, const char *address)
 {
     struct peer *peer = find_peer(host, node);
-    if (find_node(host, node) || !*address || strlen(address) >= FM_NET_ADDRESS_BYTES)
+    if (find_node(host, node) || !*address || strlen(address) > FM_FS_ADDRESS_MAX)
         return FM_OK;
     if (!peer) {
         peer = host->peer_count < NODES_MAX ? fm_base_mem_zalloc(1, sizeof *peer) : NULL;
         if (!peer)
             return fm_base_error_set(FM_ERR_NOMEM, "no memory for a peer");
+        peer->host = host;
         peer->node = node;
         host->peers[host->peer_count++] = peer;
     }
-    if (strcmp(peer->address, address) == 0)
+    if (strcmp(peer->announced, address) == 0)
         return FM_OK;
     fm_net_dialer_free(peer->dialer);
     peer->dialer = NULL;
-    memcpy(peer->address, address, strlen(address) + 1);
+    memcpy(peer->announced, address, strlen(address) + 1);
+    fm_fs_host_announced(address, &peer->address);
+    peer->was_up = 0;
+    const char *local = peer->address.local;
+    if (strncmp(local, "unix:", 5) != 0 || access(local + 5, W_OK) != 0)
+        peer->address.local[0] = 0; // of another container, or another user's
     return dial(host, peer);
 }

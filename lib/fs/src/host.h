@@ -21,9 +21,12 @@ void fm_fs_host_end(fm_fs_host *host);
 void fm_fs_host_free(fm_fs_host *host);
 fm_net_loop *fm_fs_host_loop(fm_fs_host *host);
 fm_fs_pool *fm_fs_host_pool(fm_fs_host *host); // of what arrives
-// Others reach all nodes of this host at the address. FM_ERR_* of fm_net_loop_listen().
-fm_status fm_fs_host_listen(fm_fs_host *host, const char *address);
+// Others reach all nodes of this host at the address; those on this machine also at `local`, a UNIX socket, where one can
+// be made (NULL: not asked for). FM_ERR_* of fm_net_loop_listen().
+fm_status fm_fs_host_listen(fm_fs_host *host, const char *address, const char *local);
 const char *fm_fs_host_address(const fm_fs_host *host); // "" when nothing listens
+const char *fm_fs_host_announcement(
+    const fm_fs_host *host); // what others are told (host_address.h), and fm_fs_host_know()
 // A node of this host; `serve` takes its requests (NULL: it only calls). Lives as long as the host.
 fm_status fm_fs_host_node(fm_fs_host *host, uint32_t node,
                           void (*serve)(void *context, fm_fs_request *request), void *context,

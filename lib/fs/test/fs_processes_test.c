@@ -18,6 +18,7 @@ enum { MANAGERS = 2, NODES = 4, PROCESSES = MANAGERS + NODES, FIRST_NODE = 101 }
 struct world {
     const char *store; // NULL: in the directory
     uint64_t sync_bytes_per_s;
+    const char *listen; // storage; NULL: UNIX sockets
     char dir[400];
     pid_t processes[PROCESSES];
     fm_fs_chunks *chunks;
@@ -43,6 +44,7 @@ static void serve(const struct world *world, int process, int ready)
     fm_fs_serve_options options = {.size = sizeof options,
                                    .role = process < MANAGERS ? FM_FS_MANAGER : FM_FS_STORAGE,
                                    .node = node_of(process),
+                                   .listen = process < MANAGERS ? NULL : world->listen,
                                    .store = process < MANAGERS ? world->store : NULL,
                                    .sync_bytes_per_s = process < MANAGERS ? 0 : world->sync_bytes_per_s};
     if (process == PROCESSES - 1) {
@@ -90,14 +92,15 @@ static void end_process(struct world *world, int process, int how)
         assert_int_equal(state, 0);
 }
 
-static void begin_with(struct world *world, const char *store, uint64_t target_bytes,
-                       uint64_t sync_bytes_per_s)
+static void begin_at(struct world *world, const char *listen, const char *store, uint64_t target_bytes,
+                     uint64_t sync_bytes_per_s)
 {
     static int n;
     const fm_fs_cluster_options options = {
         .size = sizeof options, .targets = 3, .target_bytes = target_bytes, .store = store};
     char path[450];
-    *world = (struct world){.store = store, .ledger = {.chain = 1}, .sync_bytes_per_s = sync_bytes_per_s};
+    *world = (struct world){
+        .store = store, .ledger = {.chain = 1}, .sync_bytes_per_s = sync_bytes_per_s, .listen = listen};
     snprintf(world->dir, sizeof world->dir, "%s/p%d", fm_test_tmpdir(), n++);
     assert_ok(fm_fs_cluster_init(world->dir, &options));
     snprintf(path, sizeof path, "%s/managers", world->dir);
@@ -109,6 +112,12 @@ static void begin_with(struct world *world, const char *store, uint64_t target_b
     for (int p = 0; p < PROCESSES; p++)
         start(world, p);
     assert_ok(fm_fs_chunks_open(world->dir, &world->chunks));
+}
+
+static void begin_with(struct world *world, const char *store, uint64_t target_bytes,
+                       uint64_t sync_bytes_per_s)
+{
+    begin_at(world, NULL, store, target_bytes, sync_bytes_per_s);
 }
 
 static void begin(struct world *world)
@@ -441,6 +450,100 @@ static void killed_clients_leave_nothing(void **state)
     end(&world);
 }
 
+// Areas of memory that a process shares with others (lib/net).
+static int count_shared(pid_t process)
+{
+    char path[64];
+    char line[512];
+    int count = 0;
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)process);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file))
+        count += strstr(line, "memfd:fathom-net") != NULL;
+    fclose(file);
+    return count;
+}
+
+static fm_fs_chunks *read_again(const struct world *world)
+{
+    enum { BULK = 200000 };
+    static uint8_t bytes[BULK];
+    static uint8_t back[BULK];
+    const uint8_t id[FM_FS_CHUNK_ID_BYTES] = {3};
+    uint32_t size;
+    fm_gen gen = fm_gen_seeded(4);
+    fm_fs_chunks *chunks;
+    fm_gen_fill(&gen, bytes, sizeof bytes);
+    assert_ok(fm_fs_chunks_open(world->dir, &chunks));
+    assert_ok(fm_fs_chunks_write(chunks, 1, id, 0, bytes, BULK, LEDGER_PATIENCE_MS));
+    for (int i = 0; i < 20; i++) { // of any replica
+        memset(back, 0, sizeof back);
+        assert_ok(fm_fs_chunks_read(chunks, 1, id, 0, back, BULK, LEDGER_PATIENCE_MS, &size, NULL));
+        assert_int_equal(size, BULK);
+        assert_memory_equal(back, bytes, BULK);
+    }
+    return chunks;
+}
+
+static void serve_stranger(const char *socket)
+{
+    char dir[400];
+    char address[500];
+    snprintf(dir, sizeof dir, "%s/stranger", fm_test_tmpdir());
+    snprintf(address, sizeof address, "unix:%s", socket);
+    const fm_fs_cluster_options cluster = {.size = sizeof cluster, .targets = 1};
+    const fm_fs_serve_options options = {
+        .size = sizeof options, .role = FM_FS_STORAGE, .node = FIRST_NODE, .listen = address};
+    assert_ok(fm_fs_cluster_init(dir, &cluster));
+    assert_ok(fm_fs_cluster_serve(dir, &options, &running));
+}
+
+// Services on the network are reached over their UNIX sockets by who is on their machine, and bulk goes through shared
+// memory. Where the socket is gone, or another cluster's, the network serves.
+static void a_machine_keeps_its_bulk_to_itself(void **state)
+{
+    (void)state;
+    struct world world;
+    char path[450];
+    begin_at(&world, "127.0.0.1:0", NULL, 1 << 30, 0);
+    ledger_wait_whole(world.chunks, 0);
+    fm_fs_chunks *chunks = read_again(&world);
+    // To the leading manager and the head of the chain; and along the chain.
+    int shared = count_shared(getpid());
+    for (int p = MANAGERS; p < PROCESSES - 1; p++)
+        assert_true(count_shared(world.processes[p]) >= 1);
+    assert_true(shared >= 2);
+    fm_fs_chunks_close(chunks);
+    assert_true(count_shared(getpid()) < shared);
+
+    for (int p = PROCESSES - 1; p >= MANAGERS;
+         p--) { // the last one is a node of the chain, where a stranger comes
+        snprintf(path, sizeof path, "%s/socket-%u", world.dir, node_of(p));
+        assert_int_equal(unlink(path), 0);
+    }
+    pid_t stranger = fork();
+    if (stranger == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        serve_stranger(path);
+        if (fm_fs_cluster_run(running) < 0)
+            _exit(1);
+        _exit(0);
+    }
+    assert_true(stranger > 0);
+    for (int i = 0; access(path, F_OK) != 0; i++) {
+        assert_true(i < LEDGER_PATIENCE_MS / 100);
+        fm_base_clock_sleep_ns(100000000);
+    }
+    int others = count_shared(getpid()); // of the client that was there before
+    chunks = read_again(&world);
+    assert_true(count_shared(getpid()) - others <= MANAGERS);
+    fm_fs_chunks_close(chunks);
+    kill(stranger, SIGKILL);
+    assert_int_equal(waitpid(stranger, NULL, 0), stranger);
+    end(&world);
+}
+
 int main(int argc, char **argv)
 {
     const struct {
@@ -456,6 +559,7 @@ int main(int argc, char **argv)
         {"rotate", cmocka_unit_test(a_chain_whose_last_is_lost_is_rotated)},
         {"throttle", cmocka_unit_test(filling_is_throttled)},
         {"full", cmocka_unit_test(a_full_cluster_takes_changes_alone)},
+        {"machine", cmocka_unit_test(a_machine_keeps_its_bulk_to_itself)},
         {"clients", cmocka_unit_test(killed_clients_leave_nothing)},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
@@ -463,6 +567,6 @@ int main(int argc, char **argv)
             const struct CMUnitTest tests[] = {cases[i].test};
             return fm_test_run("fs_processes", tests);
         }
-    fprintf(stderr, "usage: fs_processes_test kill|server|stop|drain|rotate|throttle|full|clients\n");
+    fprintf(stderr, "usage: fs_processes_test kill|server|stop|drain|rotate|throttle|full|machine|clients\n");
     return 2;
 }

@@ -78,8 +78,10 @@ typedef struct fm_fs_serve_options {
     size_t size;
     fm_fs_role role;
     uint32_t node;
-    const char *listen; /**< where. A manager: what `managers` says of it. Storage: DIR/socket-<node> */
-    const char *store;  /**< manager: the cluster's state, as fm_fs_kv_open() names stores. lmdb:DIR/meta */
+    /** Where. A manager: what `managers` says of it. Storage: DIR/socket-<node>, where it listens also when `listen` is on
+     *  the network: who is on its machine takes the socket, and bulk then goes through shared memory. */
+    const char *listen;
+    const char *store; /**< manager: the cluster's state, as fm_fs_kv_open() names stores. lmdb:DIR/meta */
     const uint32_t *
         targets; /**< storage: which, in DIR/target-<id>, made if missing. Those that cluster.conf gives the node */
     uint32_t target_count;
@@ -112,8 +114,8 @@ typedef struct fm_fs_cluster_chain {
 typedef struct fm_fs_cluster_node {
     uint32_t id;
     int draining;
-    const char *address;
-    int64_t silent_ms; /**< since its last heartbeat; -1: this manager has had none */
+    const char *address; /**< for everybody, and behind a blank perhaps a socket for who is on its machine */
+    int64_t silent_ms;   /**< since its last heartbeat; -1: this manager has had none */
 } fm_fs_cluster_node;
 /** A target that is in a chain, or that a node told of. */
 typedef struct fm_fs_cluster_target {
