@@ -32,7 +32,8 @@ static inline struct fm_tile_config fm_tile_config_whole(void)
     return config;
 }
 
-#if defined(__AMX_BF16__) /* else the includer defines the rest, or does not need it */
+/* Compiled for AMX (clang below 15 has its own name for it); else the includer defines the rest. */
+#if defined(__AMX_BF16__) || defined(__AMXBF16__)
 
 #include <immintrin.h>
 
