@@ -306,6 +306,7 @@ static void send(fm_fs_client_io *io, const fm_fs_chain *chain, const fm_fs_memb
                             .args_bytes = sizeof args,
                             .payload = io->data,
                             .reply_bytes = reads ? io->size : 0,
+                            .reply_into = reads ? io->into : NULL,
                             .done = answered,
                             .context = io};
     fm_fs_call_start(client->runtime, &io->call);

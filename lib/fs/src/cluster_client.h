@@ -32,6 +32,7 @@ typedef struct fm_fs_client_io {
     uint32_t offset;
     uint32_t size;      // read: at most; truncate: the new size
     fm_fs_buffer *data; // write; referenced until done()
+    fm_fs_buffer *into; // read: NULL, or where the bytes shall lie, as fm_fs_call::reply_into
     int64_t timeout_ns;
     void (*done)(struct fm_fs_client_io *io);
     void *context;
@@ -41,7 +42,7 @@ typedef struct fm_fs_client_io {
     fm_status status;
     uint64_t version;    // of the chunk that was read or made
     int absent;          // read: there is no chunk
-    fm_fs_buffer *bytes; // read: the caller drops it; NULL when absent
+    fm_fs_buffer *bytes; // read: the caller drops it; NULL when absent; `into`, or another
     uint32_t crc;        // their CRC32C, from the replica that verified them
 
     int64_t deadline_ns; // private, as all that follows

@@ -5,30 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cluster_fs.h"
 #include "fathom/file.h"
-#include "fathom/fs_volume.h"
-#include "fathom/mem.h"
-#include "fs_backend.h"
 
 enum {
-    GROUPS_MAX = 64,
     // Work that a removal does for the collector before it returns: its own, when it was small.
     COLLECT = 16
-};
-
-struct cluster_fs {
-    fm_fs base;
-    fm_fs_volume *volume;
-    fm_fs_meta *meta;
-    fm_fs_who who;
-    uint32_t groups[GROUPS_MAX];
-    uint32_t umask;
-};
-
-struct cluster_file {
-    fm_fs_file base;
-    uint64_t ino;
-    int written; // since the time of change was told
 };
 
 struct cluster_list {
@@ -42,8 +24,7 @@ struct cluster_list {
     char name[FM_FS_META_NAME_MAX + 1];
 };
 
-// The codes that fs.h promises for those that the names have.
-static fm_status said(fm_status status)
+fm_status fm_fs_cluster_said(fm_status status)
 {
     switch (status) {
     case FM_ERR_FS_ACCESS:
@@ -66,7 +47,8 @@ static fm_status said(fm_status status)
 
 static fm_status failed(fm_status status, const char *doing, const char *path)
 {
-    return status == FM_OK ? FM_OK : fm_base_error_prefix(said(status), "cannot %s %s", doing, path);
+    return status == FM_OK ? FM_OK
+                           : fm_base_error_prefix(fm_fs_cluster_said(status), "cannot %s %s", doing, path);
 }
 
 /* Opening */
@@ -95,7 +77,7 @@ static void cluster_close(fm_fs *fs)
 
 static fm_status cluster_open(const char *where, unsigned flags, fm_fs **out_fs)
 {
-    gid_t groups[GROUPS_MAX];
+    gid_t groups[FM_FS_CLUSTER_GROUPS];
     (void)flags; // the root is there when the cluster is
     struct cluster_fs *cluster = fm_base_mem_zalloc(1, sizeof *cluster);
     if (!cluster)
@@ -104,9 +86,9 @@ static fm_status cluster_open(const char *where, unsigned flags, fm_fs **out_fs)
     fm_status status = fm_fs_volume_open(where, NULL, &cluster->volume);
     if (status < 0) {
         fm_base_mem_free(cluster);
-        return said(status);
+        return fm_fs_cluster_said(status);
     }
-    int count = getgroups(GROUPS_MAX, groups);
+    int count = getgroups(FM_FS_CLUSTER_GROUPS, groups);
     for (int i = 0; i < count; i++)
         cluster->groups[i] = groups[i];
     cluster->who = (fm_fs_who){.uid = geteuid(),
@@ -271,7 +253,7 @@ static fm_status cluster_list_next(fm_fs_list *base, const fm_fs_entry **out_ent
     if (list->at == list->count && list->more) {
         char after[FM_FS_META_NAME_MAX + 1];
         memcpy(after, list->name, sizeof after);
-        FM_TRY(said(next_page(list, after)));
+        FM_TRY(fm_fs_cluster_said(next_page(list, after)));
     }
     if (list->at == list->count) {
         *out_entry = NULL;
@@ -409,4 +391,5 @@ const struct fm_fs_ops fm_fs_cluster_ops = {
     .file_write = cluster_file_write,
     .file_truncate = cluster_file_truncate,
     .file_sync = cluster_file_sync,
+    .queue_open = fm_fs_cluster_queue_open,
 };

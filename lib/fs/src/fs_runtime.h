@@ -91,6 +91,9 @@ typedef struct fm_fs_call {
     size_t args_bytes;
     fm_fs_buffer *payload; // referenced until done(); may be NULL
     size_t reply_bytes;    // the most payload that a reply may bring
+    // NULL, or where that shall lie (with room for reply_bytes); a runtime may bring it elsewhere all the same. Its owner
+    // keeps a reference, for the runtime drops its own only after done().
+    fm_fs_buffer *reply_into;
     void (*done)(struct fm_fs_call *call);
     void *context;
 

@@ -318,8 +318,9 @@ static void outgoing_done(void *context, const fm_net_reply *reply)
         call->reply_args_bytes = reply->args_bytes - 4;
         if (reply->payload_bytes) {
             outgoing->reply->size = reply->payload_bytes;
-            memset(outgoing->reply->data + outgoing->reply->size, 0,
-                   fm_round_up(outgoing->reply->size, FM_FS_PAGE) - outgoing->reply->size);
+            if (!call->reply_into) // what lies behind is not ours there
+                memset(outgoing->reply->data + outgoing->reply->size, 0,
+                       fm_round_up(outgoing->reply->size, FM_FS_PAGE) - outgoing->reply->size);
             fm_fs_buffer_summed(outgoing->reply, reply->payload_crc);
             call->reply_payload = outgoing->reply;
         }
@@ -405,7 +406,8 @@ static fm_status call_remote(struct host_node *from, fm_fs_call *call)
     outgoing->payload = fm_fs_buffer_ref(call->payload);
     RING_ADD(&host->outgoings, outgoing);
     if (call->reply_bytes)
-        outgoing->reply = fm_fs_buffer_from(host->pool, call->reply_bytes);
+        outgoing->reply = call->reply_into ? fm_fs_buffer_ref(call->reply_into)
+                                           : fm_fs_buffer_from(host->pool, call->reply_bytes);
     fm_put_le32(args, call->node);
     fm_put_le32(args + 4, from->base.node);
     if (call->args_bytes)

@@ -9,14 +9,13 @@
 
 #include "fathom/clock.h"
 #include "fathom/file.h"
+#include "volume_move.h"
 
 enum {
     // How often a change that met another one begins again: each time somebody else has finished one.
     TRIES = 64,
     STRIPE_MAX = 16,
     OPEN_TIMEOUT_MS = 20000,
-    // A file's time of change may lag so much behind its last write.
-    TOUCH_NS = 1000000000,
     SPACE_NS = 1000000000
 };
 
@@ -25,9 +24,59 @@ static fm_fs_volume *open_volumes;
 
 /* Opening */
 
-static pthread_rwlock_t *lock_of(fm_fs_volume *volume, uint64_t ino)
+static struct fm_fs_volume_gate *gate_of(fm_fs_volume *volume, uint64_t ino)
 {
     return &volume->inodes[ino % FM_FS_VOLUME_LOCKS];
+}
+
+void fm_fs_volume_enter(fm_fs_volume *volume, uint64_t ino)
+{
+    struct fm_fs_volume_gate *gate = gate_of(volume, ino);
+    pthread_mutex_lock(&gate->lock);
+    while (gate->alone || gate->waiting)
+        pthread_cond_wait(&gate->changed, &gate->lock);
+    gate->inside++;
+    pthread_mutex_unlock(&gate->lock);
+}
+
+int fm_fs_volume_try(fm_fs_volume *volume, uint64_t ino)
+{
+    struct fm_fs_volume_gate *gate = gate_of(volume, ino);
+    pthread_mutex_lock(&gate->lock);
+    int enters = !gate->alone && !gate->waiting;
+    gate->inside += enters ? 1u : 0;
+    pthread_mutex_unlock(&gate->lock);
+    return enters;
+}
+
+void fm_fs_volume_exit(fm_fs_volume *volume, uint64_t ino)
+{
+    struct fm_fs_volume_gate *gate = gate_of(volume, ino);
+    pthread_mutex_lock(&gate->lock);
+    if (--gate->inside == 0 && gate->waiting)
+        pthread_cond_broadcast(&gate->changed);
+    pthread_mutex_unlock(&gate->lock);
+}
+
+static void enter_alone(fm_fs_volume *volume, uint64_t ino)
+{
+    struct fm_fs_volume_gate *gate = gate_of(volume, ino);
+    pthread_mutex_lock(&gate->lock);
+    gate->waiting++;
+    while (gate->alone || gate->inside)
+        pthread_cond_wait(&gate->changed, &gate->lock);
+    gate->waiting--;
+    gate->alone = 1;
+    pthread_mutex_unlock(&gate->lock);
+}
+
+static void exit_alone(fm_fs_volume *volume, uint64_t ino)
+{
+    struct fm_fs_volume_gate *gate = gate_of(volume, ino);
+    pthread_mutex_lock(&gate->lock);
+    gate->alone = 0;
+    pthread_cond_broadcast(&gate->changed);
+    pthread_mutex_unlock(&gate->lock);
 }
 
 static void end(fm_fs_volume *volume)
@@ -36,8 +85,10 @@ static void end(fm_fs_volume *volume)
     fm_fs_kv_close(volume->kv);
     for (uint32_t i = 0; i < volume->idle_count; i++)
         fm_fs_chunks_close(volume->connections[i]);
-    for (int i = 0; i < FM_FS_VOLUME_LOCKS; i++)
-        pthread_rwlock_destroy(&volume->inodes[i]);
+    for (int i = 0; i < FM_FS_VOLUME_LOCKS; i++) {
+        pthread_cond_destroy(&volume->inodes[i].changed);
+        pthread_mutex_destroy(&volume->inodes[i].lock);
+    }
     pthread_cond_destroy(&volume->idle);
     pthread_mutex_destroy(&volume->lock);
     fm_base_mem_free(volume);
@@ -122,8 +173,10 @@ static fm_status make(const char *dir, const fm_fs_volume_options *options, fm_f
     snprintf(volume->dir, sizeof volume->dir, "%s", dir);
     pthread_mutex_init(&volume->lock, NULL);
     pthread_cond_init(&volume->idle, NULL);
-    for (int i = 0; i < FM_FS_VOLUME_LOCKS; i++)
-        pthread_rwlock_init(&volume->inodes[i], NULL);
+    for (int i = 0; i < FM_FS_VOLUME_LOCKS; i++) {
+        pthread_mutex_init(&volume->inodes[i].lock, NULL);
+        pthread_cond_init(&volume->inodes[i].changed, NULL);
+    }
     fm_status status = open_names(volume);
     if (status < 0) {
         end(volume);
@@ -211,13 +264,13 @@ fm_status fm_fs_volume_read(fm_fs_volume *volume, uint64_t ino, void *buffer, si
 {
     fm_fs_node node;
     size_t read = 0;
-    pthread_rwlock_rdlock(lock_of(volume, ino));
+    fm_fs_volume_enter(volume, ino);
     fm_status status = fm_fs_meta_inline_read(volume->meta, ino, offset, buffer, length, &read, &node);
     if (status == FM_OK && !(node.flags & FM_FS_NODE_INLINE) && offset < node.size) {
         read = node.size - offset < length ? (size_t)(node.size - offset) : length;
         status = fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_READ, offset, read, buffer, NULL);
     }
-    pthread_rwlock_unlock(lock_of(volume, ino));
+    fm_fs_volume_exit(volume, ino);
     if (status == FM_OK)
         *out_read = read;
     return status;
@@ -244,7 +297,7 @@ static fm_status write_once(fm_fs_volume *volume, uint64_t ino, const void *byte
     if (node.flags & FM_FS_NODE_INLINE)
         return fm_fs_meta_inline_write(volume->meta, ino, offset, bytes, length, &node);
     int64_t now = (int64_t)fm_base_clock_unix_ns();
-    if (offset + length > node.size || now > node.mtime_ns + TOUCH_NS || now < node.mtime_ns)
+    if (offset + length > node.size || now > node.mtime_ns + FM_FS_VOLUME_TOUCH_NS || now < node.mtime_ns)
         FM_TRY(fm_fs_meta_extend(volume->meta, ino, node.data, offset + length, &node));
     return fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_WRITE, offset, length, NULL, bytes);
 }
@@ -256,18 +309,27 @@ fm_status fm_fs_volume_write(fm_fs_volume *volume, uint64_t ino, const void *byt
     if (!length)
         return FM_OK;
     for (int i = 0; i < TRIES; i++) {
-        pthread_rwlock_rdlock(lock_of(volume, ino));
+        fm_fs_volume_enter(volume, ino);
         status = write_once(volume, ino, bytes, length, offset);
-        pthread_rwlock_unlock(lock_of(volume, ino));
+        fm_fs_volume_exit(volume, ino);
         if (status != FM_ERR_STATE)
             return status;
-        pthread_rwlock_wrlock(lock_of(volume, ino));
+        enter_alone(volume, ino);
         status = spill(volume, ino);
-        pthread_rwlock_unlock(lock_of(volume, ino));
+        exit_alone(volume, ino);
         if (status < 0 && status != FM_ERR_STATE)
             return status;
     }
     return status;
+}
+
+fm_status fm_fs_volume_grow(fm_fs_volume *volume, uint64_t ino, uint64_t end)
+{
+    fm_fs_node node;
+    FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
+    if (node.flags & FM_FS_NODE_INLINE)
+        return fm_base_error_set(FM_ERR_STATE, "inode %llu is inline", (unsigned long long)ino);
+    return fm_fs_meta_extend(volume->meta, ino, node.data, end, &node);
 }
 
 fm_status fm_fs_volume_touch(fm_fs_volume *volume, uint64_t ino)
@@ -313,10 +375,10 @@ fm_status fm_fs_volume_truncate(fm_fs_volume *volume, const fm_fs_who *who, uint
                                 fm_fs_node *out_node)
 {
     fm_status status = FM_ERR_STATE;
-    pthread_rwlock_wrlock(lock_of(volume, ino));
+    enter_alone(volume, ino);
     for (int i = 0; i < TRIES && status == FM_ERR_STATE; i++)
         status = truncate_once(volume, who, ino, size, out_node);
-    pthread_rwlock_unlock(lock_of(volume, ino));
+    exit_alone(volume, ino);
     return status;
 }
 
@@ -351,10 +413,10 @@ static fm_status punch(fm_fs_volume *volume, uint64_t ino, uint64_t offset, uint
 fm_status fm_fs_volume_punch(fm_fs_volume *volume, uint64_t ino, uint64_t offset, uint64_t length)
 {
     fm_status status = FM_ERR_STATE;
-    pthread_rwlock_wrlock(lock_of(volume, ino));
+    enter_alone(volume, ino);
     for (int i = 0; i < TRIES && status == FM_ERR_STATE; i++)
         status = punch(volume, ino, offset, length);
-    pthread_rwlock_unlock(lock_of(volume, ino));
+    exit_alone(volume, ino);
     return status;
 }
 

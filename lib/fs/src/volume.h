@@ -18,6 +18,18 @@ enum {
     FM_FS_VOLUME_BATCH = 16
 };
 
+/*
+ * Who moves an inode's bytes is inside with others; who takes its chunks away is inside alone. Unlike a lock of pthread it
+ * may be left by another thread than entered, as a queue's owner may change while operations are under way. Nobody enters
+ * any more while somebody waits to be alone.
+ */
+struct fm_fs_volume_gate {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    unsigned inside, waiting;
+    int alone;
+};
+
 struct fm_fs_volume {
     struct fm_fs_volume *next; // of those that this process has open
     unsigned opens;
@@ -30,9 +42,18 @@ struct fm_fs_volume {
     fm_fs_chunks *connections[FM_FS_VOLUME_CONNECTIONS_MAX]; // those that nobody uses
     uint32_t idle_count, made_count;
     uint64_t capacity_bytes, free_bytes, space_ns;
-    // Held for reading by whoever moves an inode's bytes, for writing by whoever takes its chunks away.
-    pthread_rwlock_t inodes[FM_FS_VOLUME_LOCKS];
+    struct fm_fs_volume_gate inodes[FM_FS_VOLUME_LOCKS];
 };
+
+enum {
+    // A file's time of change may lag so much behind its last write.
+    FM_FS_VOLUME_TOUCH_NS = 1000000000
+};
+
+// To move the inode's bytes. try: 0: not without waiting.
+void fm_fs_volume_enter(fm_fs_volume *volume, uint64_t ino);
+int fm_fs_volume_try(fm_fs_volume *volume, uint64_t ino);
+void fm_fs_volume_exit(fm_fs_volume *volume, uint64_t ino);
 
 // A connection for this thread alone; made when none is idle and fewer than allowed exist.
 fm_status fm_fs_volume_take(fm_fs_volume *volume, fm_fs_chunks **out_chunks);

@@ -212,14 +212,19 @@ typedef struct fm_fs_io {
 /**
  * A queue that keeps up to `depth` (1 to 4096) operations in flight; it takes any number and starts the
  * others as these finish. A directory uses io_uring where the library was built with it and the kernel
- * allows it. Otherwise, and with FM_FS_QUEUE=blocking in the environment, fm_fs_queue_submit() itself
+ * allows it. A cluster moves the bytes of all of them at once over a connection of the queue's own; they go on while one
+ * of the queue's functions runs, and waiting is what they are to be called for. Only what changes the names waits for
+ * them in fm_fs_queue_submit() and fm_fs_queue_wait(): a file that grows does so once for all writes that are submitted,
+ * and writes into a file that is stored inline are done when nothing else is under way. What is under way and a truncation
+ * meanwhile leave a mixture, also within one process.
+ * Otherwise, and with FM_FS_QUEUE=blocking in the environment, fm_fs_queue_submit() itself
  * carries the operations out, one after the other, and returns when all are finished.
  */
 FM_API FM_MUST_USE fm_status fm_fs_queue_open(fm_fs *fs, unsigned depth, fm_fs_queue **out_queue);
 /** Drops what has not begun, waits for what has, and frees the queue; NULL is allowed. All structs and
  *  buffers are the caller's again; the status of what was dropped is FM_ERR_CANCELLED. */
 FM_API void fm_fs_queue_close(fm_fs_queue *queue);
-/** "io_uring" or "blocking". */
+/** "io_uring", "cluster" or "blocking". */
 FM_API const char *fm_fs_queue_engine(const fm_fs_queue *queue);
 
 /** Submits `count` operations, in no particular order to each other. When one is wrong (FM_ERR_ARG,
