@@ -93,6 +93,35 @@ static float amax(const float *line, int64_t count, float least)
     return least;
 }
 
+FM_INLINE vec load_bf16(const fm_bf16 *from, __mmask16 lanes)
+{
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, from)), 16));
+}
+
+FM_INLINE void forward_bf16(const struct fm_gemm_swiglu_line *given, int64_t count,
+                            const fm_bf16 *const from[2], const fm_bf16 *const ahead[2], int limited)
+{
+    const struct fm_gemm_swiglu_line line = *given; // which what is stored cannot change
+    const fm_bf16 *gate = from[0], *up = from[1], *next_gate = ahead[0], *next_up = ahead[1];
+    for (int64_t i = 0; i < count; i += LANES) {
+        __mmask16 lanes = count - i >= LANES ? 0xFFFF : (__mmask16)((1u << (count - i)) - 1);
+        // Two vectors are a cache line, of gate at one, of up at the other.
+        const fm_bf16 *next = i % (2 * LANES) ? next_up : next_gate;
+        _mm_prefetch((const char *)(next + i / (2 * LANES) * (2 * LANES)), _MM_HINT_T0);
+        v_store(line.h + i, v_swiglu(load_bf16(gate + i, lanes), load_bf16(up + i, lanes), &line, limited));
+    }
+}
+
+static void swiglu_forward_bf16(const struct fm_gemm_swiglu_line *line, int64_t count,
+                                const fm_bf16 *const from[2], const fm_bf16 *const ahead[2])
+{
+    if (line->limit == INFINITY)
+        forward_bf16(line, count, from, ahead, 0);
+    else
+        forward_bf16(line, count, from, ahead, 1);
+}
+
 void fm_gemm_install_lanes_avx512(struct fm_gemm_kernels *kernels)
 {
     kernels->amax = amax;
@@ -100,5 +129,6 @@ void fm_gemm_install_lanes_avx512(struct fm_gemm_kernels *kernels)
     kernels->add_relu = add_relu;
     kernels->multiply_lines = multiply_lines;
     kernels->swiglu_forward = swiglu_forward;
+    kernels->swiglu_forward_bf16 = swiglu_forward_bf16;
     kernels->swiglu_backward = swiglu_backward;
 }

@@ -175,6 +175,9 @@ struct fm_gemm_kernels {
     /** to[i] *= from[i]. */
     void (*multiply_lines)(const float *from, int64_t count, float *to);
     void (*swiglu_forward)(const struct fm_gemm_swiglu_line *line);
+    /** Of gate and up where they lie, `count` of each, with those at `ahead` asked for. NULL: widen them first. */
+    void (*swiglu_forward_bf16)(const struct fm_gemm_swiglu_line *line, int64_t count,
+                                const fm_bf16 *const from[2], const fm_bf16 *const ahead[2]);
     void (*swiglu_backward)(const struct fm_gemm_swiglu_line *line);
 };
 

@@ -47,26 +47,46 @@ struct forward {
     int64_t stride;
 };
 
+// `count` columns of a row from `column` on. The row and column of what comes next are asked for.
+static void forward_row(const struct forward *job, int64_t row, int64_t column, int64_t count,
+                        int64_t next_row, int64_t next_column, struct fm_gemm_space *space, float *h)
+{
+    const fm_gemm_swiglu *from = job->from;
+    struct fm_gemm_swiglu_line line = line_of(from, row, count);
+    line.h = h;
+    if (from->dtype == FM_DTYPE_BF16 && job->kernels->swiglu_forward_bf16) {
+        const fm_bf16 *gate = from->gate, *up = from->up;
+        int64_t at = row * from->stride + column;
+        int64_t next = next_row * from->stride + next_column;
+        job->kernels->swiglu_forward_bf16(&line, count, (const fm_bf16 *[]){gate + at, up + at},
+                                          (const fm_bf16 *[]){gate + next, up + next});
+        return;
+    }
+    const fm_gemm_operand gate = view(from->dtype, from->gate, from->stride);
+    const fm_gemm_operand up = view(from->dtype, from->up, from->stride);
+    line.gate = space->acc;
+    line.up = line.gate + LINE_STRIDE;
+    fm_gemm_source_load(job->kernels, &gate, row, 1, column, count, space, line.gate, LINE_STRIDE);
+    fm_gemm_source_load(job->kernels, &up, row, 1, column, count, space, line.up, LINE_STRIDE);
+    job->kernels->swiglu_forward(&line);
+}
+
 static void forward_rows(void *argument, int64_t task, struct fm_gemm_space *space)
 {
     const struct forward *job = argument;
-    const fm_gemm_swiglu *from = job->from;
-    const fm_gemm_operand gate = view(from->dtype, from->gate, from->stride);
-    const fm_gemm_operand up = view(from->dtype, from->up, from->stride);
-    float *gates = space->acc, *ups = gates + LINE_STRIDE, *lines = ups + LINE_STRIDE;
+    float *lines = space->acc + (size_t)2 * LINE_STRIDE;
     int64_t first = task * FM_GEMM_QUANT_ROWS, end = fm_gemm_min(first + FM_GEMM_QUANT_ROWS, job->rows);
     for (int64_t column = 0; column < job->k; column += FM_GEMM_QUANT_COLUMNS) {
         int64_t count = fm_gemm_min(job->k - column, FM_GEMM_QUANT_COLUMNS);
         for (int64_t row = first; row < end; row++) {
-            struct fm_gemm_swiglu_line line = line_of(from, row, count);
-            line.gate = gates;
-            line.up = ups;
-            line.h = lines + (row - first) * LINE_STRIDE;
-            fm_gemm_source_load(job->kernels, &gate, row, 1, column, count, space, line.gate, LINE_STRIDE);
-            fm_gemm_source_load(job->kernels, &up, row, 1, column, count, space, line.up, LINE_STRIDE);
-            job->kernels->swiglu_forward(&line);
+            float *h = lines + (row - first) * LINE_STRIDE;
+            int is_last =
+                row + 1 == end; // of this tile: the next one is beside it, and none beyond the matrix
+            int64_t next_column = fm_gemm_min(column + FM_GEMM_QUANT_COLUMNS, job->k - count);
+            forward_row(job, row, column, count, is_last ? first : row + 1, is_last ? next_column : column,
+                        space, h);
             if (!job->to)
-                fm_gemm_quant_put_plain(job->dtype, job->out, row * job->stride + column, line.h, count);
+                fm_gemm_quant_put_plain(job->dtype, job->out, row * job->stride + column, h, count);
         }
         if (job->to) {
             struct fm_gemm_quant_place place = {job->to, first, column,

@@ -99,20 +99,20 @@ static void multiply_lines(const float *from, int64_t count, float *to)
                      v_mul(v_load_rest(to + i, count - i), v_load_rest(from + i, count - i)));
 }
 
-FM_INLINE void forward_line(const struct fm_gemm_swiglu_line *line, int limited)
+FM_INLINE vec v_swiglu(vec gate, vec up, const struct fm_gemm_swiglu_line *line, int limited)
 {
-    const float *from_gate = line->gate, *from_up = line->up;
-    float *to = line->h, limit = line->limit;
-    const vec weight = v_set(line->weight);
-    for (int64_t i = 0, count = line->count; i < count; i += LANES) {
-        vec gate = v_load(from_gate + i), up = v_load(from_up + i);
-        if (limited) {
-            gate = v_greater(gate, v_set(limit), v_set(limit), gate);
-            up = v_cut(up, limit);
-        }
-        vec h = v_mul(v_mul(gate, v_sigmoid(gate)), up);
-        v_store(to + i, v_mul(h, weight));
+    if (limited) {
+        gate = v_greater(gate, v_set(line->limit), v_set(line->limit), gate);
+        up = v_cut(up, line->limit);
     }
+    return v_mul(v_mul(v_mul(gate, v_sigmoid(gate)), up), v_set(line->weight));
+}
+
+FM_INLINE void forward_line(const struct fm_gemm_swiglu_line *given, int limited)
+{
+    const struct fm_gemm_swiglu_line line = *given; // which what is stored cannot change
+    for (int64_t i = 0; i < line.count; i += LANES)
+        v_store(line.h + i, v_swiglu(v_load(line.gate + i), v_load(line.up + i), &line, limited));
 }
 
 static void swiglu_forward(const struct fm_gemm_swiglu_line *line)
