@@ -16,7 +16,7 @@
 
 struct bench_options {
     const char *model, *config, *arrivals, *dtype, *cache_dtype;
-    int64_t requests, prompt, shared, answer, running, chunk, cache, seed, threads;
+    int64_t requests, prompt, shared, answer, running, chunk, cache, seed, threads, workers, replicas, replan;
     double rate;
     int draft;
 };
@@ -51,6 +51,13 @@ static const fm_option bench_schema[] = {
      .help = "of prompts in a step"},
     {"cache", FM_OPTION_SIZE, FIELD(cache), .value = "0", .min = 0, .max = 1e15,
      .help = "memory for caches; 0: a quarter of what is available"},
+    {"expert-workers", FM_OPTION_INT, FIELD(workers), .value = "0", .min = 0, .max = FM_MODEL_WORKERS_MAX,
+     .help =
+         "threads that have experts of their own, placed by eplb from live loads; 0: all threads share all"},
+    {"expert-replicas", FM_OPTION_INT, FIELD(replicas), .value = "1", .min = 0, .max = 1024,
+     .help = "copies of busy experts in each layer, for each of these threads"},
+    {"replan", FM_OPTION_INT, FIELD(replan), .value = "256", .min = 1, .max = 1 << 30, .unit = "steps",
+     .help = "between two plans of where experts go"},
     {"seed", FM_OPTION_INT, FIELD(seed), .value = "1", .min = 0, .max = 1e15, .help = "of the drawing"},
     {"threads", FM_OPTION_INT, FIELD(threads), .value = "0", .min = 0, .max = 1024,
      .help = "0: as many as cores"},
@@ -214,6 +221,12 @@ static void summarise(struct load *load, int count, double *out_median, double *
     *out_p99 = load->values[(count * 99 - 1) / 100 < count ? (count * 99 - 1) / 100 : count - 1];
 }
 
+// The busiest worker's share of the experts over the mean.
+static double imbalance(const fm_model_expert_stats *experts, int64_t busiest)
+{
+    return experts->load ? (double)busiest * experts->workers / (double)experts->load : 1;
+}
+
 static fm_status show(struct load *load, int as_json)
 {
     double first, first_p99, each, each_p99;
@@ -243,6 +256,12 @@ static fm_status show(struct load *load, int as_json)
                    (long long)stats.drafted_tokens, (long long)stats.accepted_tokens, 100 * accepted);
         printf("steps          %lld, with %.1f tokens each; %lld preemptions\n", (long long)stats.steps,
                (double)stats.tokens / fmax((double)stats.steps, 1), (long long)stats.preemptions);
+        if (stats.experts.workers)
+            printf("experts        busiest of %d workers over the mean %.3f; in order and without copies "
+                   "%.3f; %lld "
+                   "plans\n",
+                   stats.experts.workers, imbalance(&stats.experts, stats.experts.busiest),
+                   imbalance(&stats.experts, stats.experts.busiest_in_order), (long long)stats.experts.plans);
         return FM_OK;
     }
     fm_json json = {0};
@@ -259,6 +278,14 @@ static fm_status show(struct load *load, int as_json)
     fm_base_json_real(&json, "accepted", accepted);
     fm_base_json_int(&json, "steps", stats.steps);
     fm_base_json_int(&json, "preemptions", stats.preemptions);
+    if (stats.experts.workers) {
+        fm_base_json_int(&json, "expert_workers", stats.experts.workers);
+        fm_base_json_real(&json, "expert_imbalance", imbalance(&stats.experts, stats.experts.busiest));
+        fm_base_json_real(&json, "expert_imbalance_in_order",
+                          imbalance(&stats.experts, stats.experts.busiest_in_order));
+        fm_base_json_int(&json, "expert_plans", stats.experts.plans);
+        fm_base_json_int(&json, "expert_moves", stats.experts.moves);
+    }
     fm_base_json_end(&json);
     return fm_base_json_finish(&json, stdout);
 }
@@ -281,12 +308,17 @@ static fm_status open_load(const struct bench_options *options, struct load *loa
         FM_TRY(fm_model_config_load(options->config, &config));
         FM_TRY(fm_model_open_random(&config, &model_options, (uint64_t)options->seed, &load->model));
     }
+    if (options->workers > 0)
+        FM_TRY(
+            fm_model_experts_place(load->model, (int)options->workers,
+                                   (int)(options->workers > 1 ? options->workers * options->replicas : 0)));
     FM_TRY(options->arrivals ? read_load(options->arrivals, load) : draw_load(options, load));
     fm_serve_options serve_options = {.size = sizeof serve_options,
                                       .cache_bytes = options->cache,
                                       .running_max = (int)options->running,
                                       .waiting_max = load->count,
-                                      .chunk_tokens = (int)options->chunk};
+                                      .chunk_tokens = (int)options->chunk,
+                                      .replan_steps = (int)options->replan};
     return fm_model_serve_open(load->model, &serve_options, &load->serve);
 }
 

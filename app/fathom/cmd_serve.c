@@ -19,7 +19,8 @@
 
 struct serve_options {
     const char *model, *host, *name, *key_file, *dtype, *cache_dtype, *store;
-    int64_t port, cache, store_bytes, running, waiting, chunk, body, connections, threads;
+    int64_t port, cache, store_bytes, running, waiting, chunk, body, connections, threads, workers, replicas,
+        replan;
     double receive_s, answer_s, drain_s;
     int access_log, log_prompts, draft;
 };
@@ -55,6 +56,13 @@ static const fm_option serve_schema[] = {
      .help = "requests that wait beside them; more are refused"},
     {"chunk", FM_OPTION_INT, FIELD(chunk), .value = "256", .min = 1, .max = 1 << 20, .unit = "tokens",
      .help = "of prompts, computed beside the answers in a step"},
+    {"expert-workers", FM_OPTION_INT, FIELD(workers), .value = "0", .min = 0, .max = FM_MODEL_WORKERS_MAX,
+     .help =
+         "threads that have experts of their own, placed by eplb from live loads; 0: all threads share all"},
+    {"expert-replicas", FM_OPTION_INT, FIELD(replicas), .value = "1", .min = 0, .max = 1024,
+     .help = "copies of busy experts in each layer, for each of these threads"},
+    {"replan", FM_OPTION_INT, FIELD(replan), .value = "256", .min = 1, .max = 1 << 30, .unit = "steps",
+     .help = "between two plans of where experts go"},
     {"body", FM_OPTION_SIZE, FIELD(body), .value = "4MiB", .min = 1, .max = 1 << 28,
      .help = "largest body of a request"},
     {"connections", FM_OPTION_INT, FIELD(connections), .value = "512", .min = 1, .max = 1 << 16,
@@ -205,12 +213,17 @@ static fm_status open_service(const struct serve_options *options, struct servic
                                       .cache_bytes = options->cache,
                                       .running_max = (int)options->running,
                                       .waiting_max = (int)options->waiting,
-                                      .chunk_tokens = (int)options->chunk};
+                                      .chunk_tokens = (int)options->chunk,
+                                      .replan_steps = (int)options->replan};
     if (options->key_file)
         FM_TRY(read_keys(options->key_file, service));
     if (model_options.dtype == FM_DTYPE_F32) // others are packed, and checked where that is done
         FM_TRY(check_memory(options->model));
     FM_TRY(fm_model_open(options->model, &model_options, &service->model));
+    if (options->workers > 0)
+        FM_TRY(
+            fm_model_experts_place(service->model, (int)options->workers,
+                                   (int)(options->workers > 1 ? options->workers * options->replicas : 0)));
     snprintf(path, sizeof path, "%s/tokenizer.json", options->model);
     FM_TRY(fm_model_tokenizer_open(path, &service->tokenizer));
     FM_TRY(read_add_bos(options->model, &service->add_bos));

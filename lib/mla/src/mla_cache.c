@@ -136,6 +136,14 @@ struct fm_mla_pages fm_mla_pages_of(const fm_mla_cache *cache)
     return pages;
 }
 
+size_t fm_mla_cache_span(const fm_mla_cache *cache)
+{
+    // Behind the last page's own bytes may lie pages of other layers, or what is no cache at all.
+    return cache && cache->blocks ? (size_t)(cache->blocks - 1) * fm_mla_pages_of(cache).block_bytes +
+                                        layout_of(cache).block_bytes
+                                  : 0;
+}
+
 // A token in its page; offset of its scales, too, for FP8_584.
 static uint8_t *token_at(const struct fm_mla_pages *pages, int64_t slot, int head, uint8_t **out_scales)
 {
@@ -315,8 +323,7 @@ static fm_status check_rows(const fm_mla_context *context, const fm_mla_cache *c
     FM_TRY(fm_mla_args_extent("the number of rows", n, 0, FM_MLA_EXTENT_MAX));
     FM_TRY(fm_mla_args_tensor("rows", rows, FM_MLA_FLOATS, 3, (int64_t[]){n, cache->h_kv, cache->d_qk}, 1));
     FM_TRY(check_slots("slots", cache, slots, n));
-    size_t bytes = cache->blocks ? (size_t)cache->blocks * fm_mla_pages_of(cache).block_bytes : 0;
-    return fm_mla_args_apart_bytes("rows", rows, "cache", cache->data, bytes);
+    return fm_mla_args_apart_bytes("rows", rows, "cache", cache->data, fm_mla_cache_span(cache));
 }
 
 struct copying {

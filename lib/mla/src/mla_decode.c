@@ -235,11 +235,6 @@ static fm_status check_lists(const fm_mla_plan *plan, const fm_mla_decode_args *
     return FM_OK;
 }
 
-static size_t cache_bytes(const fm_mla_cache *cache)
-{
-    return cache && cache->blocks ? (size_t)cache->blocks * fm_mla_pages_of(cache).block_bytes : 0;
-}
-
 static fm_status check_tensors(const fm_mla_plan *plan, const fm_mla_decode_args *args)
 {
     const fm_mla_shape *shape = &plan->shape;
@@ -261,10 +256,10 @@ static fm_status check_tensors(const fm_mla_plan *plan, const fm_mla_decode_args
     const char *names[] = {"out", "lse"};
     for (int i = 0; i < 2; i++) {
         FM_TRY(fm_mla_args_apart(names[i], outs[i], "q", args->q));
-        FM_TRY(fm_mla_args_apart_bytes(names[i], outs[i], "cache", cache->data, cache_bytes(cache)));
+        FM_TRY(fm_mla_args_apart_bytes(names[i], outs[i], "cache", cache->data, fm_mla_cache_span(cache)));
         if (plan->extra_topk)
             FM_TRY(fm_mla_args_apart_bytes(names[i], outs[i], "extra_cache", args->extra_cache->data,
-                                           cache_bytes(args->extra_cache)));
+                                           fm_mla_cache_span(args->extra_cache)));
     }
     return fm_mla_args_apart("lse", args->lse, "out", args->out);
 }

@@ -229,6 +229,8 @@ struct fm_mla_pages {
     size_t block_bytes, head_bytes, token_bytes;
 };
 struct fm_mla_pages fm_mla_pages_of(const fm_mla_cache *cache);
+/** Bytes from the first of the cache to behind its last. */
+size_t fm_mla_cache_span(const fm_mla_cache *cache);
 /** Key `head` of a slot, as f32. */
 void fm_mla_pages_read(const struct fm_mla_pages *pages, const struct fm_mla_kernels *kernels, int64_t slot,
                        int head, float *out);

@@ -235,6 +235,33 @@ static void bad_caches_are_refused(void **state)
     mla_array_free(&rows);
 }
 
+// Of a layer whose pages lie among those of others: what lies behind its last page is not its own.
+static void rows_may_lie_behind_the_last_page(void **state)
+{
+    enum { STRIDE_PAGES = 3, BLOCKS = 2, WIDTH = 16, PAGE = 4, PAGE_FLOATS = PAGE * WIDTH };
+    float memory[(BLOCKS * STRIDE_PAGES + 1) * PAGE_FLOATS] = {0};
+    int64_t shape[3] = {1, 1, WIDTH};
+    fm_tensor rows;
+    fm_mla_cache cache = {.form = FM_MLA_FORM_F32,
+                          .page = PAGE,
+                          .h_kv = 1,
+                          .d_qk = WIDTH,
+                          .d_v = WIDTH,
+                          .blocks = BLOCKS,
+                          .block_stride = STRIDE_PAGES * PAGE_FLOATS * sizeof(float),
+                          .data = memory + PAGE_FLOATS};
+    fm_mla_context *context = mla_open(FM_ISA_AVX512, 1);
+    float *behind = memory + PAGE_FLOATS + STRIDE_PAGES * PAGE_FLOATS + PAGE_FLOATS;
+    (void)state;
+    behind[0] = 5;
+    assert_ok(fm_base_tensor_init(&rows, FM_DTYPE_F32, 3, shape, behind));
+    assert_ok(fm_mla_cache_append(context, &cache, (int64_t[]){PAGE}, &rows));
+    assert_true(memory[PAGE_FLOATS + STRIDE_PAGES * PAGE_FLOATS] == 5);
+    assert_ok(fm_base_tensor_init(&rows, FM_DTYPE_F32, 3, shape, behind - 1));
+    assert_fails(fm_mla_cache_append(context, &cache, (int64_t[]){PAGE}, &rows), FM_ERR_ARG, "overlaps");
+    fm_mla_context_close(context);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -243,6 +270,7 @@ int main(void)
         cmocka_unit_test(every_form_gives_back_what_it_was_given),
         cmocka_unit_test(odd_values_and_scales_have_a_meaning),
         cmocka_unit_test(bad_caches_are_refused),
+        cmocka_unit_test(rows_may_lie_behind_the_last_page),
     };
     return fm_test_run("mla_cache", tests);
 }

@@ -90,6 +90,10 @@ typedef void (*fm_model_work)(void *context, int64_t begin, int64_t end, int thr
 void fm_model_share(const struct fm_model_compute *compute, int64_t count, int64_t grain, fm_model_work work,
                     void *context);
 
+/** Parts [i, i + 1) of [0, count), each by a thread of its own, part i by the same one always. Where there are fewer threads
+ *  than parts they take several. */
+void fm_model_each(const struct fm_model_compute *compute, int count, fm_model_work work, void *context);
+
 /** C[m, n] (+)= A[m, k] B[n, k]^T by the whole team. */
 void fm_model_matmul(const struct fm_model_compute *compute, int64_t m, int64_t n, int64_t k,
                      const struct fm_model_matrix *a, const struct fm_model_matrix *b, float *c,

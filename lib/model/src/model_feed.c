@@ -2,6 +2,7 @@
  * A forward pass for inference: tokens of many texts at once, and the head that drafts the token after the next (V3 report,
  * 2.2): a layer over a projection of the model's last normalised row of a position and the embedding of the token behind it.
  */
+#include "model_experts.h"
 #include "model_low.h"
 #include "model_private.h"
 
@@ -92,6 +93,26 @@ static fm_status run_networks(fm_model *model, const struct networks *n, int64_t
     return FM_OK;
 }
 
+// The same where experts have workers; what is no expert's is shared out over the team.
+static fm_status run_placed(fm_model *model, const struct networks *n, int index, int64_t rows,
+                            const float *normed)
+{
+    const struct fm_model_experts_call call = {.layer = n->layer,
+                                               .index = index,
+                                               .route = n->route,
+                                               .tokens = n->tokens,
+                                               .normed = normed,
+                                               .rows = rows,
+                                               .choices = n->choices,
+                                               .out = n->out};
+    struct networks rest = *n;
+    FM_TRY(fm_model_experts_run(model, &call));
+    rest.route = NULL;
+    rest.choices = 0;
+    rest.out = n->out + n->choices * model->config.hidden;
+    return n->has_dense ? run_networks(model, &rest, rows, normed) : FM_OK;
+}
+
 // x += the networks of the normalised rows.
 static fm_status feed_forward(fm_model *model, const struct fm_model_layer *layer, int index, int64_t rows,
                               const float *normed, float *x)
@@ -120,7 +141,8 @@ static fm_status feed_forward(fm_model *model, const struct fm_model_layer *laye
     n.out = fm_model_scratch_take(scratch, (size_t)((n.choices + rows) * hidden));
     if (!n.hidden || !n.out)
         return no_memory((int)rows);
-    FM_TRY(run_networks(model, &n, rows, normed));
+    FM_TRY(model->placed && n.route && index < c->layers ? run_placed(model, &n, index, rows, normed)
+                                                         : run_networks(model, &n, rows, normed));
     for (int64_t i = 0; i < n.choices; i++)
         model->compute.kernels->axpy(route.weights[i], n.out + route.rows[i] * hidden,
                                      x + i / c->topk * hidden, hidden);

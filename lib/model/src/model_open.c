@@ -1,3 +1,4 @@
+#include "model_experts.h"
 #include "model_low.h"
 #include "model_private.h"
 
@@ -141,6 +142,7 @@ void fm_model_close(fm_model *model)
 {
     if (!model)
         return;
+    fm_model_experts_close(model->placed);
     fm_mla_context_close(model->mla);
     fm_model_compute_close(&model->compute);
     fm_model_rotary_close(&model->rotary);

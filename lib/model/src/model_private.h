@@ -42,13 +42,14 @@ struct fm_model {
     struct fm_model_files files;
     struct fm_model_weights weights;
     struct fm_model_rotary rotary;
-    int predict;         // 1: the first head for the token after the next is loaded
-    fm_mla_form form;    // of the latent cache, where mla attends
-    fm_mla_context *mla; // NULL: attention is this library's own, in f32
-    size_t page_bytes;   // of a layer's FM_MODEL_BLOCK positions in mla's cache
-    void *region;        // of packed weights
-    int64_t *loads;      // [layers, experts]: see fm_model_expert_loads(); NULL while training
-    int is_part;         // one rank's part, which no session can run on
+    int predict;                     // 1: the first head for the token after the next is loaded
+    fm_mla_form form;                // of the latent cache, where mla attends
+    fm_mla_context *mla;             // NULL: attention is this library's own, in f32
+    size_t page_bytes;               // of a layer's FM_MODEL_BLOCK positions in mla's cache
+    void *region;                    // of packed weights
+    int64_t *loads;                  // [layers, experts]: see fm_model_expert_loads(); NULL while training
+    struct fm_model_experts *placed; // where experts have workers; NULL: the team shares all products out
+    int is_part;                     // one rank's part, which no session can run on
 };
 
 /** Packs what is multiplied in BF16 or FP8. FM_ERR_LIMIT: it does not fit into memory. */

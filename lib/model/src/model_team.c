@@ -28,3 +28,19 @@ void fm_model_share(const struct fm_model_compute *compute, int64_t count, int64
     work(context, 0, count, 0);
 #endif
 }
+
+void fm_model_each(const struct fm_model_compute *compute, int count, fm_model_work work, void *context)
+{
+#if defined(FM_HAVE_OPENMP)
+#pragma omp parallel for schedule(static, 1) num_threads(compute->threads) if (count > 1)
+    for (int part = 0; part < count; part++) {
+        uint32_t mode = fm_base_fp_enter();
+        work(context, part, part + 1, omp_get_thread_num());
+        fm_base_fp_leave(mode);
+    }
+#else
+    (void)compute;
+    for (int part = 0; part < count; part++)
+        work(context, part, part + 1, 0);
+#endif
+}

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "fathom/file.h"
+#include "fathom/log.h"
 #include "fathom/mem.h"
 #include "serve_private.h"
 
@@ -77,7 +78,8 @@ static void free_step(fm_serve *serve)
 fm_status fm_model_serve_open(fm_model *model, const fm_serve_options *options, fm_serve **out_serve)
 {
     int64_t bytes = options->cache_bytes, block_bytes = fm_model_session_block_bytes(model);
-    if (bytes < 0 || options->running_max < 0 || options->waiting_max < 0 || options->chunk_tokens < 0)
+    if (bytes < 0 || options->running_max < 0 || options->waiting_max < 0 || options->chunk_tokens < 0 ||
+        options->replan_steps < 0)
         return fm_base_error_set(FM_ERR_ARG, "an option of the engine is negative");
     FM_TRY(choose_cache(&bytes));
     if (bytes < block_bytes)
@@ -91,7 +93,9 @@ fm_status fm_model_serve_open(fm_model *model, const fm_serve_options *options, 
     serve->running_max = options->running_max ? options->running_max : 64;
     serve->waiting_max = options->waiting_max ? options->waiting_max : 256;
     serve->chunk = options->chunk_tokens ? options->chunk_tokens : 256;
+    serve->replan = options->replan_steps ? options->replan_steps : 256;
     serve->stats.blocks_total = bytes / block_bytes;
+    fm_model_experts_stats(model, &serve->stats.experts);
     serve->drafts = fm_model_drafts(model);
     serve->store = options->store;
     fm_status status = serve->store ? fm_model_serve_store_open(serve) : FM_OK;
@@ -556,6 +560,13 @@ static int64_t save(fm_serve *serve)
     return put;
 }
 
+// Between steps experts may change workers. A plan that fails leaves them where they are, which is no request's matter.
+static void replan(fm_serve *serve)
+{
+    if (serve->model->placed && fm_model_experts_turn(serve->model, serve->replan) < 0)
+        fm_log_error("serve", "experts were not planned: %s", fm_error_message());
+}
+
 fm_status fm_model_serve_step(fm_serve *serve)
 {
     end_cancelled(serve);
@@ -583,7 +594,9 @@ fm_status fm_model_serve_step(fm_serve *serve)
     }
     draft(serve);
     int64_t put = save(serve);
+    replan(serve);
     pthread_mutex_lock(&serve->mutex);
+    fm_model_experts_stats(serve->model, &serve->stats.experts);
     serve->stats.stored_blocks += put;
     serve->stats.steps++;
     serve->stats.prompt_tokens += prompts;

@@ -53,6 +53,36 @@ static fm_status print_histogram(struct serve_bytes *to, const struct serve_hist
     return print(to, "%s_sum %.9g\n%s_count %lld\n", name, histogram->sum, name, (long long)total);
 }
 
+// Nothing where experts have no workers.
+static fm_status print_experts(struct serve_bytes *to, const fm_model_expert_stats *experts)
+{
+    if (experts->workers == 0)
+        return FM_OK;
+    FM_TRY(print_one(to, "expert_busiest_total", "counter",
+                     "units of 8 rows of the busiest worker, summed over layers and steps",
+                     experts->busiest));
+    FM_TRY(print_one(to, "expert_busiest_in_order_total", "counter",
+                     "the same, had workers consecutive experts and no copies", experts->busiest_in_order));
+    FM_TRY(print_one(to, "expert_plans_total", "counter", "layers whose experts were placed anew",
+                     experts->plans));
+    FM_TRY(print_one(to, "expert_moves_total", "counter", "copies of experts that changed workers",
+                     experts->moves));
+    FM_TRY(print(to, "# HELP fathom_expert_load_total units of 8 rows that a worker computed\n"
+                     "# TYPE fathom_expert_load_total counter\n"));
+    for (int i = 0; i < experts->workers; i++)
+        FM_TRY(print(to, "fathom_expert_load_total{worker=\"%d\"} %lld\n", i,
+                     (long long)experts->worker_load[i]));
+    double mean = (double)experts->load / experts->workers;
+    FM_TRY(print(to,
+                 "# HELP fathom_expert_imbalance the busiest worker over the mean, since the start\n"
+                 "# TYPE fathom_expert_imbalance gauge\n"
+                 "fathom_expert_imbalance{placement=\"planned\"} %.6g\n"
+                 "fathom_expert_imbalance{placement=\"in_order\"} %.6g\n",
+                 experts->load ? (double)experts->busiest / mean : 1,
+                 experts->load ? (double)experts->busiest_in_order / mean : 1));
+    return FM_OK;
+}
+
 fm_status fm_model_serve_metrics_write(const struct serve_metrics *metrics, const fm_serve_stats *stats,
                                        int exchanges, struct serve_bytes *out_text)
 {
@@ -91,5 +121,6 @@ fm_status fm_model_serve_metrics_write(const struct serve_metrics *metrics, cons
         FM_TRY(print(out_text, "fathom_http_requests_total{status=\"%s%s\"} %lld\n",
                      (const char *const[]){"cut", "1", "2", "3", "4", "5"}[i], i ? "xx" : "",
                      (long long)metrics->statuses[i]));
+    FM_TRY(print_experts(out_text, &stats->experts));
     return print_histogram(out_text, &metrics->first_token);
 }

@@ -29,7 +29,7 @@ struct serve_entry {
 
 struct fm_serve {
     fm_model *model;
-    int running_max, waiting_max, chunk;
+    int running_max, waiting_max, chunk, replan;
     pthread_mutex_t mutex;
     pthread_cond_t work;
     struct serve_entry *waiting, *running, *kept; // oldest first

@@ -39,14 +39,20 @@ static void on_end(void *context, fm_serve_finish how, int cached, const char *m
     answer->ended = 1;
 }
 
-static fm_model *open_narrow(const char *name, fm_dtype dtype, fm_dtype cache)
+static fm_model *open_golden(const char *name, int threads, fm_dtype dtype, fm_dtype cache)
 {
     char path[64];
     fm_model *model;
-    fm_model_options options = {.size = sizeof options, .threads = 1, .dtype = dtype, .cache_dtype = cache};
+    fm_model_options options = {
+        .size = sizeof options, .threads = threads, .dtype = dtype, .cache_dtype = cache};
     snprintf(path, sizeof path, "golden/model/%s", name);
     assert_ok(fm_model_open(fm_test_shared(path), &options, &model));
     return model;
+}
+
+static fm_model *open_narrow(const char *name, fm_dtype dtype, fm_dtype cache)
+{
+    return open_golden(name, 1, dtype, cache);
 }
 
 static fm_model *open_model(const char *name)
@@ -225,6 +231,47 @@ static void preempted_requests_lose_nothing(void **state)
 {
     (void)state;
     (void)check_mixed(open_model("v3"), MANY, 4, 1);
+}
+
+// Users who all say much the same keep few experts busy, which change workers while they are answered.
+static void experts_change_workers_under_load(void **state)
+{
+    fm_model *model = open_golden("v3", 2, FM_DTYPE_BF16, FM_DTYPE_F32);
+    fm_serve *serve;
+    fm_serve_options options = {.size = sizeof options,
+                                .cache_bytes = 40 * block_bytes(model),
+                                .chunk_tokens = 60,
+                                .replan_steps = 4};
+    static struct answer answers[MANY], expected[MANY];
+    int32_t prompt[100];
+    uint64_t ticket;
+    fm_serve_stats stats;
+    (void)state;
+    for (int i = 0; i < 100; i++)
+        prompt[i] = i % 3;
+    for (int i = 0; i < MANY; i++) {
+        fm_serve_request request = make_request(prompt + i, 90, 12, &answers[i]);
+        request.ignore_end = 1;
+        alone(model, &request, &expected[i]);
+    }
+    assert_ok(fm_model_experts_place(model, 2, 4));
+    assert_ok(fm_model_serve_open(model, &options, &serve));
+    for (int i = 0; i < MANY; i++) {
+        fm_serve_request request = make_request(prompt + i, 90, 12, &answers[i]);
+        request.ignore_end = 1;
+        assert_ok(fm_model_serve_submit(serve, &request, &ticket));
+        assert_ok(fm_model_serve_step(serve));
+    }
+    run_dry(serve);
+    for (int i = 0; i < MANY; i++)
+        same_text(&answers[i], &expected[i]);
+    fm_model_serve_stats(serve, &stats);
+    assert_int_equal(stats.experts.workers, 2);
+    assert_true(stats.experts.plans > 0 && stats.experts.moves > 0);
+    assert_true(stats.experts.busiest <= stats.experts.busiest_in_order);
+    assert_int_equal(stats.experts.worker_load[0] + stats.experts.worker_load[1], stats.experts.load);
+    fm_model_serve_close(serve);
+    fm_model_close(model);
 }
 
 static void kept_caches_are_gone_on_from(void **state)
@@ -500,6 +547,7 @@ int main(void)
         cmocka_unit_test(narrow_types_change_nothing_about_it),
         cmocka_unit_test(guesses_change_nothing),
         cmocka_unit_test(preempted_requests_lose_nothing),
+        cmocka_unit_test(experts_change_workers_under_load),
         cmocka_unit_test(kept_caches_are_gone_on_from),
         cmocka_unit_test(stored_caches_outlive_the_engine),
         cmocka_unit_test(missing_memory_fails_a_request_alone),

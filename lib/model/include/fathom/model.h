@@ -141,6 +141,41 @@ FM_API const fm_model_config *fm_model_config_of(const fm_model *model);
 /** Tokens that each expert of a layer has got since the model was opened, [experts]; NULL for a dense layer. */
 FM_API const int64_t *fm_model_expert_loads(const fm_model *model, int layer);
 
+/**
+ * Experts with workers. A model that is opened shares every product out over its threads. Placed, an expert is computed by the
+ * worker that has it, a thread whose caches its weights then stay in, or by several that have copies of it and split its rows;
+ * workers do not wait for one another between an expert's products. A plan of `eplb` says who has which, and is made anew from
+ * loads; it is taken up between two calls of fm_model_feed(). Results are the same to the bit.
+ *
+ * It pays where workers have caches or memory of their own. Where all share them it evens out worse than sharing each product,
+ * most of all with few rows. Workers share one copy of the weights in memory.
+ */
+#define FM_MODEL_WORKERS_MAX 64
+
+/** Places all experts evenly, with so many copies more in each layer; 0 and 0: shares all products again. FM_ERR_ARG: no experts; `workers` beyond the model's
+ *  threads or FM_MODEL_WORKERS_MAX; `replicas` more than would give each worker each expert. FM_ERR_NOMEM. */
+FM_API FM_MUST_USE fm_status fm_model_experts_place(fm_model *model, int workers, int replicas);
+/** Plans all layers from `loads` [layers, experts] (rows of dense layers are not read), or, where that is NULL, from what was
+ *  counted since the last plan. A layer whose plan is no better stays. FM_ERR_STATE: not placed; FM_ERR_ARG: a load is negative
+ *  or not finite; FM_ERR_NOMEM. */
+FM_API FM_MUST_USE fm_status fm_model_experts_plan(fm_model *model, const float *loads);
+/** To be called after each step: every `interval`-th time a plan from the loads since then (a moving average over intervals)
+ *  begins, one layer in each call, at most some milliseconds long. Fails as fm_model_experts_plan(). */
+FM_API FM_MUST_USE fm_status fm_model_experts_turn(fm_model *model, int interval);
+
+/** Sums since the experts were placed. Loads are in units of up to 8 rows of one expert in one call: fewer rows take as long,
+ *  because it is the weights that must be read. busiest * workers / load is the imbalance, 1 at best. */
+typedef struct fm_model_expert_stats {
+    int workers, replicas; /**< 0 workers: not placed */
+    int64_t plans, moves;  /**< layers that took a new plan up, and copies that changed workers in them */
+    int64_t load;          /**< of all workers */
+    int64_t busiest;       /**< of the busiest one in each layer and call */
+    int64_t
+        busiest_in_order; /**< what that would have been with consecutive experts to each worker and no copies */
+    int64_t worker_load[FM_MODEL_WORKERS_MAX];
+} fm_model_expert_stats;
+FM_API void fm_model_experts_stats(const fm_model *model, fm_model_expert_stats *out_stats);
+
 /** A text in the making: its latent cache, in blocks of FM_MODEL_BLOCK positions. */
 typedef struct fm_model_session fm_model_session;
 #define FM_MODEL_BLOCK 64

@@ -48,6 +48,8 @@ typedef struct fm_serve_options {
     /** Where full blocks of all texts are kept beyond the end of the program, and looked up when a prompt comes; NULL:
      *  nowhere. Stays the caller's, and must outlive the engine. Several models may share one. */
     fm_fs_kvcache *store;
+    /** Where the model's experts are placed (fm_model_experts_place()): steps between two plans from live loads; 0: 256. */
+    int replan_steps;
 } fm_serve_options;
 
 /** FM_ERR_ARG: a negative option; FM_ERR_LIMIT: the cache holds no block (message: how large one is), or is larger than the
@@ -117,6 +119,7 @@ typedef struct fm_serve_stats {
     int64_t stored_blocks, loaded_blocks;    /**< put into the store, read from it */
     int64_t steps, preemptions;
     int64_t finished[FM_SERVE_FAILED + 1]; /**< by fm_serve_finish */
+    fm_model_expert_stats experts;         /**< since they were placed */
 } fm_serve_stats;
 FM_API void fm_model_serve_stats(fm_serve *serve, fm_serve_stats *out_stats);
 
