@@ -9,7 +9,7 @@
 
 struct generate_options {
     const char *model, *prompt, *ids, *stop, *logits, *dtype;
-    int64_t max_tokens, top_k, seed, threads;
+    int64_t max_tokens, top_k, seed, threads, workers, replicas;
     double temperature, top_p;
 };
 
@@ -34,6 +34,10 @@ static const fm_option generate_schema[] = {
     {"stop", FM_OPTION_STRING, FIELD(stop), .metavar = "TEXT", .help = "end in front of this text"},
     {"threads", FM_OPTION_INT, FIELD(threads), .value = "0", .min = 0, .max = 1024,
      .help = "0: as many as cores"},
+    {"expert-workers", FM_OPTION_INT, FIELD(workers), .value = "0", .min = 0, .max = FM_MODEL_WORKERS_MAX,
+     .help = "threads that have experts of their own, placed by eplb from measured loads; 0: all share all"},
+    {"expert-replicas", FM_OPTION_INT, FIELD(replicas), .value = "1", .min = 0, .max = 1024,
+     .help = "copies of busy experts in each layer, for each of these threads"},
     {"logits", FM_OPTION_STRING, FIELD(logits), .metavar = "FILE",
      .help = "write the prompt's logits as .npy, float32 [prompt tokens, vocabulary]"},
     {0},
@@ -56,6 +60,15 @@ static fm_status show_json(const struct fm_generation *g)
     json_ids(&json, "ids", g->ids + g->prompt, appended);
     fm_base_json_string(&json, "text", g->text);
     fm_base_json_real(&json, "tokens_per_s", g->seconds > 0 ? appended / g->seconds : 0);
+    fm_model_expert_stats experts;
+    fm_model_experts_stats(g->model, &experts);
+    if (experts.workers) {
+        fm_base_json_int(&json, "expert_workers", experts.workers);
+        fm_base_json_int(&json, "expert_load", experts.load);
+        fm_base_json_int(&json, "expert_busiest", experts.busiest);
+        fm_base_json_int(&json, "expert_busiest_in_order", experts.busiest_in_order);
+        fm_base_json_int(&json, "expert_plans", experts.plans);
+    }
     fm_base_json_end(&json);
     return fm_base_json_finish(&json, stdout);
 }
@@ -86,6 +99,8 @@ static fm_status run_generate(const fm_invocation *invocation, const void *given
         .threads = (int)o->threads,
         .dtype = fm_app_generation_dtype(o->dtype),
         .sampling = {o->temperature, o->top_p, (int)o->top_k, (uint64_t)o->seed},
+        .expert_workers = (int)o->workers,
+        .expert_replicas = (int)(o->workers > 1 ? o->workers * o->replicas : 0),
     };
     (void)out_exit;
     FM_TRY(fm_base_interrupt_install());

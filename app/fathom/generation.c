@@ -134,6 +134,9 @@ static fm_status take_text(const char *stop, struct fm_generation *g, int *out_s
     return FM_OK;
 }
 
+/* Steps between two plans of where experts go. */
+enum { REPLAN = 64 };
+
 static fm_status append(const struct fm_generation_request *request, struct fm_generation *g)
 {
     const fm_model_config *config = fm_model_config_of(g->model);
@@ -143,6 +146,8 @@ static fm_status append(const struct fm_generation_request *request, struct fm_g
         int32_t id;
         if (i > 0)
             FM_TRY(fm_model_feed(g->session, &g->ids[g->count - 1], 1, FM_MODEL_LAST, g->logits));
+        if (i > 0 && request->expert_workers > 0)
+            FM_TRY(fm_model_experts_turn(g->model, REPLAN));
         FM_TRY(fm_model_sample(g->logits, config->vocab, &request->sampling, g->count, &id));
         if (id == config->eos)
             break;
@@ -160,8 +165,14 @@ fm_status fm_app_generation_run(const struct fm_generation_request *request, str
     fm_model_options options = {.size = sizeof options, .threads = request->threads, .dtype = request->dtype};
     FM_TRY(take_prompt(request, generation));
     FM_TRY(fm_model_open(request->model, &options, &generation->model));
+    if (request->expert_workers > 0)
+        FM_TRY(fm_model_experts_place(generation->model, request->expert_workers, request->expert_replicas));
+    if (request->expert_workers > 0 && request->expert_loads)
+        FM_TRY(fm_model_experts_plan(generation->model, request->expert_loads));
     FM_TRY(make_room(request, generation));
     FM_TRY(feed_prompt(request, generation));
+    if (request->expert_workers > 0 && !request->expert_loads)
+        FM_TRY(fm_model_experts_plan(generation->model, NULL));
     uint64_t begin = fm_base_clock_ns();
     FM_TRY(append(request, generation));
     generation->seconds = (double)(fm_base_clock_ns() - begin) * 1e-9;

@@ -15,6 +15,9 @@ struct fm_generation_request {
     int threads;
     fm_dtype dtype; // of products with weights; 0: f32
     fm_model_sampling sampling;
+    int expert_workers; // threads that have experts of their own; 0: all share all
+    int expert_replicas;
+    const float *expert_loads; // [layers, experts] to place them from; NULL: those of the prompt
 };
 
 struct fm_generation {

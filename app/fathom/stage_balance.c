@@ -4,12 +4,14 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "fathom/doc.h"
 #include "fathom/eplb.h"
 #include "fathom/file.h"
 #include "fathom/mem.h"
 #include "stage.h"
+#include "stage_files.h"
 
 struct balance_options {
     const char *train;
@@ -202,6 +204,28 @@ static fm_status compare(struct fm_stage_run *run, const struct balance_options 
             tell(run, "planned with copies", found);
     }
     fm_base_mem_free(rank_loads);
+    return status;
+}
+
+fm_status fm_app_loads_read(const char *path, const fm_model_config *config, float **out_loads)
+{
+    struct loads loads;
+    FM_TRY(read_loads(path, &loads));
+    size_t dense = (size_t)config->dense_layers * (size_t)config->experts,
+           count = (size_t)loads.layers * (size_t)loads.experts;
+    fm_status status = FM_OK;
+    float *all = NULL;
+    if (loads.layers != config->layers - config->dense_layers || loads.experts != config->experts)
+        status = fm_base_error_set(
+            FM_ERR_FORMAT, "%s has loads of %d experts in %d layers; the model has %d in %d", path,
+            loads.experts, loads.layers, config->experts, config->layers - config->dense_layers);
+    else if (!(all = fm_base_mem_zalloc(dense + count, sizeof *all)))
+        status = fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu loads", count);
+    if (status == FM_OK) {
+        memcpy(all + dense, loads.plan, count * sizeof *all);
+        *out_loads = all;
+    }
+    free_loads(&loads);
     return status;
 }
 

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "fathom/fs.h"
+#include "fathom/model.h"
 
 /** What ends a document in a shard of text. */
 #define FM_DOCUMENT_END "<|end|>"
@@ -28,6 +29,10 @@ FM_MUST_USE fm_status fm_app_shards_bytes(fm_fs *fs, const char *stage, const ch
  * `bytes_max`. */
 FM_MUST_USE fm_status fm_app_shards_read(fm_fs *fs, const char *stage, const char *name, size_t bytes_max,
                                          char **out_bytes, size_t *out_length);
+
+/** The loads of experts that the training stage has measured, [layers, experts], to plan from. The caller frees them.
+ * FM_ERR_FORMAT: of another model. */
+FM_MUST_USE fm_status fm_app_loads_read(const char *path, const fm_model_config *config, float **out_loads);
 
 /** Batches of token sequences at random places, read ahead by a thread while others compute. */
 typedef struct fm_sampler fm_sampler;

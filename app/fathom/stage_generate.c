@@ -2,13 +2,16 @@
 #include <stddef.h>
 #include <stdio.h>
 
+#include "fathom/cpu.h"
+#include "fathom/mem.h"
 #include "generation.h"
 #include "generation_cache.h"
 #include "stage.h"
+#include "stage_files.h"
 
 struct generate_options {
     const char *train, *model, *prompt, *dtype;
-    int64_t max_tokens, top_k, seed, revisit;
+    int64_t max_tokens, top_k, seed, revisit, workers;
     double temperature, top_p;
 };
 
@@ -31,8 +34,43 @@ static const fm_option generate_schema[] = {
     {"seed", FM_OPTION_INT, FIELD(seed), .value = "1", .min = 0, .max = 1e15, .help = "of the drawing"},
     {"revisit", FM_OPTION_INT, FIELD(revisit), .value = "128", .unit = "tokens", .min = 0, .max = 1 << 20,
      .help = "of a text that is then taken up again from the cache that fs has kept of it; 0: none"},
+    {"expert-workers", FM_OPTION_INT, FIELD(workers), .value = "0", .min = 0, .max = FM_MODEL_WORKERS_MAX,
+     .help = "threads that have experts of their own, placed by eplb from the loads that training measured, "
+             "at most as "
+             "many as cores; 0: all share all"},
     {0},
 };
+
+// Copies for each worker where experts have workers.
+enum { REPLICAS = 1 };
+
+// The loads that the trained model's experts got on held-out text; of somebody else's there are none.
+static fm_status read_loads(const struct fm_stage_run *run, const struct generate_options *o,
+                            const char *model, float **out_loads)
+{
+    char path[4096];
+    fm_model_config config;
+    if (o->workers == 0 || o->model[0])
+        return FM_OK;
+    snprintf(path, sizeof path, "%s/config.json", model);
+    FM_TRY(fm_model_config_load(path, &config));
+    snprintf(path, sizeof path, "%s/%s/loads.json", run->run_folder, o->train);
+    return fm_app_loads_read(path, &config, out_loads);
+}
+
+// How unevenly the workers were loaded.
+static void tell_experts(struct fm_stage_run *run, const fm_model *model)
+{
+    fm_model_expert_stats experts;
+    fm_model_experts_stats(model, &experts);
+    if (experts.load == 0)
+        return;
+    double mean = (double)experts.load / experts.workers;
+    fm_app_stage_number(run, "busiest worker over the mean, experts in order",
+                        (double)experts.busiest_in_order / mean, NULL);
+    fm_app_stage_number(run, "busiest worker over the mean, planned with copies",
+                        (double)experts.busiest / mean, NULL);
+}
 
 // A text taken up again: its beginning comes from the cache on the file system, which keeps blocks of 64 tokens.
 static fm_status revisit(struct fm_stage_run *run, int stored, struct fm_generation *generation)
@@ -74,8 +112,16 @@ static fm_status run_generate(struct fm_stage_run *run, const void *given)
         .dtype = fm_app_generation_dtype(o->dtype),
         .sampling = {o->temperature, o->top_p, (int)o->top_k, (uint64_t)o->seed},
     };
-    fm_status status = fm_app_generation_run(&request, &generation);
+    float *loads = NULL;
+    int cores = fm_base_cpu_threads();
+    request.expert_workers = (int)o->workers < cores ? (int)o->workers : cores;
+    request.expert_replicas = request.expert_workers > 1 ? REPLICAS * request.expert_workers : 0;
+    fm_status status = read_loads(run, o, model, &loads);
+    request.expert_loads = loads;
+    if (status == FM_OK)
+        status = fm_app_generation_run(&request, &generation);
     if (status == FM_OK) {
+        tell_experts(run, generation.model);
         int appended = generation.count - generation.prompt;
         fm_app_stage_text(run, "prompt", "%s", o->prompt);
         fm_app_stage_text(run, "continuation", "%s", generation.text);
@@ -86,6 +132,7 @@ static fm_status run_generate(struct fm_stage_run *run, const void *given)
         status = revisit(run, (int)o->revisit, &generation);
     }
     fm_app_generation_release(&generation);
+    fm_base_mem_free(loads);
     return status;
 }
 

@@ -31,7 +31,7 @@ struct train_options {
     const char *data, *dtype, *schedule, *transport, *launcher, *store;
     int64_t steps, batch, length, seed, save_every;
     int64_t trace_steps, hidden, layers, heads, experts, topk, expert_intermediate, predict;
-    int64_t pipe_ranks, expert_ranks;
+    int64_t pipe_ranks, expert_ranks, rebalance_every;
     double rate;
 };
 
@@ -72,6 +72,10 @@ static const fm_option train_schema[] = {
      .help = "ranks that share out the layers"},
     {"expert-ranks", FM_OPTION_INT, FIELD(expert_ranks), .value = "1", .min = 1, .max = 64,
      .help = "ranks that share out the experts and the sequences"},
+    {"rebalance-every", FM_OPTION_INT, FIELD(rebalance_every), .value = "0", .unit = "steps", .min = 0,
+     .max = 1e9,
+     .help =
+         "how often eplb places the experts anew on the expert ranks, from the loads since then; 0: never"},
     {"schedule", FM_OPTION_STRING, FIELD(schedule), .value = "dualpipev",
      .help = "of the pipeline; `fathom pipe --help` has them"},
     {"transport", FM_OPTION_CHOICE, FIELD(transport), .value = "threads", .choices = "threads|processes",
@@ -97,7 +101,8 @@ struct job {
     const int32_t *held_ids;
     int64_t held_count;
     fm_trainer *trainer;
-    float *losses; // of the steps done, and of those that a state before them had
+    fm_rebalance *rebalance; // NULL: experts stay
+    float *losses;           // of the steps done, and of those that a state before them had
     int vocab;
     fm_trace_writer *trace; // NULL: nothing is recorded now
     int64_t first;          // the step that this run began at
@@ -225,7 +230,10 @@ static fm_status make_trainer(struct job *job)
         training.transport = FM_MODEL_PROCESSES;
         training.rank_command = command.words;
     }
-    return fm_model_trainer_open(&config, &training, &job->trainer);
+    FM_TRY(fm_model_trainer_open(&config, &training, &job->trainer));
+    if (o->rebalance_every == 0 || o->expert_ranks < 2)
+        return FM_OK;
+    return fm_model_rebalance_open(job->trainer, (int)o->expert_ranks, o->rebalance_every, &job->rebalance);
 }
 
 // Checkpoints of other options, or of other data, are of no use to anybody.
@@ -262,11 +270,24 @@ static fm_status take_losses(struct job *job, uint64_t step)
     return status;
 }
 
+static fm_status take_loads(struct job *job, uint64_t step)
+{
+    void *loads;
+    size_t length;
+    if (!job->rebalance)
+        return FM_OK;
+    FM_TRY(fm_app_checkpoint_read(job->store, job->checkpoints, step, "loads.bin", &loads, &length));
+    fm_status status = fm_model_rebalance_unpack(job->rebalance, loads, length, "loads.bin");
+    fm_base_mem_free(loads);
+    return status;
+}
+
 static fm_status take_version(struct job *job, uint64_t step)
 {
     void *state;
     size_t length;
     FM_TRY(take_losses(job, step));
+    FM_TRY(take_loads(job, step));
     FM_TRY(fm_app_checkpoint_read(job->store, job->checkpoints, step, "state.safetensors", &state, &length));
     fm_status status = fm_model_trainer_unpack(job->trainer, state, length, "state.safetensors");
     fm_base_mem_free(state);
@@ -328,7 +349,8 @@ static fm_status open_checkpoints(struct job *job)
 static fm_status save_state(struct job *job)
 {
     FM_SPAN_ARGS(span, "copy state", "train", "step", "bytes");
-    fm_checkpoint_file files[2] = {{.name = "state.safetensors"}, {.name = "losses.f32"}};
+    fm_checkpoint_file files[3] = {
+        {.name = "state.safetensors"}, {.name = "losses.f32"}, {.name = "loads.bin"}};
     uint64_t begin = fm_base_clock_ns();
     size_t done = (size_t)fm_model_trainer_steps(job->trainer);
     files[1].length = done * sizeof *job->losses;
@@ -337,14 +359,17 @@ static fm_status save_state(struct job *job)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to save %zu losses", done);
     memcpy(files[1].bytes, job->losses, files[1].length);
     fm_status status = fm_model_trainer_pack(job->trainer, NULL, &files[0].bytes, &files[0].length);
+    if (status == FM_OK && job->rebalance)
+        status = fm_model_rebalance_pack(job->rebalance, &files[2].bytes, &files[2].length);
     if (status < 0) {
+        fm_base_mem_free(files[0].bytes);
         fm_base_mem_free(files[1].bytes);
         return status;
     }
     span.args[0] = (int64_t)done;
     span.args[1] = (int64_t)files[0].length;
     job->pack_ns += fm_base_clock_ns() - begin;
-    return fm_app_checkpoint_put(job->checkpointer, done, files, 2);
+    return fm_app_checkpoint_put(job->checkpointer, done, files, job->rebalance ? 3 : 2);
 }
 
 // Records what every thread does from here on.
@@ -366,6 +391,14 @@ static fm_status end_trace(struct job *job)
     return fm_trace_writer_close(trace);
 }
 
+// Between two steps; a span tells where experts moved.
+static fm_status rebalance(struct job *job)
+{
+    FM_SPAN_ARGS(span, "rebalance experts", "train", "step", "moved");
+    span.args[0] = fm_model_trainer_steps(job->trainer);
+    return fm_model_rebalance_step(job->rebalance, job->trainer, &span.args[1]);
+}
+
 static fm_status train_step(struct job *job, fm_progress *progress)
 {
     FM_SPAN_ARGS(span, "step", "train", "step", "tokens");
@@ -378,6 +411,8 @@ static fm_status train_step(struct job *job, fm_progress *progress)
     span.args[1] = tokens;
     FM_TRY(fm_app_sampler_next(job->sampler, step, &ids));
     FM_TRY(fm_model_trainer_step(job->trainer, ids, (int)o->batch, (int)o->length, &result));
+    if (job->rebalance)
+        FM_TRY(rebalance(job));
     job->losses[step] = (float)result.loss;
     snprintf(label, sizeof label, "train: step %lld, loss %.3f", (long long)step + 1, result.loss);
     fm_base_progress_label(progress, label);
@@ -548,6 +583,22 @@ static void report_storage(struct job *job)
     }
 }
 
+// How unevenly ranks were loaded with experts, and what moving them has done about it.
+static void report_experts(const struct job *job)
+{
+    if (!job->rebalance)
+        return;
+    fm_model_rebalance_figures figures = fm_model_rebalance_figures_of(job->rebalance);
+    double mean = (double)figures.load / (double)job->options->expert_ranks;
+    if (figures.load == 0)
+        return;
+    fm_app_stage_number(job->run, "experts moved while training", (double)figures.moved, NULL);
+    fm_app_stage_number(job->run, "busiest rank over the mean, experts in order",
+                        (double)figures.busiest_in_order / mean, NULL);
+    fm_app_stage_number(job->run, "busiest rank over the mean, rebalanced", (double)figures.busiest / mean,
+                        NULL);
+}
+
 // The bubble of the steps that were recorded, and their schedule drawn with their own times.
 static fm_status report_pipeline(struct job *job)
 {
@@ -617,6 +668,7 @@ static fm_status finish(struct job *job)
                             (double)fm_model_trainer_products(job->trainer, dtype), NULL);
     fm_app_stage_text(job->run, "model", "%s", path);
     report_storage(job);
+    report_experts(job);
     return report_pipeline(job);
 }
 
@@ -644,6 +696,7 @@ static fm_status run_train(struct fm_stage_run *run, const void *given)
     fm_status status = run_job(&job);
     fm_app_sampler_close(job.sampler);
     fm_app_checkpoint_close(job.checkpointer);
+    fm_model_rebalance_close(job.rebalance);
     fm_model_trainer_close(job.trainer);
     fm_base_mem_free(job.losses);
     fm_base_mem_free(job.held_bytes);

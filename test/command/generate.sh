@@ -23,7 +23,7 @@ stages:
   - stage: train
     with: {steps: $1, batch: 4, length: 32, hidden: 64, layers: 2, heads: 2, expert-intermediate: 32, save-every: 5}
   - stage: generate
-    with: {prompt: "one 7 two", max-tokens: 12, temperature: 0}
+    with: {prompt: "one 7 two", max-tokens: 12, temperature: 0, expert-workers: 2}
 YAML
 }
 recipe 30
@@ -46,6 +46,11 @@ cmp whole/train/model/model.safetensors cut/train/model/model.safetensors
 model=whole/train/model
 "$fathom" generate --model $model --prompt 'one 7 two' --max-tokens 12 --json >json.txt
 grep -q '"text":"' json.txt
+# Experts with workers of their own change no token.
+OMP_WAIT_POLICY=passive "$fathom" generate --model $model --prompt 'one 7 two' --max-tokens 12 --threads 2 --expert-workers 2 --json >placed.json
+grep -q '"expert_workers":2' placed.json
+cmp <(grep -o '"ids":\[[^]]*' json.txt) <(grep -o '"ids":\[[^]]*' placed.json)
+refused 'expected 1 to 2' "$fathom" generate --model $model --ids 1 --threads 2 --expert-workers 3
 "$fathom" generate --model $model --ids 1,2,3 --max-tokens 4 --logits logits.npy --dtype bf16 >/dev/null
 [ "$(wc -c <logits.npy)" = $((128 + 3 * $(grep -o '"vocab_size": [0-9]*' $model/config.json | grep -o '[0-9]*') * 4)) ]
 "$fathom" generate --model $model --prompt one --dtype fp8 --temperature 1 --top-k 5 --stop five --max-tokens 8 >/dev/null

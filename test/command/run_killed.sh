@@ -17,7 +17,7 @@ stages:
   - {stage: corpus, with: {corpus: text}}
   - {stage: data, with: {vocab: 300}}
   - {stage: train, with: {steps: 30, save-every: 4, hidden: 32, layers: 4, length: 32, batch: 4, expert-intermediate: 16,
-      pipe-ranks: 2}}
+      expert-ranks: 2, rebalance-every: 6}}
   - {stage: balance}
   - {stage: generate, with: {max-tokens: 5, prompt: Document}}
   - {stage: report}

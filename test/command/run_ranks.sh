@@ -26,6 +26,17 @@ for ranks in '1 1' '2 1' '1 2' '2 2'; do
 done
 says run/train/model/model.safetensors.index.json model-00004-of-00004.safetensors
 
+# Experts that change ranks while it is trained change nothing about the losses.
+sed -i 's/expert-ranks: 2/expert-ranks: 2, rebalance-every: 2/' r.yaml
+expect 0 "$fathom" run r.yaml
+od -An -v -w4 -tf4 run/train/losses.f32 >losses
+paste "losses 1 1" losses | awk '{ d = $1 - $2; if (d > 1e-4 || d < -1e-4) exit 1 }' ||
+    { echo "rebalanced: $(paste "losses 1 1" losses)" >&2; exit 1; }
+grep -A1 '"experts moved while training"' run/summary.json | awk -F': ' '/value/ { exit !($2 + 0 > 0) }'
+for label in 'experts in order' rebalanced; do
+    grep -A1 "\"busiest rank over the mean, $label\"" run/summary.json | awk -F': ' '/value/ { exit !($2 + 0 >= 1) }'
+done
+
 # What the pipeline left idle, as it was and as a simulation with the measured times has it.
 [ -s run/train/schedule.svg ]
 for bubble in simulated measured; do

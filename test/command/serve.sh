@@ -19,6 +19,12 @@ fail() { echo "serve: $*" >&2; [ ! -f err.txt ] || tail -5 err.txt >&2; exit 1; 
 node -e 'const b = JSON.parse(require("fs").readFileSync("bench.json"));
     process.exit(b.requests === 12 && b.cache_hits > 0.2 && b.first_token_ms_median > 0 ? 0 : 1)' ||
     fail "bench serve: $(cat bench.json)"
+# Experts that belong to threads, planned anew while it runs: how uneven that is, beside experts in order.
+OMP_WAIT_POLICY=passive "$fathom" bench serve --model "$golden" --requests 12 --rate 200 --prompt 20 --shared 30 --answer 8 --threads 2 --expert-workers 2 \
+    --replan 4 --json >bench.json
+node -e 'const b = JSON.parse(require("fs").readFileSync("bench.json"));
+    process.exit(b.requests === 12 && b.expert_workers === 2 && b.expert_plans > 0 && b.expert_imbalance >= 1 &&
+        b.expert_imbalance <= b.expert_imbalance_in_order ? 0 : 1)' || fail "bench serve --expert-workers: $(cat bench.json)"
 echo '[[0, 5, 6], [0.01, 500, 2]]' >arrivals.json
 "$fathom" bench serve --model "$golden" --arrivals arrivals.json 2>bad.txt && fail "a prompt beyond the context was taken"
 grep -q 'prompt tokens is 500' bad.txt || fail "the bad arrival was not named: $(cat bad.txt)"
@@ -52,7 +58,7 @@ chmod 644 keys
 # Starts a server with these options; sets `server` and `port`.
 start() {
     : >out.txt
-    "$fathom" serve --model model --port 0 --threads 1 "$@" >out.txt 2>err.txt &
+    "$fathom" serve --model model --port 0 --threads "${threads:-1}" "$@" >out.txt 2>err.txt &
     server=$!
     for _ in $(seq 600); do
         grep -q serving out.txt && break
@@ -232,7 +238,8 @@ server=
 grep -q '"path":"/v1/completions","status":200' err.txt || fail "the access log lacks a line"
 grep -q 'Be brief' err.txt && fail "the access log holds a prompt"
 
-# Killed and started again, it finds what prompts had in common with this one on disk, in FP8 too, and says the same.
+# Killed and started again, it finds what prompts had in common with this one on disk, in FP8 too, and says the same: also with
+# experts that belong to threads, whose loads /metrics tells.
 cat >again.mjs <<'JS'
 const prompt = Array.from({ length: 100 }, (_, i) => (i * 37 + 11) % 256);
 const body = JSON.stringify({ prompt, max_tokens: 20, temperature: 0, ignore_eos: true, logprobs: 0 });
@@ -240,10 +247,23 @@ const reply = await fetch(`http://127.0.0.1:${process.argv[2]}/v1/completions`, 
 const answer = await reply.json();
 console.log(answer.usage.prompt_tokens_details.cached_tokens, JSON.stringify(answer.choices[0].logprobs.content));
 JS
+cat >experts.mjs <<'JS'
+const metrics = await (await fetch(`http://127.0.0.1:${process.argv[2]}/metrics`)).text();
+const value = (name) => Number(metrics.match(new RegExp(`^fathom_expert_${name} (.*)$`, 'm'))[1]);
+const planned = value('imbalance{placement="planned"}'), in_order = value('imbalance{placement="in_order"}');
+const loads = [0, 1].map((worker) => value(`load_total{worker="${worker}"}`));
+if (!(planned >= 1 && planned <= in_order && loads[0] > 0 && loads[1] > 0 && value('busiest_total') < loads[0] + loads[1]))
+  throw new Error(metrics);
+JS
+export OMP_WAIT_POLICY=passive # threads that spin hold up those who compute where cores are few
 for dtype in f32 fp8; do
     for run in first second; do
-        start --prefix-cache store --prefix-cache-size 64MiB --dtype $dtype
+        placed=
+        [ $run = first ] || placed='--expert-workers 2 --replan 4'
+        # shellcheck disable=SC2086 # several words, or none
+        threads=2 start --prefix-cache store --prefix-cache-size 64MiB --dtype $dtype $placed
         timeout 120 node again.mjs "$port" >$run.txt || fail "the server with a store did not answer"
+        [ $run = first ] || timeout 120 node experts.mjs "$port" || fail "/metrics tells no loads of experts"
         kill -9 "$server"
         wait "$server" 2>/dev/null || true
         server=

@@ -136,6 +136,46 @@ FM_API FM_MUST_USE fm_status fm_model_trainer_place(fm_trainer *trainer, const f
  *  with one rank. */
 FM_API const int32_t *fm_model_trainer_placement(const fm_trainer *trainer, int layer);
 
+/**
+ * Rebalancing while training: the tokens of each expert are summed over steps, and every `interval` steps a plan of eplb from
+ * them, with the fewest moves, is carried out as fm_model_trainer_place() does. A layer that would gain less than 2 % of the mean
+ * stays. Plans depend on the loads alone. Predictors' experts stay where they are.
+ *
+ *     FM_TRY(fm_model_trainer_step(trainer, ids, sequences, length, &result));
+ *     FM_TRY(fm_model_rebalance_step(rebalance, trainer, NULL));              // behind each step
+ *
+ * Where training is cut short and goes on from a state that was saved between these two and the next step, what was packed at
+ * that moment makes it go on to the same bits. With MPI each process has one of its own and makes the same calls.
+ */
+typedef struct fm_rebalance fm_rebalance;
+
+/** FM_ERR_ARG: an interval below 1; `expert_ranks` are not several, or not the trainer's; FM_ERR_NOMEM. */
+FM_API FM_MUST_USE fm_status fm_model_rebalance_open(fm_trainer *trainer, int expert_ranks, int64_t interval,
+                                                     fm_rebalance **out_rebalance);
+/** NULL is allowed. */
+FM_API void fm_model_rebalance_close(fm_rebalance *rebalance);
+/** Counts the step that was made last, and plans and moves where it ends an interval. *out_moved, when not NULL, are the experts
+ *  that came to ranks of this process. Fails as fm_eplb_rebalance() and fm_model_trainer_place(). */
+FM_API FM_MUST_USE fm_status fm_model_rebalance_step(fm_rebalance *rebalance, fm_trainer *trainer,
+                                                     int64_t *out_moved);
+
+/** Sums over all steps; busiest * ranks / load is the imbalance, 1 at best. */
+typedef struct fm_model_rebalance_figures {
+    int64_t plans, moved;     /**< that changed something; experts that they moved */
+    int64_t load;             /**< tokens of all experts */
+    int64_t busiest;          /**< of the busiest rank in each step and layer */
+    int64_t busiest_in_order; /**< the same, had experts stayed in order */
+    int64_t steps;
+} fm_model_rebalance_figures;
+FM_API fm_model_rebalance_figures fm_model_rebalance_figures_of(const fm_rebalance *rebalance);
+
+/** What was summed, to be kept with a state; the caller frees it with fm_base_mem_free(). FM_ERR_NOMEM. */
+FM_API FM_MUST_USE fm_status fm_model_rebalance_pack(const fm_rebalance *rebalance, void **out_bytes,
+                                                     size_t *out_length);
+/** Goes on from it; `name` stands for it in messages. FM_ERR_FORMAT: it is none, or of another model or interval. */
+FM_API FM_MUST_USE fm_status fm_model_rebalance_unpack(fm_rebalance *rebalance, const void *bytes,
+                                                       size_t length, const char *name);
+
 /** Writes a checkpoint in the Hugging Face layout to a folder, which is made: config.json and model.safetensors, or a file
  *  for each rank and their index, in `dtype` (BF16 or F32; the correction bias is F32). Fails as
  *  fm_base_safetensors_create() and fm_model_config_save() do. */
