@@ -3,7 +3,7 @@
  * already contain changes of that journal: replaying them once more leads to the same end. It counts, by its
  * header, when it is durable and so is every record that it may contain.
  *
- * Requests (sessions) are written first and at once. If a chunk's change came into the checkpoint without the request
+ * The floor and requests (sessions) are written first and at once. If a chunk's change came into the checkpoint without the request
  * that made it, or the other way round, and the journal's record were lost, a request could be made twice or never.
  */
 #include "chunk_store_private.h"
@@ -31,9 +31,10 @@ static void submit(fm_fs_store *store, enum fm_fs_disk_kind kind, int next)
     fm_fs_disk_submit(store->disk, &store->checkpoint_io);
 }
 
-static fm_status add_sessions(fm_fs_store *store)
+static fm_status add_first(fm_fs_store *store)
 {
     uint8_t record[FM_FS_RECORD_MAX];
+    FM_TRY(fm_fs_store_bytes_add(&store->checkpoint_out, record, fm_fs_record_floor(record, store->floor)));
     for (uint32_t i = 0; i < store->session_count; i++)
         FM_TRY(fm_fs_store_bytes_add(&store->checkpoint_out, record,
                                      fm_fs_record_session(record, &store->sessions[i])));
@@ -150,7 +151,7 @@ void fm_fs_store_checkpoint(fm_fs_store *store, uint64_t lsn)
     store->checkpoint_bytes = 0;
     store->checkpoint_crc = 0;
     store->checkpoint_any = 0;
-    fm_status status = add_sessions(store);
+    fm_status status = add_first(store);
     if (status == FM_OK)
         status = write_piece(store);
     if (status < 0)

@@ -268,6 +268,8 @@ static fm_status finish(fm_fs_store *store)
     int again = opening->second;
     if (opening->headers[opening->best].durable > store->lsn)
         return lost(store);
+    // Whatever follows it in the chain has a floor that is as high, or will be filled from here.
+    fm_fs_store_forget(store, store->floor, SIZE_MAX);
     FM_TRY(mark_blocks(store));
     store->durable = store->lsn;
     store->journal_at = opening->journal_end;

@@ -91,6 +91,12 @@ size_t fm_fs_record_forget(uint8_t *to, uint32_t chain_version)
     return finish(to, FM_FS_RECORD_FORGET, to + 7);
 }
 
+size_t fm_fs_record_floor(uint8_t *to, uint64_t version)
+{
+    fm_put_le64(to + 3, version);
+    return finish(to, FM_FS_RECORD_FLOOR, to + 11);
+}
+
 static fm_status wrong(const char *what)
 {
     return fm_base_error_set(FM_ERR_FORMAT, "a record of the chunk store's journal has %s", what);
@@ -193,6 +199,11 @@ fm_status fm_fs_record_replay(fm_fs_store *store, const uint8_t *bytes, size_t s
         if (length != 4)
             return wrong("a chain version of the wrong size");
         fm_fs_store_session_drop(store, fm_get_le32(body));
+        break;
+    case FM_FS_RECORD_FLOOR:
+        if (length != 8)
+            return wrong("a floor of the wrong size");
+        fm_fs_store_floor_replay(store, fm_get_le64(body));
         break;
     default:
         return wrong("an unknown type");

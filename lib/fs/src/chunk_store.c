@@ -68,6 +68,7 @@ void fm_fs_store_free(fm_fs_store *store)
         fm_base_mem_free(store->classes[i].shift);
     }
     fm_base_mem_free(store->freed);
+    fm_base_mem_free(store->removed);
     fm_base_mem_free(store->sessions);
     fm_base_mem_free(store->session_heads);
     fm_base_mem_free(store->batch.data);
@@ -100,6 +101,11 @@ size_t fm_fs_store_count(const fm_fs_store *store)
 size_t fm_fs_store_pending_count(const fm_fs_store *store)
 {
     return store->pending_count;
+}
+
+size_t fm_fs_store_creating_count(const fm_fs_store *store)
+{
+    return store->creating_count;
 }
 
 /* Changes */

@@ -20,8 +20,9 @@
  * channel is kept with the chunks, by the same record, so that a request that is sent again is recognised after any
  * crash.
  *
- * All in memory: some 100 bytes a chunk and 4 for each grain. A removed chunk keeps an entry, because its version
- * must not begin anew.
+ * All in memory: some 100 bytes a chunk and 4 for each grain. A removed chunk keeps an entry at first, because its
+ * version must not begin anew. Such entries are forgotten together: the *floor* is a version that all chunks of the target
+ * which are not there have reached, so that a chunk without an entry is as good as one that was removed in that version.
  */
 #ifndef FATHOM_CHUNK_STORE_H
 #define FATHOM_CHUNK_STORE_H
@@ -121,10 +122,31 @@ fm_status fm_fs_store_health(const fm_fs_store *store);
 uint64_t fm_fs_store_used_bytes(const fm_fs_store *store); // by blocks
 size_t fm_fs_store_count(const fm_fs_store *store);        // chunks that are not removed
 size_t fm_fs_store_pending_count(const fm_fs_store *store);
+// Pending versions of chunks that are not there.
+size_t fm_fs_store_creating_count(const fm_fs_store *store);
 
 const fm_fs_chunk *fm_fs_store_find(const fm_fs_store *store, const fm_fs_chunk_id *id);
 // The first chunk behind `id` (NULL: of all), removed ones too; NULL at the end.
 const fm_fs_chunk *fm_fs_store_after(const fm_fs_store *store, const fm_fs_chunk_id *id);
+
+static inline int fm_fs_chunk_is_there(const fm_fs_chunk *chunk) // NULL: never
+{
+    return chunk && chunk->committed && !chunk->committed->removed;
+}
+// The version in which the chunk is, or is not there. `chunk` may be NULL: it has no entry.
+uint64_t fm_fs_store_version(const fm_fs_store *store, const fm_fs_chunk *chunk);
+
+/* Forgetting */
+
+uint64_t fm_fs_store_floor(const fm_fs_store *store);
+// Chunks that are not there have at least this version from now on. A lower floor than before forgets first what the old
+// one covered. Durable as a commit is.
+fm_status fm_fs_store_floor_set(fm_fs_store *store, uint64_t version);
+// Forgets removed chunks of this version (at most the floor) and of earlier ones; those that have a pending version stay.
+// Looks at no more than `limit` entries. Returns how many it forgot.
+size_t fm_fs_store_forget(fm_fs_store *store, uint64_t version, size_t limit);
+size_t fm_fs_store_removed_count(const fm_fs_store *store); // entries that may be forgotten some day, or more
+uint64_t fm_fs_store_removed_max(const fm_fs_store *store); // no removed chunk has a later version
 
 enum fm_fs_apply_kind {
     FM_FS_APPLY_WRITE,    // `data` at `offset`; a gap before it becomes zeros

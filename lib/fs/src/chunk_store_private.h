@@ -39,6 +39,7 @@
  *     REPLACE   as APPLY                                        committed becomes this copy, nothing is pending
  *     SESSION   session
  *     FORGET    chain version (4)                               sessions of earlier ones
+ *     FLOOR     version (8)                                     of what is not there
  *
  * All are absolute: replaying one on a state that has it already changes nothing in the end. So a checkpoint may be
  * written while records are added.
@@ -48,7 +49,8 @@ enum {
     FM_FS_RECORD_COMMIT,
     FM_FS_RECORD_REPLACE,
     FM_FS_RECORD_SESSION,
-    FM_FS_RECORD_FORGET
+    FM_FS_RECORD_FORGET,
+    FM_FS_RECORD_FLOOR
 };
 enum {
     FM_FS_BATCH_HEADER = 48,
@@ -94,7 +96,17 @@ struct fm_fs_store {
     fm_fs_chunk *root;
     size_t live_count;
     size_t pending_count;
+    size_t creating_count;
     uint64_t used_bytes;
+
+    // Removed chunks, a ring in order of removal. One that was made again has an entry here still.
+    uint64_t floor;
+    uint64_t removed_max;
+    fm_fs_chunk_id *removed;
+    size_t removed_first;
+    size_t removed_count;
+    size_t removed_room;
+
     struct fm_fs_store_class classes[FM_FS_CHUNK_CLASSES];
     struct fm_fs_store_freed *freed; // ascending by lsn
     size_t freed_count;
@@ -153,6 +165,7 @@ void fm_fs_chunk_copy_sum(fm_fs_chunk_copy *copy, const uint8_t *bytes);     // 
 fm_status fm_fs_chunk_copy_check(const fm_fs_chunk_copy *copy, const uint8_t *bytes, uint32_t from,
                                  uint32_t size);
 unsigned fm_fs_chunk_class(uint32_t size);
+void fm_fs_store_drop(fm_fs_store *store, fm_fs_chunk *chunk); // its entry; there is no pending version
 void fm_fs_store_tree_free(fm_fs_store *store);
 void fm_fs_store_set_pending(fm_fs_store *store, fm_fs_chunk *chunk, fm_fs_chunk_copy *copy);
 void fm_fs_store_promote(fm_fs_store *store, fm_fs_chunk *chunk, uint32_t chain_version);
@@ -173,7 +186,12 @@ uint32_t fm_fs_store_crc(fm_fs_store *store, const fm_fs_chunk_copy *copy, const
 void fm_fs_store_session_set(fm_fs_store *store, const fm_fs_session *session, fm_status *status);
 void fm_fs_store_session_drop(fm_fs_store *store, uint32_t chain_version);
 
+// chunk_forget.c
+void fm_fs_store_removed_add(fm_fs_store *store, const fm_fs_chunk *chunk);
+void fm_fs_store_floor_replay(fm_fs_store *store, uint64_t version);
+
 // chunk_record.c
+size_t fm_fs_record_floor(uint8_t *to, uint64_t version);
 fm_status fm_fs_store_bytes_add(struct fm_fs_store_bytes *to, const void *bytes, size_t size);
 size_t fm_fs_record_copy(uint8_t *to, int type, const fm_fs_chunk_id *id, const fm_fs_chunk_copy *copy,
                          const fm_fs_session *session);

@@ -79,6 +79,30 @@ fm_fs_chunk *fm_fs_store_make(fm_fs_store *store, const fm_fs_chunk_id *id)
     return chunk;
 }
 
+void fm_fs_store_drop(fm_fs_store *store, fm_fs_chunk *chunk)
+{
+    fm_fs_chunk **at = &store->root;
+    while (*at != chunk)
+        at = &(*at)->child[fm_fs_chunk_id_compare(&chunk->id, &(*at)->id) > 0];
+    fm_fs_store_set_committed(store, chunk, NULL);
+    // What hung below is joined, the higher priority above.
+    fm_fs_chunk *low = chunk->child[0];
+    fm_fs_chunk *high = chunk->child[1];
+    while (low && high) {
+        if (low->priority >= high->priority) {
+            *at = low;
+            at = &low->child[1];
+            low = *at;
+        } else {
+            *at = high;
+            at = &high->child[0];
+            high = *at;
+        }
+    }
+    *at = low ? low : high;
+    fm_base_mem_free(chunk);
+}
+
 void fm_fs_store_tree_free(fm_fs_store *store)
 {
     // The left child is rotated up until there is none, so no recursion is needed.
@@ -173,12 +197,19 @@ fm_status fm_fs_chunk_copy_check(const fm_fs_chunk_copy *copy, const uint8_t *by
     return FM_OK;
 }
 
+static int is_creating(const fm_fs_chunk *chunk)
+{
+    return chunk->pending && !fm_fs_chunk_is_there(chunk);
+}
+
 void fm_fs_store_set_pending(fm_fs_store *store, fm_fs_chunk *chunk, fm_fs_chunk_copy *copy)
 {
     fm_fs_chunk_copy *old = chunk->pending;
     store->pending_count += copy != NULL;
     store->pending_count -= old != NULL;
+    store->creating_count -= (size_t)is_creating(chunk);
     chunk->pending = copy;
+    store->creating_count += (size_t)is_creating(chunk);
     fm_fs_chunk_copy_drop(store, old);
 }
 
@@ -186,8 +217,8 @@ void fm_fs_store_set_pending(fm_fs_store *store, fm_fs_chunk *chunk, fm_fs_chunk
 void fm_fs_store_promote(fm_fs_store *store, fm_fs_chunk *chunk, uint32_t chain_version)
 {
     fm_fs_chunk_copy *copy = chunk->pending;
-    chunk->pending = NULL;
-    store->pending_count--;
+    copy->refs++;
+    fm_fs_store_set_pending(store, chunk, NULL);
     copy->chain_version = chain_version;
     fm_fs_store_set_committed(store, chunk, copy);
 }
@@ -197,6 +228,10 @@ void fm_fs_store_set_committed(fm_fs_store *store, fm_fs_chunk *chunk, fm_fs_chu
     fm_fs_chunk_copy *old = chunk->committed;
     store->live_count -= old && !old->removed;
     store->live_count += copy && !copy->removed;
+    store->creating_count -= (size_t)is_creating(chunk);
     chunk->committed = copy;
+    store->creating_count += (size_t)is_creating(chunk);
+    if (copy && copy->removed)
+        fm_fs_store_removed_add(store, chunk);
     fm_fs_chunk_copy_drop(store, old);
 }

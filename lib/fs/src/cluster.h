@@ -89,9 +89,10 @@ enum fm_fs_method {
     FM_FS_FORWARD,    // target -> successor
     FM_FS_ASK,        // target -> tail: which version is committed?
     FM_FS_FETCH,      // target -> target: a whole chunk in exactly this version
-    FM_FS_SYNC_START, // predecessor -> successor; the payload holds sessions
+    FM_FS_SYNC_START, // predecessor -> successor; `version` is its floor, the payload holds sessions
     FM_FS_SYNC_LIST,  // what have you behind this id? The reply's payload holds entries
     FM_FS_SYNC_DONE,
+    FM_FS_FLOOR, // target -> successor: `version` is the floor from now on
     // To a manager
     FM_FS_HEARTBEAT = 32, // args: fm_fs_heartbeat; the reply: fm_fs_heartbeat_reply
     FM_FS_ROUTING,        // args: known version (8); the reply's payload: routing, when there is a newer one
@@ -100,7 +101,7 @@ enum fm_fs_method {
 };
 
 enum fm_fs_message_flag {
-    FM_FS_FLAG_BASE_ABSENT = 1, // forward: there was no chunk before
+    FM_FS_FLAG_BASE_ABSENT = 1, // forward: there was no chunk before, or a removed one
     FM_FS_FLAG_ABSENT = 2       // reply: there is no chunk
 };
 

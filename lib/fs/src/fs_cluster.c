@@ -227,6 +227,7 @@ static fm_status start_node(fm_fs_cluster *cluster, const char *dir, uint32_t no
                                            .lease_ns = 2000 * ms,
                                            .call_timeout_ns = 5000 * ms,
                                            .scrub_ns = 1000 * ms,
+                                           .forget_ns = 1000 * ms,
                                            .sync_bytes_per_s = cluster->sync_bytes_per_s,
                                            .pool = fm_fs_host_pool(cluster->host)};
     return fm_fs_storage_new(service->runtime, &options, disks, count, &service->storage);

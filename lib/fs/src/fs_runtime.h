@@ -236,6 +236,10 @@ enum fm_fs_plant {
     FM_FS_PLANT_NO_CHECKSUM,      // what was read is not compared with its checksums
     FM_FS_PLANT_NO_FENCE,         // a deposed manager may still commit
     FM_FS_PLANT_TORN_JOURNAL,     // replay believes a batch whose checksum is wrong
+    FM_FS_PLANT_NO_FLOOR,         // removed chunks are forgotten, and their versions begin anew
+    FM_FS_PLANT_FLOOR_EARLY,      // the floor is raised over chunks that are being made
+    FM_FS_PLANT_FLOOR_ANYWHERE,   // each replica raises its floor when it likes
+    FM_FS_PLANT_FORGET_FILLED,    // a replica that is being filled forgets removed chunks
     FM_FS_PLANT_COUNT
 };
 

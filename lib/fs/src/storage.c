@@ -1,5 +1,5 @@
 // The life of a storage service: its targets, heartbeats, routing, and who may serve. What it serves: storage_update.c,
-// storage_read.c, storage_sync.c.
+// storage_read.c, storage_sync.c, storage_forget.c.
 #include "storage_private.h"
 
 enum {
@@ -223,7 +223,9 @@ static void opened(void *context, fm_status status)
         fm_fs_update_drive_all(target);
         settle_local(target, 1);
     }
+    target->floor_safe = fm_fs_store_floor(target->store); // so it was opened
     fm_fs_scrub_start(target);
+    fm_fs_forget_start(target);
 }
 
 /* Heartbeats */
@@ -385,6 +387,7 @@ void fm_fs_storage_free(fm_fs_storage *storage)
     fm_fs_timer_stop(storage->runtime, &storage->heartbeat);
     for (uint32_t i = 0; i < storage->count; i++) {
         fm_fs_timer_stop(storage->runtime, &storage->targets[i].scrub);
+        fm_fs_timer_stop(storage->runtime, &storage->targets[i].forget);
         fm_fs_store_free(storage->targets[i].store);
     }
     // Only now: the stores knew what the operations had begun.
@@ -431,6 +434,9 @@ void fm_fs_storage_serve(fm_fs_storage *storage, fm_fs_request *request)
     case FM_FS_SYNC_LIST:
     case FM_FS_SYNC_DONE:
         fm_fs_sync_serve(target, request, &message);
+        break;
+    case FM_FS_FLOOR:
+        fm_fs_floor_serve(target, request, &message);
         break;
     default:
         fm_fs_reply(

@@ -21,7 +21,8 @@
  *    that the manager then had is known here. The manager takes nobody out of a chain before twice that time;
  *  - a service that has started says that its targets are down until they are out of their chains, so each comes
  *    back through recovery;
- *  - a request is recognised by (client, channel, sequence number), stored with the change that it made.
+ *  - a request is recognised by (client, channel, sequence number), stored with the change that it made;
+ *  - a chunk's versions only grow, also when it was removed, forgotten and made again: storage_forget.c.
  */
 #ifndef FATHOM_STORAGE_H
 #define FATHOM_STORAGE_H
@@ -46,6 +47,7 @@ typedef struct fm_fs_storage_options {
     int64_t lease_ns;     // how long an answered heartbeat allows reads
     int64_t call_timeout_ns;
     int64_t scrub_ns;          // between two chunks of a target
+    int64_t forget_ns;         // between two looks for removed chunks to forget; 0: none are
     uint64_t sync_bytes_per_s; // recovery sends no more; 0: as fast as it can
     uint64_t journal_bytes;
     fm_fs_pool *pool; // of buffers; NULL: none. The caller's, and outlives the service
@@ -66,7 +68,7 @@ fm_status fm_fs_storage_health(const fm_fs_storage *storage, uint32_t target);
 const fm_fs_routing *fm_fs_storage_routing(const fm_fs_storage *storage);
 int fm_fs_storage_idle(const fm_fs_storage *storage); // no request is in service
 typedef struct fm_fs_storage_counts {
-    uint64_t reads, dirty_reads, updates, resumed, driven, synced, repaired, rotten;
+    uint64_t reads, dirty_reads, updates, resumed, driven, synced, repaired, rotten, forgotten;
 } fm_fs_storage_counts;
 fm_fs_storage_counts fm_fs_storage_count(const fm_fs_storage *storage);
 

@@ -27,6 +27,11 @@ typedef struct fm_fs_target {
     fm_fs_timer scrub;
     fm_fs_chunk_id scrubbed;
     int scrubbed_any;
+    fm_fs_timer forget;
+    fm_fs_op *raising;            // the head's, which raises the floor of the chain
+    uint64_t floor_next;          // new chunks begin behind it: the floor, or what it is about to be
+    uint64_t floor_safe;          // up to here removed chunks may be forgotten
+    uint32_t floor_chain_version; // in which the floor was taken over from the predecessor
 } fm_fs_target;
 
 enum fm_fs_op_kind {
@@ -39,7 +44,8 @@ enum fm_fs_op_kind {
     FM_FS_OP_FETCH,
     FM_FS_OP_SYNC, // fills a successor
     FM_FS_OP_SCRUB,
-    FM_FS_OP_FLUSH // waits until a sync's beginning or end is durable
+    FM_FS_OP_FLUSH, // waits until a sync's beginning or end is durable
+    FM_FS_OP_FLOOR  // raises the floor
 };
 
 // Work under way. One struct for all kinds, so that each is found and freed alike.
@@ -144,6 +150,11 @@ void fm_fs_ask_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_m
 void fm_fs_fetch_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_message *message);
 void fm_fs_repair(fm_fs_target *target, const fm_fs_chunk_id *id);
 void fm_fs_scrub_start(fm_fs_target *target);
+
+// storage_forget.c
+void fm_fs_forget_start(fm_fs_target *target);
+void fm_fs_floor_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_message *message);
+fm_status fm_fs_floor_take(fm_fs_target *target, uint64_t version); // that of the predecessor
 
 // storage_sync.c
 void fm_fs_sync_poll(fm_fs_target *target); // begins, where this target fills another

@@ -32,20 +32,38 @@ static void read_done(fm_fs_chunk_read *read)
     fm_fs_buffer_drop(bytes);
 }
 
+static fm_status is_behind(void)
+{
+    return fm_base_error_set(FM_ERR_BUSY, "the replica is behind what the reader has seen");
+}
+
+// Answers that there is no chunk. The floor may be higher than elsewhere, so a reader is told no more of it than what he
+// has seen himself.
+static void answer_absent(fm_fs_op *op, uint64_t version)
+{
+    if (version < op->message.version) {
+        version = op->message.version;
+        if (version > fm_fs_store_floor(op->target->store)) {
+            fm_fs_op_end(op, is_behind(), 0, NULL);
+            return;
+        }
+    }
+    op->flags = FM_FS_FLAG_ABSENT;
+    fm_fs_op_end(op, FM_OK, version, NULL);
+}
+
 static void read_copy(fm_fs_op *op, fm_fs_chunk_copy *copy)
 {
-    if (copy && copy->version < op->message.version) {
-        fm_fs_op_end(op, fm_base_error_set(FM_ERR_BUSY, "the replica is behind what the reader has seen"), 0,
-                     NULL);
-        return;
-    }
     op->target->storage->counts.reads++;
-    op->version = copy ? copy->version : 0;
     if (!copy || copy->removed) {
-        op->flags = FM_FS_FLAG_ABSENT;
-        fm_fs_op_end(op, FM_OK, op->version, NULL);
+        answer_absent(op, copy ? copy->version : 0);
         return;
     }
+    if (copy->version < op->message.version) {
+        fm_fs_op_end(op, is_behind(), 0, NULL);
+        return;
+    }
+    op->version = copy->version;
     op->calling = 1;
     op->read = (fm_fs_chunk_read){.copy = copy,
                                   .offset = op->message.offset,
@@ -80,14 +98,17 @@ static void asked(fm_fs_call *call)
         return;
     }
     const fm_fs_chunk *chunk = chunk_of(op);
-    if (!chunk || !chunk->pending || (chunk->committed && chunk->committed->version >= reply.version))
+    if (reply.flags & FM_FS_FLAG_ABSENT) {
+        op->flags = FM_FS_FLAG_ABSENT;
+        fm_fs_op_end(op, FM_OK, reply.version, NULL);
+    } else if (!chunk || !chunk->pending ||
+               (chunk->committed && chunk->committed->version >= reply.version)) {
         read_copy(op, chunk ? chunk->committed : NULL);
-    else if (chunk->pending->version == reply.version)
+    } else if (chunk->pending->version == reply.version) {
         read_copy(op, chunk->pending);
-    else if (reply.version == 0 && !chunk->committed)
-        read_copy(op, NULL);
-    else
+    } else {
         fm_fs_op_end(op, unresolved(), 0, NULL);
+    }
 }
 
 void fm_fs_read_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_message *message)
@@ -128,8 +149,10 @@ void fm_fs_ask_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_m
         fm_fs_op_end(op, cannot_read(op), 0, NULL);
     else if (chunk && chunk->pending && is_undecided(target, chunk))
         fm_fs_op_end(op, unresolved(), 0, NULL);
+    else if (!fm_fs_chunk_is_there(chunk))
+        answer_absent(op, chunk && chunk->committed ? chunk->committed->version : 0);
     else
-        fm_fs_op_end(op, FM_OK, chunk && chunk->committed ? chunk->committed->version : 0, NULL);
+        fm_fs_op_end(op, FM_OK, chunk->committed->version, NULL);
 }
 
 /* Fetch: a chunk in exactly this version, for a replica whose own has rotted */

@@ -1,7 +1,7 @@
 /*
  * Recovery: the last serving target of a chain fills its successor.
  *
- *     start     the successor forgets requests of earlier times and learns those that are known here
+ *     start     the successor takes over the floor, forgets requests of earlier times and learns those that are known here
  *     list      what it has, page by page in order of ids, is compared with what is here
  *     push      each chunk that differs is sent whole, under its lock, or removed
  *     done      the successor says that it is up to date
@@ -45,8 +45,10 @@ static void sync_call(fm_fs_op *op, enum fm_fs_method method, fm_fs_buffer *payl
         sync_end(op, 1);
         return;
     }
-    fm_fs_message message = {
-        .chain = op->target->chain.id, .chain_version = op->chain_version, .id = op->after_id};
+    fm_fs_message message = {.chain = op->target->chain.id,
+                             .chain_version = op->chain_version,
+                             .id = op->after_id,
+                             .version = op->version};
     message.flags = op->after_any ? 0 : FM_FS_FLAG_ABSENT;
     message.size = payload ? (uint32_t)payload->size : 0;
     fm_fs_op_call(op, successor, method, &message, payload, reply_bytes, done);
@@ -60,17 +62,21 @@ static void sync_finished(fm_fs_call *call)
     sync_end(op, fm_fs_op_reply(call, &reply) < 0);
 }
 
-static int needs_push(const fm_fs_chunk *chunk, const fm_fs_entry *entry)
+// What is not there has at least the version `floor`, here and at the successor.
+static int needs_push(const fm_fs_chunk *chunk, const fm_fs_entry *entry, uint64_t floor)
 {
     const fm_fs_chunk_copy *copy = chunk ? chunk->committed : NULL;
+    int is_there = fm_fs_chunk_is_there(chunk);
     if (FM_FS_PLANT(FM_FS_PLANT_LOST_RESYNC) && copy && entry)
         return 0;
     if (!entry)
-        return copy && copy->version > 0;
-    if (entry->pending || !copy)
-        return entry->pending || !(entry->removed && entry->version == 0);
-    return entry->version != copy->version || entry->size != copy->size || entry->crc != copy->crc ||
-           entry->removed != copy->removed;
+        return is_there || (copy && copy->version > floor);
+    if (entry->pending || is_there == entry->removed)
+        return 1;
+    if (is_there)
+        return entry->version != copy->version || entry->size != copy->size || entry->crc != copy->crc;
+    uint64_t here = copy && copy->version > floor ? copy->version : floor;
+    return entry->version > floor ? entry->version != here : here != floor;
 }
 
 // The next id on either side, and what each side has of it. 0: this page is done.
@@ -162,7 +168,7 @@ static void sync_compare(void *context)
         }
         op->after_id = chunk ? chunk->id : entry->id;
         op->after_any = 1;
-        if (needs_push(chunk, entry))
+        if (needs_push(chunk, entry, op->version))
             fm_fs_update_push(op, &op->after_id);
         if (op->child_failed)
             return;
@@ -217,8 +223,7 @@ static void sync_started(fm_fs_call *call)
 // some other change had its version, should this replica fail in between.
 static int is_settled(const fm_fs_store *store, const fm_fs_session *session)
 {
-    const fm_fs_chunk *chunk = fm_fs_store_find(store, &session->id);
-    return chunk && chunk->committed && chunk->committed->version >= session->version;
+    return fm_fs_store_version(store, fm_fs_store_find(store, &session->id)) >= session->version;
 }
 
 static void sync_begin(void *context)
@@ -244,6 +249,7 @@ static void sync_begin(void *context)
     fm_fs_buffer_drop(op->payload);
     op->payload = sessions;
     op->began_ns = fm_fs_now(op->target->storage->runtime);
+    op->version = fm_fs_store_floor(store);
     sync_call(op, FM_FS_SYNC_START, sessions, 0, sync_started);
 }
 
@@ -289,7 +295,7 @@ static void sync_flushed(fm_fs_flush *flush)
     fm_fs_op_end(op, status, 0, NULL);
 }
 
-static fm_status take_sessions(fm_fs_op *op)
+static fm_status take_start(fm_fs_op *op)
 {
     fm_fs_store *store = op->target->store;
     const fm_fs_buffer *payload = op->request->payload;
@@ -297,6 +303,7 @@ static fm_status take_sessions(fm_fs_op *op)
     if (size % FM_FS_SESSION_WIRE_BYTES != 0)
         return fm_base_error_set(FM_ERR_FORMAT, "%zu bytes of sessions; expected a multiple of %d", size,
                                  FM_FS_SESSION_WIRE_BYTES);
+    FM_TRY(fm_fs_floor_take(op->target, op->message.version));
     FM_TRY(fm_fs_store_session_forget(store, op->target->chain.version));
     for (size_t at = 0; at < size; at += FM_FS_SESSION_WIRE_BYTES) {
         fm_fs_session session = fm_fs_session_decode(payload->data + at);
@@ -350,7 +357,7 @@ void fm_fs_sync_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_
         return;
     }
     if (status == FM_OK && request->method == FM_FS_SYNC_START)
-        status = take_sessions(op);
+        status = take_start(op);
     if (status < 0) {
         fm_fs_op_end(op, status, 0, NULL);
         return;

@@ -66,9 +66,15 @@ static const fm_fs_chunk *chunk_of(const fm_fs_op *op)
     return fm_fs_store_find(op->target->store, &op->message.id);
 }
 
-static uint64_t committed_version(const fm_fs_chunk *chunk)
+// In which the chunk is, or is not there.
+static uint64_t version_of(const fm_fs_op *op, const fm_fs_chunk *chunk)
 {
-    return chunk && chunk->committed ? chunk->committed->version : 0;
+    return fm_fs_store_version(op->target->store, chunk);
+}
+
+static uint8_t base_flags(const fm_fs_chunk *chunk)
+{
+    return fm_fs_chunk_is_there(chunk) ? 0 : FM_FS_FLAG_BASE_ABSENT;
 }
 
 static void update_end(fm_fs_op *op, fm_status status, uint64_t version)
@@ -284,8 +290,8 @@ static void drive_first(fm_fs_op *op, const fm_fs_chunk *chunk, int then_again)
     op->whole = 0;
     op->version = chunk->pending->version;
     op->tag = tag_of(op->target->store, &op->message.id, op->version);
-    op->base = committed_version(chunk);
-    op->flags = chunk->committed ? 0 : FM_FS_FLAG_BASE_ABSENT;
+    op->base = version_of(op, chunk);
+    op->flags = base_flags(chunk);
     op->target->storage->counts.driven++;
     update_forward(op);
 }
@@ -298,7 +304,7 @@ static fm_status may_create(const fm_fs_op *op, const fm_fs_chunk *chunk)
 {
     const fm_fs_store *store = op->target->store;
     uint64_t limit = op->target->disk->capacity_bytes / 100 * CREATE_PERCENT;
-    if (op->message.kind == FM_FS_APPLY_REMOVE || (chunk && chunk->committed && !chunk->committed->removed))
+    if (op->message.kind == FM_FS_APPLY_REMOVE || fm_fs_chunk_is_there(chunk))
         return FM_OK;
     if (fm_fs_store_used_bytes(store) + op->message.offset + op->message.size > limit)
         return fm_base_error_set(FM_ERR_SPACE, "target %u holds %llu of %llu bytes: no new chunks",
@@ -325,7 +331,7 @@ static void begin_client(fm_fs_op *op)
     }
     int again =
         session && session->tag.sequence == tag->sequence && fm_fs_id_equal(&session->id, &op->message.id);
-    if (again && committed_version(chunk) >= session->version) {
+    if (again && version_of(op, chunk) >= session->version) {
         target->storage->counts.resumed++;
         update_end(op, FM_OK, session->version);
         return;
@@ -341,9 +347,11 @@ static void begin_client(fm_fs_op *op)
         return;
     }
     op->tag = *tag;
-    op->base = committed_version(chunk);
+    op->base = version_of(op, chunk);
+    op->flags = base_flags(chunk);
+    if (op->flags && op->base < target->floor_next)
+        op->base = target->floor_next;
     op->version = op->base + 1;
-    op->flags = chunk && chunk->committed ? 0 : FM_FS_FLAG_BASE_ABSENT;
     target->storage->counts.updates++;
     update_apply(op);
 }
@@ -352,24 +360,25 @@ static void begin_forward(fm_fs_op *op)
 {
     const fm_fs_target *target = op->target;
     const fm_fs_chunk *chunk = chunk_of(op);
-    uint64_t committed = committed_version(chunk);
+    uint64_t committed = version_of(op, chunk);
     op->version = op->message.version;
     op->tag = op->message.tag;
     op->base = op->message.base;
     op->flags = op->message.flags;
     op->whole = op->message.kind == FM_FS_APPLY_WHOLE;
     if (target->state == FM_FS_SYNCING) {
-        int newer = chunk && chunk->committed && committed >= op->version &&
+        int newer = chunk && chunk->committed && chunk->committed->version >= op->version &&
                     chunk->committed->chain_version == target->chain.version;
         if (newer)
-            update_end(op, FM_OK, committed);
+            update_end(op, FM_OK, chunk->committed->version);
         else
             update_apply(op);
     } else if (committed >= op->version) {
         update_end(op, FM_OK, committed);
     } else if (chunk && chunk->pending && chunk->pending->version == op->version) {
         update_forward(op);
-    } else if (committed == op->base || (!committed && (op->flags & FM_FS_FLAG_BASE_ABSENT))) {
+    } else if ((op->flags & FM_FS_FLAG_BASE_ABSENT) == base_flags(chunk) &&
+               (committed == op->base || !fm_fs_chunk_is_there(chunk))) {
         update_apply(op);
     } else {
         // A change is missing here. Nothing can be built on that.
@@ -488,8 +497,8 @@ static void push_locked(void *context)
     const fm_fs_chunk *chunk = chunk_of(op);
     op->message.chain = op->target->chain.id;
     op->message.chain_version = op->parent->chain_version;
-    op->message.version = committed_version(chunk);
-    if (!chunk || !chunk->committed || chunk->committed->removed) {
+    op->message.version = version_of(op, chunk);
+    if (!fm_fs_chunk_is_there(chunk)) {
         op->message.kind = FM_FS_APPLY_REPLACE_REMOVED;
         push_send(op);
         return;

@@ -14,8 +14,8 @@ static void print_sums(const sim_result *sums, unsigned long count)
 {
     printf("%lu seeds, %lu operations (%lu unknown), %lu events\n", count, sums->operations, sums->unknown,
            sums->events);
-    printf("dirty reads %lu, driven %lu, synced %lu, repaired %lu, resumed %lu\n", sums->dirty_reads,
-           sums->driven, sums->synced, sums->repaired, sums->resumed);
+    printf("dirty reads %lu, driven %lu, synced %lu, repaired %lu, resumed %lu, forgotten %lu\n",
+           sums->dirty_reads, sums->driven, sums->synced, sums->repaired, sums->resumed, sums->forgotten);
     for (int i = 0; i < SIM_FAULTS; i++)
         printf("  %-15s %lu\n", sim_fault_name(i), sums->faults[i]);
 }
@@ -30,6 +30,7 @@ static void add(sim_result *sums, const sim_result *result)
     sums->synced += result->synced;
     sums->repaired += result->repaired;
     sums->resumed += result->resumed;
+    sums->forgotten += result->forgotten;
     for (int i = 0; i < SIM_FAULTS; i++)
         sums->faults[i] += result->faults[i];
 }

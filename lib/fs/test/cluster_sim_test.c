@@ -41,6 +41,7 @@ static void run_seeds(unsigned long first, unsigned long count)
         sums.unknown += result.unknown;
         sums.dirty_reads += result.dirty_reads;
         sums.repaired += result.repaired;
+        sums.forgotten += result.forgotten;
         for (int i = 0; i < SIM_FAULTS; i++)
             sums.faults[i] += result.faults[i];
     }
@@ -52,6 +53,7 @@ static void run_seeds(unsigned long first, unsigned long count)
             fail_msg("no seed of %lu had the fault \"%s\"", count, sim_fault_name(i));
     }
     assert_true(sums.dirty_reads > 0);
+    assert_true(sums.forgotten > count); // removed chunks
 }
 
 static void a_cluster_keeps_its_promises(void **state)

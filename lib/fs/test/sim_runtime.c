@@ -161,7 +161,8 @@ static int64_t network_delay(struct world *world)
     if (world->faulty && sim_chance(world, world->slow_rate)) {
         sim_count(world, SIM_DELAY);
         sim_count(world, SIM_REORDER); // those sent later overtake it
-        delay += sim_between(world, 10 * ms, 400 * ms);
+        // Some arrive when their chain has changed long since.
+        delay += sim_between(world, 10 * ms, sim_chance(world, 0.15) ? 3000 * ms : 400 * ms);
     }
     return delay;
 }

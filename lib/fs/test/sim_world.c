@@ -30,6 +30,7 @@ static void start_storage(struct world *world, struct node *node)
                                      .lease_ns = 400 * ms,
                                      .call_timeout_ns = 200 * ms,
                                      .scrub_ns = 150 * ms,
+                                     .forget_ns = 120 * ms,
                                      .journal_bytes = 40 << 10};
     if (fm_fs_storage_new(&node->base, &options, disks, n, &node->storage) < 0)
         abort();
@@ -74,6 +75,7 @@ static void stop_node(struct world *world, struct node *node)
         world->result.synced += counts.synced;
         world->result.repaired += counts.repaired;
         world->result.resumed += counts.resumed;
+        world->result.forgotten += counts.forgotten;
     }
     fm_fs_storage_free(node->storage);
     fm_fs_client_free(node->client);
@@ -430,7 +432,7 @@ static void begin_operation(struct world *world, struct node *node, int final_ch
     if (what < 50) {
         io->kind = FM_FS_CLIENT_READ;
         io->size = 2 * CELL_AT;
-    } else if (what < 92) {
+    } else if (what < 92 - world->remove_percent) {
         io->kind = FM_FS_CLIENT_WRITE;
         op->value = ++world->value;
         io->offset = (uint32_t)(op->cell * CELL_AT);
@@ -438,7 +440,7 @@ static void begin_operation(struct world *world, struct node *node, int final_ch
         for (int i = 0; i < 8; i++)
             fm_put_le64(io->data->data + 8 * i, op->value);
     } else {
-        io->kind = what < 96 ? FM_FS_CLIENT_REMOVE : FM_FS_CLIENT_TRUNCATE;
+        io->kind = what < 97 ? FM_FS_CLIENT_REMOVE : FM_FS_CLIENT_TRUNCATE;
     }
     node->going++;
     op->next = node->ops;
@@ -650,6 +652,7 @@ static void build(struct world *world)
         world->fault_gap_ns = sim_between(world, 1 * s, 4 * s);
         world->pause_ns = sim_between(world, 200 * ms, 900 * ms);
     }
+    world->remove_percent = sim_chance(world, 0.3) ? 12 : 0;
     world->io_error_rate = sim_chance(world, 0.3) ? 0.0005 : 0;
     world->drop_rate = 0.01 * (double)sim_between(world, 0, 5);
     world->slow_rate = 0.01 * (double)sim_between(world, 0, 8);
@@ -697,6 +700,8 @@ static void check_target(struct world *world, const struct disk *disk, const fm_
          chunk = fm_fs_store_after(store, &chunk->id)) {
         if (chunk->pending)
             sim_fail(world, "target %u has a pending version when all is at rest", disk->target);
+        if (!fm_fs_chunk_is_there(chunk))
+            sim_fail(world, "target %u remembers a removed chunk when all is at rest", disk->target);
         if (chunk->committed && chunk->committed->size)
             used += (uint64_t)FM_FS_CHUNK_CLASS_MIN << chunk->committed->size_class;
     }

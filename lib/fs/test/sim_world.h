@@ -34,7 +34,7 @@ typedef struct sim_result {
     unsigned long operations; // of clients, that ended
     unsigned long unknown;    // of these, with an unknown outcome
     unsigned long faults[SIM_FAULTS];
-    unsigned long dirty_reads, driven, synced, repaired, resumed;
+    unsigned long dirty_reads, driven, synced, repaired, resumed, forgotten;
     unsigned long events;
     unsigned long hash; // of all events: equal for equal seeds
 } sim_result;
