@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "fathom/mem.h"
+#include "fs_design.h"
 
 enum {
     // Searches from different beginnings, and moves of each for each place: designs of tens of nodes are found in the first
@@ -222,6 +223,11 @@ fm_status fm_fs_placement_solve(uint32_t nodes, uint32_t targets, uint32_t repli
                            ? FM_OK
                            : fm_base_error_set(FM_ERR_NOMEM, "no memory for a placement of %zu", places);
     int64_t best = INT64_MAX;
+    int found = 0;
+    if (status == FM_OK)
+        status = fm_fs_design_find(nodes, targets, replicas, search.places + places, &found);
+    if (found)
+        best = search.floor;
     for (int start = 0; start < STARTS && status == FM_OK && best > search.floor; start++) {
         begin(&search);
         anneal(&search);

@@ -28,8 +28,10 @@ enum { FM_FS_PLACEMENT_NODES_MAX = 1024, FM_FS_PLACEMENT_TARGETS_MAX = 1024 /**<
 /**
  * Chains of `replicas` places on `nodes` nodes with `targets` targets each: nodes * targets / replicas of them.
  * `out_places[chain * replicas + i]` is the node (from 0) of the chain's i-th member; the first is the head. Each node
- * is in `targets` chains, never twice in one, and heads as many chains as any other, or one more or less. Takes well
- * under a second for tens of nodes. FM_ERR_ARG: fewer nodes than replicas, or targets that replicas do not divide;
+ * is in `targets` chains, never twice in one, and heads as many chains as any other, or one more or less. Designs are
+ * constructed for all triples, planes, and most other families of up to a hundred nodes; where there is none and replicas
+ * divide targets, pairs mostly differ by one at most, up to 1000 nodes. Takes a second at most, and mostly a few
+ * milliseconds. FM_ERR_ARG: fewer nodes than replicas, or targets that replicas do not divide;
  * FM_ERR_LIMIT, FM_ERR_NOMEM.
  */
 FM_API FM_MUST_USE fm_status fm_fs_placement_solve(uint32_t nodes, uint32_t targets, uint32_t replicas,
