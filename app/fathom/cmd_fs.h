@@ -6,9 +6,11 @@
 #include "fathom/doc.h"
 #include "fathom/fs_cluster.h"
 
-extern const fm_command fm_cmd_fs_cluster; /* cmd_fs_cluster.c */
-extern const fm_command fm_cmd_fs_serve;   /* cmd_fs_serve.c */
-extern const fm_command fm_cmd_fs_node;    /* cmd_fs_members.c */
+extern const fm_command fm_cmd_fs_cluster;    /* cmd_fs_cluster.c */
+extern const fm_command fm_cmd_fs_serve;      /* cmd_fs_serve.c */
+extern const fm_command fm_cmd_fs_serve_meta; /* cmd_fs_meta.c */
+extern const fm_command fm_cmd_fs_user;       /* cmd_fs_user.c */
+extern const fm_command fm_cmd_fs_node;       /* cmd_fs_members.c */
 extern const fm_command fm_cmd_fs_target;
 extern const fm_command fm_cmd_fs_chain;
 extern const fm_command fm_cmd_fs_ls; /* cmd_fs_look.c */
@@ -20,6 +22,8 @@ extern const fm_command fm_cmd_fs_cp; /* cmd_fs_files.c */
 extern const fm_command fm_cmd_fs_mkdir;
 extern const fm_command fm_cmd_fs_mv;
 extern const fm_command fm_cmd_fs_rm;
+extern const fm_command fm_cmd_fs_chown; /* cmd_fs_owner.c */
+extern const fm_command fm_cmd_fs_chmod;
 extern const fm_command fm_cmd_fs_fsck; /* cmd_fs_check.c */
 extern const fm_command fm_cmd_fs_quota;
 extern const fm_command fm_cmd_fs_backup; /* cmd_fs_backup.c */

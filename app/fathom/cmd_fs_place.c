@@ -27,15 +27,16 @@ fm_status fm_cmd_place_open(const char *text, fm_cmd_place *out_place)
         fm_base_mem_free(out_place->path);
         return status;
     }
-    gid_t groups[64];
-    int count = getgroups(64, groups);
-    for (int i = 0; i < count; i++)
-        out_place->groups[i] = groups[i];
+    status = fm_fs_volume_self(out_place->volume, &out_place->user);
+    if (status < 0) {
+        fm_cmd_place_close(out_place);
+        return status;
+    }
     out_place->meta = fm_fs_volume_meta(out_place->volume);
-    out_place->who = (fm_fs_who){.uid = geteuid(),
-                                 .gid = getegid(),
-                                 .groups = out_place->groups,
-                                 .group_count = count > 0 ? (uint32_t)count : 0};
+    out_place->who = (fm_fs_who){.uid = out_place->user.uid,
+                                 .gid = out_place->user.gid,
+                                 .groups = out_place->user.groups,
+                                 .group_count = out_place->user.group_count};
     for (size_t length = strlen(out_place->path); length && out_place->path[length - 1] == '/';)
         out_place->path[--length] = 0;
     return FM_OK;

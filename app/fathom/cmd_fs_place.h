@@ -7,8 +7,8 @@
 typedef struct fm_cmd_place {
     fm_fs_volume *volume;
     fm_fs_meta *meta;
-    fm_fs_who who; /* this process */
-    uint32_t groups[64];
+    fm_fs_who who; /* in whose name this process asks */
+    fm_fs_user user;
     char *path;      /* below the root, without leading '/' */
     uint64_t parent; /* of what the path names, when it is not the root */
     char name[256];  /* its last component; "" for the root */

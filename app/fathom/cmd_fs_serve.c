@@ -168,7 +168,7 @@ static const fm_command storage_command = {
     .run = run_storage,
 };
 
-static const fm_command *const children[] = {&manager_command, &storage_command, NULL};
+static const fm_command *const children[] = {&manager_command, &storage_command, &fm_cmd_fs_serve_meta, NULL};
 
 const fm_command fm_cmd_fs_serve = {
     .name = "serve",

@@ -77,7 +77,6 @@ static void cluster_close(fm_fs *fs)
 
 static fm_status cluster_open(const char *where, unsigned flags, fm_fs **out_fs)
 {
-    gid_t groups[FM_FS_CLUSTER_GROUPS];
     (void)flags; // the root is there when the cluster is
     struct cluster_fs *cluster = fm_base_mem_zalloc(1, sizeof *cluster);
     if (!cluster)
@@ -88,13 +87,15 @@ static fm_status cluster_open(const char *where, unsigned flags, fm_fs **out_fs)
         fm_base_mem_free(cluster);
         return fm_fs_cluster_said(status);
     }
-    int count = getgroups(FM_FS_CLUSTER_GROUPS, groups);
-    for (int i = 0; i < count; i++)
-        cluster->groups[i] = groups[i];
-    cluster->who = (fm_fs_who){.uid = geteuid(),
-                               .gid = getegid(),
-                               .groups = cluster->groups,
-                               .group_count = count > 0 ? (uint32_t)count : 0};
+    status = fm_fs_volume_self(cluster->volume, &cluster->user);
+    if (status < 0) {
+        cluster_close(&cluster->base);
+        return fm_fs_cluster_said(status);
+    }
+    cluster->who = (fm_fs_who){.uid = cluster->user.uid,
+                               .gid = cluster->user.gid,
+                               .groups = cluster->user.groups,
+                               .group_count = cluster->user.group_count};
     cluster->meta = fm_fs_volume_meta(cluster->volume);
     cluster->umask = read_umask();
     *out_fs = &cluster->base;

@@ -6,14 +6,12 @@
 #include "fathom/mem.h"
 #include "fs_backend.h"
 
-enum { FM_FS_CLUSTER_GROUPS = 64 };
-
 struct cluster_fs {
     fm_fs base;
     fm_fs_volume *volume;
     fm_fs_meta *meta;
     fm_fs_who who;
-    uint32_t groups[FM_FS_CLUSTER_GROUPS];
+    fm_fs_user user;
     uint32_t umask;
 };
 

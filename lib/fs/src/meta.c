@@ -1,5 +1,5 @@
 // Opening the names, and running requests: once each, whatever the store answers.
-#include "meta.h"
+#include "meta_remote.h"
 
 #include <sys/random.h>
 
@@ -95,22 +95,34 @@ static void leave_slot(const struct fm_fs_meta_op *op)
     pthread_mutex_unlock(&meta->lock);
 }
 
+// Whose requests this thread serves; NULL: its own.
+static _Thread_local const fm_fs_who *served;
+
+void fm_fs_meta_serve_for(const fm_fs_who *who)
+{
+    served = who;
+}
+
 fm_status fm_fs_meta_run(struct fm_fs_meta_op *op)
 {
     fm_fs_meta *meta = op->meta;
-    int foreign = op->once && op->who && op->who->client;
+    // A client that asks again elsewhere may leave an attempt behind it anywhere: nothing of its may happen late or twice.
+    const fm_fs_who *client = op->own ? NULL : served ? served : op->once ? op->who : NULL;
+    int foreign = client && client->client;
     fm_status status = FM_OK;
+    if (meta->remote)
+        return fm_fs_meta_remote_refuse("this");
     op->now_ns = (int64_t)meta->options.now(meta->options.now_context);
     op->look = foreign;
     if (foreign) {
-        op->client = op->who->client;
-        op->slot = op->who->slot;
-        op->sequence = op->who->sequence;
+        op->client = client->client;
+        op->slot = client->slot;
+        op->sequence = client->sequence;
     } else if (op->once) {
         take_slot(op);
     }
     for (int i = 0; i < TRIES; i++) {
-        status = fm_fs_kv_run(meta->kv, 0, op->once ? once : plain, op);
+        status = fm_fs_kv_run(meta->kv, 0, op->once || foreign ? once : plain, op);
         if (status != FM_ERR_FS_MAYBE)
             break;
         op->look = 1;
@@ -122,6 +134,8 @@ fm_status fm_fs_meta_run(struct fm_fs_meta_op *op)
 
 fm_status fm_fs_meta_read(struct fm_fs_meta_op *op)
 {
+    if (op->meta->remote)
+        return fm_fs_meta_remote_refuse("this");
     op->now_ns = (int64_t)op->meta->options.now(op->meta->options.now_context);
     return fm_fs_kv_run(op->meta->kv, FM_FS_KV_READ_ONLY, plain, op);
 }
@@ -144,7 +158,7 @@ fm_status fm_fs_meta_number(fm_fs_meta *meta, uint64_t *out_number)
     fm_status status = FM_OK;
     pthread_mutex_lock(&meta->lock);
     if (meta->next_number == meta->end_number) {
-        struct fm_fs_meta_op op = {.meta = meta, .body = take_numbers};
+        struct fm_fs_meta_op op = {.meta = meta, .body = take_numbers, .own = 1};
         status = fm_fs_meta_run(&op); // repeated: some numbers are wasted
         if (status == FM_OK) {
             meta->next_number = op.number;
@@ -249,6 +263,7 @@ void fm_fs_meta_close(fm_fs_meta *meta)
 {
     if (!meta)
         return;
+    fm_fs_meta_remote_free(meta->remote);
     pthread_cond_destroy(&meta->slot_free);
     pthread_mutex_destroy(&meta->lock);
     fm_base_mem_free(meta);

@@ -53,7 +53,8 @@ enum fm_fs_meta_work {
 };
 
 struct fm_fs_meta {
-    fm_fs_kv *kv;
+    fm_fs_kv *kv;                     // NULL: they are asked of a service
+    struct fm_fs_meta_remote *remote; // the way there
     fm_fs_meta_options options;
     uint64_t client; // drawn: names this process's slots
     pthread_mutex_t lock;
@@ -84,6 +85,7 @@ struct fm_fs_meta_op {
     fm_fs_node node; // the result
     int made;
     int once; // must not happen twice: protected by its slot
+    int own;  // no part of what a served client asked for
     int64_t now_ns;
     uint64_t client, sequence; // set by fm_fs_meta_run()
     uint32_t slot;
@@ -96,8 +98,15 @@ struct fm_fs_meta_op {
 fm_status fm_fs_meta_run(struct fm_fs_meta_op *op);
 // Likewise, only reading.
 fm_status fm_fs_meta_read(struct fm_fs_meta_op *op);
+// What this thread asks for from now on is `who`'s, a client elsewhere (NULL: its own again): every change is made once by
+// that client's slot.
+void fm_fs_meta_serve_for(const fm_fs_who *who);
 // `count` (1 or 2) consecutive numbers that nobody ever had.
 fm_status fm_fs_meta_number(fm_fs_meta *meta, uint64_t *out_number);
+
+// meta_remote.c: see meta_remote.h
+
+void fm_fs_meta_remote_free(struct fm_fs_meta_remote *remote);
 
 // meta_record.c
 
@@ -114,6 +123,7 @@ fm_status fm_fs_meta_get(fm_fs_kv_tx *tx, const struct fm_fs_meta_key *key, fm_f
                          fm_fs_kv_bytes *out_value);
 fm_status fm_fs_meta_put(fm_fs_kv_tx *tx, const struct fm_fs_meta_key *key, const void *value, size_t size);
 fm_status fm_fs_meta_delete(fm_fs_kv_tx *tx, const struct fm_fs_meta_key *key);
+void fm_fs_meta_node_encode(const fm_fs_node *node, uint8_t to[FM_FS_META_NODE_BYTES]);
 fm_status fm_fs_meta_node_decode(uint64_t ino, fm_fs_kv_bytes value, fm_fs_node *out_node);
 // FM_ERR_NOT_FOUND.
 fm_status fm_fs_meta_load(fm_fs_kv_tx *tx, uint64_t ino, fm_fs_kv_lock lock, fm_fs_node *out_node);

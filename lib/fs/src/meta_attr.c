@@ -1,5 +1,5 @@
 // Attributes of nodes, and extended ones.
-#include "meta.h"
+#include "meta_remote.h"
 
 #include "fathom/fs_cluster.h"
 
@@ -91,6 +91,8 @@ fm_status fm_fs_meta_setattr(fm_fs_meta *meta, const fm_fs_who *who, uint64_t in
     fm_fs_node copy = *values;
     struct fm_fs_meta_op op = {
         .meta = meta, .who = who, .body = set_attributes, .ino = ino, .flags = set, .more = &copy};
+    if (meta->remote)
+        return fm_fs_meta_remote_setattr(meta, who, ino, set, values, out_node);
     FM_TRY(fm_fs_meta_run(&op));
     *out_node = op.node;
     return FM_OK;
@@ -123,6 +125,8 @@ fm_status fm_fs_meta_layout_set(fm_fs_meta *meta, const fm_fs_who *who, uint64_t
             "chunks of %u bytes, %u of %u chains; expected a power of two from 64 KiB to "
             "%d, and at least 1 chain of as many",
             bytes, layout->stripe, layout->chains, FM_FS_CHUNK_MAX);
+    if (meta->remote)
+        return fm_fs_meta_remote_layout_set(meta, who, dir, layout);
     return fm_fs_meta_run(&op);
 }
 
@@ -183,6 +187,8 @@ fm_status fm_fs_meta_xattr_get(fm_fs_meta *meta, const fm_fs_who *who, uint64_t 
     struct fm_fs_meta_op op = {
         .meta = meta, .who = who, .body = xattr_get, .ino = ino, .name = name, .more = &xattr};
     FM_TRY(xattr_name_check(name));
+    if (meta->remote)
+        return fm_fs_meta_remote_xattr_get(meta, who, ino, name, value, capacity, out_size);
     FM_TRY(fm_fs_meta_read(&op));
     *out_size = xattr.size;
     return FM_OK;
@@ -236,6 +242,8 @@ fm_status fm_fs_meta_xattr_set(fm_fs_meta *meta, const fm_fs_who *who, uint64_t 
     if (size > FM_FS_META_XATTR_MAX)
         return fm_base_error_set(FM_ERR_LIMIT, "an attribute of %zu bytes; expected at most %d", size,
                                  FM_FS_META_XATTR_MAX);
+    if (meta->remote)
+        return fm_fs_meta_remote_xattr_set(meta, who, ino, name, value, size, flags);
     return fm_fs_meta_run(&op);
 }
 
@@ -259,6 +267,8 @@ fm_status fm_fs_meta_xattr_remove(fm_fs_meta *meta, const fm_fs_who *who, uint64
     struct fm_fs_meta_op op = {
         .meta = meta, .who = who, .body = xattr_remove, .ino = ino, .name = name, .once = 1};
     FM_TRY(xattr_name_check(name));
+    if (meta->remote)
+        return fm_fs_meta_remote_xattr_remove(meta, who, ino, name);
     return fm_fs_meta_run(&op);
 }
 
@@ -300,6 +310,8 @@ fm_status fm_fs_meta_xattr_list(fm_fs_meta *meta, uint64_t ino, char *names, siz
 {
     struct xattr xattr = {.buffer = names, .capacity = capacity};
     struct fm_fs_meta_op op = {.meta = meta, .body = xattr_list, .ino = ino, .more = &xattr};
+    if (meta->remote)
+        return fm_fs_meta_remote_xattr_list(meta, ino, names, capacity, out_size);
     FM_TRY(fm_fs_meta_read(&op));
     *out_size = xattr.size;
     return FM_OK;

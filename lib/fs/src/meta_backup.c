@@ -9,7 +9,7 @@
  *                  then 0 and 0 (4 each), the number of records 8, CRC32C of all before 4
  */
 #include "kv_backend.h"
-#include "meta.h"
+#include "meta_remote.h"
 
 #include "fathom/crc.h"
 #include "fathom/file.h"
@@ -122,6 +122,8 @@ static fm_status write_all(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
 
 fm_status fm_fs_meta_backup(fm_fs_meta *meta, const char *path, uint64_t *out_records)
 {
+    if (meta->remote)
+        return fm_fs_meta_remote_refuse("a backup");
     struct output output = {.path = path, .buffer = fm_base_mem_alloc(BUFFER_BYTES)};
     struct fm_fs_meta_op op = {.meta = meta, .body = write_all, .more = &output};
     if (!output.buffer)

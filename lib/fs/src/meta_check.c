@@ -1,5 +1,5 @@
 // The check of the names: one moment of the store, read in one transaction, against what must hold of it.
-#include "meta.h"
+#include "meta_remote.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -282,6 +282,8 @@ static fm_status check(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
 fm_status fm_fs_meta_check(fm_fs_meta *meta, fm_fs_meta_finding finding, void *context,
                            fm_fs_meta_census *out_census)
 {
+    if (meta->remote)
+        return fm_fs_meta_remote_check(meta, finding, context, out_census);
     struct census census = {.texts = fm_base_mem_zalloc(FINDINGS_MAX, TEXT_BYTES)};
     struct fm_fs_meta_op op = {.meta = meta, .body = check, .more = &census};
     if (!census.texts)

@@ -1,5 +1,5 @@
 // Lengths and contents of files: inline ones whole, of all others the records.
-#include "meta.h"
+#include "meta_remote.h"
 
 struct piece {
     uint64_t offset;
@@ -61,6 +61,8 @@ fm_status fm_fs_meta_inline_read(fm_fs_meta *meta, uint64_t ino, uint64_t offset
 {
     struct piece piece = {.offset = offset, .to = buffer, .length = length};
     struct fm_fs_meta_op op = {.meta = meta, .body = inline_read, .ino = ino, .more = &piece};
+    if (meta->remote)
+        return fm_fs_meta_remote_inline_read(meta, ino, offset, buffer, length, out_read, out_node);
     FM_TRY(fm_fs_meta_read(&op));
     *out_read = piece.read;
     *out_node = op.node;
@@ -116,6 +118,8 @@ fm_status fm_fs_meta_inline_write(fm_fs_meta *meta, uint64_t ino, uint64_t offse
     struct fm_fs_meta_op op = {.meta = meta, .body = inline_write, .ino = ino, .more = &piece};
     if (length > FM_FS_META_INLINE_MAX || offset > FM_FS_META_INLINE_MAX)
         return not_inline(ino);
+    if (meta->remote)
+        return fm_fs_meta_remote_inline_write(meta, ino, offset, bytes, length, out_node);
     FM_TRY(fm_fs_meta_run(&op));
     *out_node = op.node;
     return FM_OK;
@@ -142,6 +146,8 @@ fm_status fm_fs_meta_spill(fm_fs_meta *meta, uint64_t ino, uint64_t version, fm_
 {
     struct piece piece = {.version = version};
     struct fm_fs_meta_op op = {.meta = meta, .body = spill, .ino = ino, .more = &piece};
+    if (meta->remote)
+        return fm_fs_meta_remote_spill(meta, ino, version, out_node);
     FM_TRY(fm_fs_meta_run(&op));
     *out_node = op.node;
     return FM_OK;
@@ -173,6 +179,8 @@ fm_status fm_fs_meta_extend(fm_fs_meta *meta, uint64_t ino, uint64_t data, uint6
 {
     struct piece piece = {.data = data, .size = end};
     struct fm_fs_meta_op op = {.meta = meta, .body = extend, .ino = ino, .more = &piece};
+    if (meta->remote)
+        return fm_fs_meta_remote_extend(meta, ino, data, end, out_node);
     FM_TRY(fm_fs_meta_run(&op));
     *out_node = op.node;
     return FM_OK;
@@ -229,6 +237,8 @@ fm_status fm_fs_meta_truncate(fm_fs_meta *meta, const fm_fs_who *who, uint64_t i
     struct fm_fs_meta_op op = {.meta = meta, .who = who, .body = truncate, .ino = ino, .more = &piece};
     if (size > INT64_MAX)
         return fm_base_error_set(FM_ERR_LIMIT, "a size of %llu bytes", (unsigned long long)size);
+    if (meta->remote)
+        return fm_fs_meta_remote_truncate(meta, who, ino, data, size, trimmed, out_node);
     FM_TRY(fm_fs_meta_number(meta, &op.number));
     FM_TRY(fm_fs_meta_run(&op));
     *out_node = op.node;
@@ -262,6 +272,8 @@ fm_status fm_fs_meta_hold(fm_fs_meta *meta, uint64_t client, uint64_t ino, fm_fs
 {
     struct hold wanted = {.client = client, .by = 1};
     struct fm_fs_meta_op op = {.meta = meta, .body = hold, .ino = ino, .more = &wanted, .once = 1};
+    if (meta->remote)
+        return fm_fs_meta_remote_session(meta, FM_FS_META_HOLD, client, ino, out_node);
     FM_TRY(fm_fs_meta_run(&op));
     *out_node = op.node;
     return FM_OK;
@@ -271,6 +283,8 @@ fm_status fm_fs_meta_release(fm_fs_meta *meta, uint64_t client, uint64_t ino)
 {
     struct hold wanted = {.client = client, .by = -1};
     struct fm_fs_meta_op op = {.meta = meta, .body = hold, .ino = ino, .more = &wanted, .once = 1};
+    if (meta->remote)
+        return fm_fs_meta_remote_session(meta, FM_FS_META_RELEASE, client, ino, NULL);
     return fm_fs_meta_run(&op);
 }
 
@@ -289,5 +303,7 @@ fm_status fm_fs_meta_lease(fm_fs_meta *meta, uint64_t client, uint64_t until_ns)
 {
     struct hold wanted = {.client = client, .until_ns = until_ns};
     struct fm_fs_meta_op op = {.meta = meta, .body = lease, .more = &wanted};
+    if (meta->remote)
+        return fm_fs_meta_remote_session(meta, FM_FS_META_LEASE, client, until_ns, NULL);
     return fm_fs_meta_run(&op);
 }

@@ -1,5 +1,5 @@
 // Looking: nodes, entries, paths, pages of directories.
-#include "meta.h"
+#include "meta_remote.h"
 
 enum { LINKS_MAX = 40 }; // followed for one path, as Linux has it
 
@@ -11,6 +11,8 @@ static fm_status node_of(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
 fm_status fm_fs_meta_node(fm_fs_meta *meta, uint64_t ino, fm_fs_node *out_node)
 {
     struct fm_fs_meta_op op = {.meta = meta, .body = node_of, .ino = ino};
+    if (meta->remote)
+        return fm_fs_meta_remote_node(meta, ino, out_node);
     FM_TRY(fm_fs_meta_read(&op));
     *out_node = op.node;
     return FM_OK;
@@ -50,6 +52,8 @@ fm_status fm_fs_meta_lookup(fm_fs_meta *meta, const fm_fs_who *who, uint64_t par
     struct fm_fs_meta_op op = {.meta = meta, .who = who, .body = look_up, .parent = parent, .name = name};
     if (!name)
         return fm_base_error_set(FM_ERR_ARG, "name is NULL");
+    if (meta->remote)
+        return fm_fs_meta_remote_lookup(meta, who, parent, name, out_node);
     FM_TRY(fm_fs_meta_read(&op));
     *out_node = op.node;
     return FM_OK;
@@ -80,6 +84,8 @@ fm_status fm_fs_meta_readlink(fm_fs_meta *meta, uint64_t ino, char out_target[FM
 {
     char target[FM_FS_META_LINK_MAX + 1];
     struct fm_fs_meta_op op = {.meta = meta, .body = read_link, .ino = ino, .more = target};
+    if (meta->remote)
+        return fm_fs_meta_remote_readlink(meta, ino, out_target);
     FM_TRY(fm_fs_meta_read(&op));
     memcpy(out_target, target, strlen(target) + 1);
     return FM_OK;
@@ -162,6 +168,8 @@ fm_status fm_fs_meta_resolve(fm_fs_meta *meta, const fm_fs_who *who, uint64_t fr
     if (strlen(path) > FM_FS_META_LINK_MAX)
         return fm_base_error_set(FM_ERR_LIMIT, "a path of %zu bytes; expected at most %d", strlen(path),
                                  FM_FS_META_LINK_MAX);
+    if (meta->remote)
+        return fm_fs_meta_remote_resolve(meta, who, from, path, follow, out_node);
     FM_TRY(fm_fs_meta_read(&op));
     *out_node = op.node;
     return FM_OK;
@@ -230,6 +238,8 @@ fm_status fm_fs_meta_list(fm_fs_meta *meta, const fm_fs_who *who, uint64_t dir, 
                                  FM_FS_META_PAGE_MAX);
     if (after && strlen(after) > FM_FS_META_NAME_MAX)
         return fm_base_error_set(FM_ERR_LIMIT, "a name of %zu bytes", strlen(after));
+    if (meta->remote)
+        return fm_fs_meta_remote_list(meta, who, dir, after, entries, max, out_count);
     FM_TRY(fm_fs_meta_read(&op));
     *out_count = page.count;
     return FM_OK;

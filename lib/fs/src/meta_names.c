@@ -1,5 +1,5 @@
 // Making names: files, directories, symbolic and hard links.
-#include "meta.h"
+#include "meta_remote.h"
 
 struct creation {
     const char *target; // of a symbolic link; NULL otherwise
@@ -104,6 +104,8 @@ fm_status fm_fs_meta_create(fm_fs_meta *meta, const fm_fs_who *who, uint64_t par
     if (type != S_IFREG && type != S_IFDIR && type != S_IFIFO && type != S_IFSOCK && type != S_IFCHR &&
         type != S_IFBLK)
         return fm_base_error_set(FM_ERR_ARG, "%s: mode %o has no type that can be made so", name, mode);
+    if (meta->remote)
+        return fm_fs_meta_remote_create(meta, who, parent, name, mode, rdev, exclusive, out_node, out_made);
     FM_TRY(fm_fs_meta_number(meta, &op.number));
     FM_TRY(fm_fs_meta_run(&op));
     *out_node = op.node;
@@ -130,6 +132,8 @@ fm_status fm_fs_meta_symlink(fm_fs_meta *meta, const fm_fs_who *who, uint64_t pa
     if (strlen(target) > FM_FS_META_LINK_MAX)
         return fm_base_error_set(FM_ERR_LIMIT, "%s: a target of %zu bytes; expected at most %d", name,
                                  strlen(target), FM_FS_META_LINK_MAX);
+    if (meta->remote)
+        return fm_fs_meta_remote_symlink(meta, who, parent, name, target, out_node);
     FM_TRY(fm_fs_meta_number(meta, &op.number));
     FM_TRY(fm_fs_meta_run(&op));
     *out_node = op.node;
@@ -171,6 +175,8 @@ fm_status fm_fs_meta_link(fm_fs_meta *meta, const fm_fs_who *who, uint64_t ino, 
     struct fm_fs_meta_op op = {
         .meta = meta, .who = who, .body = link_node, .ino = ino, .parent = parent, .name = name, .once = 1};
     FM_TRY(fm_fs_meta_name_check(name));
+    if (meta->remote)
+        return fm_fs_meta_remote_link(meta, who, ino, parent, name, out_node);
     FM_TRY(fm_fs_meta_run(&op));
     *out_node = op.node;
     return FM_OK;

@@ -1,6 +1,6 @@
 // Quotas of directories. Each node knows the directory whose quota it counts for, as projects do in XFS, so that charging
 // is one more record in a request's transaction and no walk.
-#include "meta.h"
+#include "meta_remote.h"
 
 static void decode(fm_fs_kv_bytes value, fm_fs_quota *out_quota)
 {
@@ -72,6 +72,8 @@ fm_status fm_fs_meta_quota_set(fm_fs_meta *meta, const fm_fs_who *who, uint64_t 
     struct fm_fs_meta_op op = {.meta = meta, .who = who, .body = set, .ino = dir, .more = &copy};
     if (!fm_fs_meta_is_super(who))
         return fm_base_error_set(FM_ERR_PERM, "only the superuser sets quotas");
+    if (meta->remote)
+        return fm_fs_meta_remote_quota_set(meta, who, dir, quota);
     return fm_fs_meta_run(&op);
 }
 
@@ -93,6 +95,8 @@ fm_status fm_fs_meta_quota_get(fm_fs_meta *meta, uint64_t ino, fm_fs_quota *out_
 {
     fm_fs_quota quota;
     struct fm_fs_meta_op op = {.meta = meta, .body = get, .ino = ino, .more = &quota};
+    if (meta->remote)
+        return fm_fs_meta_remote_quota_get(meta, ino, out_quota);
     FM_TRY(fm_fs_meta_read(&op));
     *out_quota = quota;
     return FM_OK;

@@ -123,10 +123,8 @@ fm_status fm_fs_meta_load(fm_fs_kv_tx *tx, uint64_t ino, fm_fs_kv_lock lock, fm_
     return fm_fs_meta_node_decode(ino, value, out_node);
 }
 
-fm_status fm_fs_meta_store(fm_fs_kv_tx *tx, const fm_fs_node *node)
+void fm_fs_meta_node_encode(const fm_fs_node *node, uint8_t to[FM_FS_META_NODE_BYTES])
 {
-    uint8_t to[FM_FS_META_NODE_BYTES];
-    struct fm_fs_meta_key key = fm_fs_meta_key('I', node->ino);
     fm_put_le32(to, FM_FS_META_FORMAT);
     fm_put_le32(to + 4, node->mode);
     fm_put_le32(to + 8, node->nlink);
@@ -144,6 +142,13 @@ fm_status fm_fs_meta_store(fm_fs_kv_tx *tx, const fm_fs_node *node)
     fm_put_le64(to + 88, node->data);
     fm_put_le64(to + 96, node->reach);
     fm_fs_meta_layout_put(to + 104, &node->layout);
+}
+
+fm_status fm_fs_meta_store(fm_fs_kv_tx *tx, const fm_fs_node *node)
+{
+    uint8_t to[FM_FS_META_NODE_BYTES];
+    struct fm_fs_meta_key key = fm_fs_meta_key('I', node->ino);
+    fm_fs_meta_node_encode(node, to);
     return fm_fs_meta_put(tx, &key, to, sizeof to);
 }
 

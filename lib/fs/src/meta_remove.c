@@ -1,5 +1,5 @@
 // Removing names: of files, of empty directories, of whole trees.
-#include "meta.h"
+#include "meta_remote.h"
 
 fm_status fm_fs_meta_touch_dir(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, fm_fs_node *dir,
                                int subdirectories)
@@ -106,23 +106,26 @@ static fm_status remove_tree(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     return fm_fs_meta_work_put(tx, op, FM_FS_META_WORK_TREE, &node);
 }
 
-static fm_status remove_entry(fm_fs_meta *meta, const fm_fs_who *who, uint64_t parent, const char *name,
+static fm_status remove_entry(fm_fs_meta *meta, enum fm_fs_meta_method method, const fm_fs_who *who,
+                              uint64_t parent, const char *name,
                               fm_status (*body)(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op))
 {
     struct fm_fs_meta_op op = {
         .meta = meta, .who = who, .body = body, .parent = parent, .name = name, .once = 1};
     FM_TRY(fm_fs_meta_name_check(name));
+    if (meta->remote)
+        return fm_fs_meta_remote_remove(meta, method, who, parent, name);
     return fm_fs_meta_run(&op);
 }
 
 fm_status fm_fs_meta_unlink(fm_fs_meta *meta, const fm_fs_who *who, uint64_t parent, const char *name)
 {
-    return remove_entry(meta, who, parent, name, unlink_file);
+    return remove_entry(meta, FM_FS_META_UNLINK, who, parent, name, unlink_file);
 }
 
 fm_status fm_fs_meta_rmdir(fm_fs_meta *meta, const fm_fs_who *who, uint64_t parent, const char *name)
 {
-    return remove_entry(meta, who, parent, name, remove_dir);
+    return remove_entry(meta, FM_FS_META_RMDIR, who, parent, name, remove_dir);
 }
 
 /* Trees */
@@ -189,5 +192,5 @@ fm_status fm_fs_meta_remove_all(fm_fs_meta *meta, const fm_fs_who *who, uint64_t
         if (S_ISDIR(node.mode))
             FM_TRY(may_empty(meta, who, node.ino));
     }
-    return remove_entry(meta, who, parent, name, remove_tree);
+    return remove_entry(meta, FM_FS_META_REMOVE_ALL, who, parent, name, remove_tree);
 }

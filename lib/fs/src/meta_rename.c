@@ -1,5 +1,5 @@
 // Renaming: one transaction over both directories, both entries, what moves and what is replaced.
-#include "meta.h"
+#include "meta_remote.h"
 
 struct move {
     fm_fs_node from, to; // the directories; the same node twice when they are one
@@ -159,5 +159,7 @@ fm_status fm_fs_meta_rename(fm_fs_meta *meta, const fm_fs_who *who, uint64_t par
     FM_TRY(fm_fs_meta_name_check(to_name));
     if (flags > FM_FS_META_EXCHANGE)
         return fm_base_error_set(FM_ERR_ARG, "rename with flags 0x%x; expected one of two", flags);
+    if (meta->remote)
+        return fm_fs_meta_remote_rename(meta, who, parent, name, to_parent, to_name, flags);
     return fm_fs_meta_run(&op);
 }

@@ -9,6 +9,7 @@
 
 #include "fathom/clock.h"
 #include "fathom/file.h"
+#include "meta.h"
 #include "volume_move.h"
 
 enum {
@@ -94,28 +95,6 @@ static void end(fm_fs_volume *volume)
     fm_base_mem_free(volume);
 }
 
-// The store of the names, as names.conf tells it, or the usual one.
-static fm_status open_store(fm_fs_volume *volume)
-{
-    char path[FM_FS_CLUSTER_PATH_MAX];
-    char spec[FM_FS_CLUSTER_PATH_MAX + 8];
-    char *conf;
-    size_t length;
-    FM_TRY(fm_fs_cluster_path(volume->dir, "names.conf", path));
-    fm_status status = fm_base_file_read(path, 4096, &conf, &length);
-    if (status == FM_OK) {
-        conf[strcspn(conf, "\n")] = 0;
-        status = fm_fs_kv_open(conf, NULL, &volume->kv);
-        fm_base_mem_free(conf);
-        return status;
-    }
-    if (status != FM_ERR_NOT_FOUND)
-        return status;
-    FM_TRY(fm_fs_cluster_path(volume->dir, "names", path));
-    snprintf(spec, sizeof spec, "lmdb:%s", path);
-    return fm_fs_kv_open(spec, NULL, &volume->kv);
-}
-
 // Chains 1 to n are those that layouts count with.
 static fm_status count_chains(fm_fs_volume *volume, uint32_t *out_chains)
 {
@@ -135,7 +114,7 @@ static fm_status count_chains(fm_fs_volume *volume, uint32_t *out_chains)
     return FM_OK;
 }
 
-static fm_status open_names(fm_fs_volume *volume)
+static fm_status open_names(fm_fs_volume *volume, const char *store)
 {
     fm_fs_meta_options options = {.size = sizeof options,
                                   .no_inline = volume->options.no_inline,
@@ -144,19 +123,20 @@ static fm_status open_names(fm_fs_volume *volume)
                                   .layout = {.chunk_bytes = volume->options.chunk_bytes,
                                              .stripe = volume->options.stripe,
                                              .chains = 1}};
-    char path[FM_FS_CLUSTER_PATH_MAX];
-    FM_TRY(fm_fs_cluster_path(volume->dir, "names.conf", path));
-    int elsewhere = access(path, F_OK) == 0;
-    FM_TRY(fm_fs_cluster_path(volume->dir, "names", path));
-    if (elsewhere || access(path, F_OK) != 0) // they may be made now
+    struct fm_fs_volume_names names;
+    FM_TRY(fm_fs_volume_names_find(volume->dir, store, &names));
+    if (names.services)
+        return fm_fs_volume_names_ask(volume, names.spec);
+    if (names.may_be_made)
         FM_TRY(count_chains(volume, &options.layout.chains));
     if (!options.layout.stripe)
         options.layout.stripe = options.layout.chains < STRIPE_MAX ? options.layout.chains : STRIPE_MAX;
-    FM_TRY(open_store(volume));
+    FM_TRY(fm_fs_kv_open(names.spec, NULL, &volume->kv));
     return fm_fs_meta_open(volume->kv, &options, &volume->meta);
 }
 
-static fm_status make(const char *dir, const fm_fs_volume_options *options, fm_fs_volume **out_volume)
+static fm_status make(const char *dir, const char *store, const fm_fs_volume_options *options,
+                      fm_fs_volume **out_volume)
 {
     fm_fs_volume *volume = fm_base_mem_zalloc(1, sizeof *volume);
     if (!volume)
@@ -177,7 +157,7 @@ static fm_status make(const char *dir, const fm_fs_volume_options *options, fm_f
         pthread_mutex_init(&volume->inodes[i].lock, NULL);
         pthread_cond_init(&volume->inodes[i].changed, NULL);
     }
-    fm_status status = open_names(volume);
+    fm_status status = open_names(volume, store);
     if (status < 0) {
         end(volume);
         return status;
@@ -188,15 +168,26 @@ static fm_status make(const char *dir, const fm_fs_volume_options *options, fm_f
     return FM_OK;
 }
 
-fm_status fm_fs_volume_open(const char *dir, const fm_fs_volume_options *options, fm_fs_volume **out_volume)
+// The cluster's key, or that of its names alone.
+static fm_status check_key(const char *dir)
 {
     char path[FM_FS_CLUSTER_PATH_MAX];
-    if (!dir || (options && options->size != sizeof *options))
-        return fm_base_error_set(FM_ERR_ARG, "dir is %s and options->size %zu; expected %zu",
-                                 dir ? "given" : "NULL", options ? options->size : 0, sizeof *options);
+    FM_TRY(fm_fs_cluster_path(dir, "names.key", path));
+    if (access(path, R_OK) == 0)
+        return FM_OK;
     FM_TRY(fm_fs_cluster_path(dir, "key", path));
     if (access(path, R_OK) != 0)
         return fm_base_file_error(errno, "%s is not a cluster that can be used: %s", dir, path);
+    return FM_OK;
+}
+
+fm_status fm_fs_volume_open_at(const char *dir, const char *store, const fm_fs_volume_options *options,
+                               fm_fs_volume **out_volume)
+{
+    if (!dir || (options && options->size != sizeof *options))
+        return fm_base_error_set(FM_ERR_ARG, "dir is %s and options->size %zu; expected %zu",
+                                 dir ? "given" : "NULL", options ? options->size : 0, sizeof *options);
+    FM_TRY(check_key(dir));
     char *real = realpath(dir, NULL);
     if (!real)
         return fm_base_file_error(errno, "%s", dir);
@@ -210,12 +201,17 @@ fm_status fm_fs_volume_open(const char *dir, const fm_fs_volume_options *options
     else if (strlen(real) >= sizeof volume->dir)
         status = fm_base_error_set(FM_ERR_LIMIT, "%s: a path of %zu bytes", real, strlen(real));
     else
-        status = make(real, options, &volume);
+        status = make(real, store, options, &volume);
     pthread_mutex_unlock(&open_lock);
     free(real);
     if (status == FM_OK)
         *out_volume = volume;
     return status;
+}
+
+fm_status fm_fs_volume_open(const char *dir, const fm_fs_volume_options *options, fm_fs_volume **out_volume)
+{
+    return fm_fs_volume_open_at(dir, NULL, options, out_volume);
 }
 
 void fm_fs_volume_close(fm_fs_volume *volume)
@@ -239,21 +235,37 @@ fm_fs_meta *fm_fs_volume_meta(fm_fs_volume *volume)
     return volume->meta;
 }
 
+fm_status fm_fs_volume_self(fm_fs_volume *volume, fm_fs_user *out_user)
+{
+    gid_t groups[FM_FS_USER_GROUPS_MAX];
+    int trusted = 1;
+    if (volume->meta->remote)
+        FM_TRY(fm_fs_meta_whoami(volume->meta, out_user, &trusted));
+    if (!trusted)
+        return FM_OK;
+    int count = getgroups(FM_FS_USER_GROUPS_MAX, groups);
+    *out_user =
+        (fm_fs_user){.uid = geteuid(), .gid = getegid(), .group_count = count > 0 ? (uint32_t)count : 0};
+    for (int i = 0; i < count; i++)
+        out_user->groups[i] = groups[i];
+    return FM_OK;
+}
+
 fm_status fm_fs_volume_restore(const char *dir, const char *path, uint64_t *out_records)
 {
     char key[FM_FS_CLUSTER_PATH_MAX];
     FM_TRY(fm_fs_cluster_path(dir, "key", key));
     if (access(key, R_OK) != 0)
         return fm_base_file_error(errno, "%s is not a cluster that can be used: %s", dir, key);
-    fm_fs_volume *volume = fm_base_mem_zalloc(1, sizeof *volume);
-    if (!volume)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a volume");
-    snprintf(volume->dir, sizeof volume->dir, "%s", dir);
-    fm_status status = open_store(volume);
-    if (status == FM_OK)
-        status = fm_fs_meta_restore(volume->kv, path, out_records);
-    fm_fs_kv_close(volume->kv);
-    fm_base_mem_free(volume);
+    struct fm_fs_volume_names names;
+    fm_fs_kv *kv;
+    FM_TRY(fm_fs_volume_names_find(dir, NULL, &names));
+    if (names.services)
+        return fm_base_error_set(FM_ERR_UNSUPPORTED,
+                                 "%s: its names are at services; restore where the store is", dir);
+    FM_TRY(fm_fs_kv_open(names.spec, NULL, &kv));
+    fm_status status = fm_fs_meta_restore(kv, path, out_records);
+    fm_fs_kv_close(kv);
     return status;
 }
 

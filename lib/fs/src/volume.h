@@ -55,6 +55,20 @@ void fm_fs_volume_enter(fm_fs_volume *volume, uint64_t ino);
 int fm_fs_volume_try(fm_fs_volume *volume, uint64_t ino);
 void fm_fs_volume_exit(fm_fs_volume *volume, uint64_t ino);
 
+// As fm_fs_volume_open(); `store` (or NULL) has the names, whatever names.conf says.
+fm_status fm_fs_volume_open_at(const char *dir, const char *store, const fm_fs_volume_options *options,
+                               fm_fs_volume **out_volume);
+
+// volume_names.c: where the names are.
+struct fm_fs_volume_names {
+    char spec[FM_FS_CLUSTER_PATH_MAX + 4096]; // a store, or the services' addresses
+    int services;
+    int may_be_made; // the store may be empty
+};
+fm_status fm_fs_volume_names_find(const char *dir, const char *store, struct fm_fs_volume_names *out_names);
+// Opens the volume's names at the services.
+fm_status fm_fs_volume_names_ask(fm_fs_volume *volume, const char *servers);
+
 // A connection for this thread alone; made when none is idle and fewer than allowed exist.
 fm_status fm_fs_volume_take(fm_fs_volume *volume, fm_fs_chunks **out_chunks);
 void fm_fs_volume_leave(fm_fs_volume *volume, fm_fs_chunks *chunks);

@@ -8,7 +8,9 @@
  *     FM_TRY(fm_fs_volume_write(volume, node.ino, bytes, size, 0));
  *
  * The names lie in DIR/names (LMDB), or in the store that the text DIR/names.conf tells as fm_fs_kv_open() names stores
- * ("postgresql:host=..."), for clusters of many machines. They are made when a volume is opened first; the cluster must
+ * ("postgresql:host=..."), for clusters of many machines; or services are asked for them, as fathom/fs_meta_service.h has it:
+ * "meta:ADDRESS,ADDRESS". Then DIR/token, if it is there, says who asks, and without the cluster's `key` DIR/names.key opens
+ * the names alone. They are made when a volume is opened first; the cluster must
  * be up then, for its chains become the layout of the root. Later the names can be used without it.
  *
  * What fm_fs_volume_write() has acknowledged is durable and is seen by every later read, from any process. A write is not
@@ -21,7 +23,7 @@
 #ifndef FATHOM_FS_VOLUME_H
 #define FATHOM_FS_VOLUME_H
 
-#include "fathom/fs_meta.h"
+#include "fathom/fs_meta_service.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -46,6 +48,8 @@ FM_API FM_MUST_USE fm_status fm_fs_volume_open(const char *dir, const fm_fs_volu
                                                fm_fs_volume **out_volume);
 FM_API void fm_fs_volume_close(fm_fs_volume *volume);
 FM_API fm_fs_meta *fm_fs_volume_meta(fm_fs_volume *volume);
+/** In whose name this process asks: its own effective user's, or where the names are asked with a user's token, that user's. */
+FM_API FM_MUST_USE fm_status fm_fs_volume_self(fm_fs_volume *volume, fm_fs_user *out_user);
 
 /** Reads up to `length` bytes; fewer where the file ends. What was never written reads as zeros. */
 FM_API FM_MUST_USE fm_status fm_fs_volume_read(fm_fs_volume *volume, uint64_t ino, void *buffer,
