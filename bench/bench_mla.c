@@ -25,7 +25,8 @@ struct argument {
     int64_t keys; // of the sequence; of prefill the queries, too
     int topk;
     fm_bench_mode mode;
-    double must, hope; // of the limit, on AVX-512
+    double must, hope;         // of the limit, on AVX-512
+    double amx_must, amx_hope; // on AMX
 };
 
 // One layer of one request.
@@ -328,10 +329,32 @@ static double flops_of(const struct argument *argument)
     }
 }
 
+// Bound by reading the cache, of which tiles leave more to do.
+static int is_bound_by_reading(const struct argument *argument)
+{
+    int decode = argument->kind == DECODE || argument->kind == SPARSE;
+    return decode && argument->heads <= (argument->isa == FM_ISA_AMX ? 16 : 2);
+}
+
+static int set_goals(const struct argument *argument, fm_bench_goal *goals)
+{
+    int amx = argument->isa == FM_ISA_AMX, count = 0;
+    double must = amx ? argument->amx_must : argument->must, hope = amx ? argument->amx_hope : argument->hope;
+    if (must <= 0 || argument->isa == FM_ISA_AVX2)
+        return 0;
+    goals[count++] = (fm_bench_goal){FM_BENCH_FRACTION, .must = must, .hope = hope};
+    if (argument->kind == DECODE && argument->form == FM_MLA_FORM_BF16)
+        goals[count++] = (fm_bench_goal){FM_BENCH_RATIO, .peer = "libdnnl bf16", .must = 1.5, .hope = 4};
+    if (argument->heads > 2)
+        goals[count++] =
+            (fm_bench_goal){.metric = FM_BENCH_SCALING, .must = 0.92, .threads = FM_BENCH_ALL_THREADS};
+    return count;
+}
+
 static fm_status add(fm_bench *bench, const struct argument *argument)
 {
     int decode = argument->kind == DECODE || argument->kind == SPARSE;
-    int few = argument->heads <= 2 && decode; // bound by reading the cache
+    int reading = is_bound_by_reading(argument), later = argument->mode == FM_BENCH_IN_FULL;
     double token_bytes = argument->form == FM_MLA_FORM_FP8 ? 656 : 1152;
     char name[64];
     snprintf(name, sizeof name, "%s.%s.%s.h%d.%lld", kind_names[argument->kind], form_name(argument),
@@ -340,61 +363,54 @@ static fm_status add(fm_bench *bench, const struct argument *argument)
     fm_bench_case item = {
         .name = name,
         .argument = argument,
-        .limit = few ? FM_BENCH_READ : fm_bench_limit_of_isa(argument->isa),
-        .flops = few ? 0 : flops_of(argument),
-        .bytes = few ? (double)argument->keys * token_bytes : 0,
-        .mode = argument->mode,
+        .limit = reading ? FM_BENCH_READ : fm_bench_limit_of_isa(argument->isa),
+        .flops = reading ? 0 : flops_of(argument),
+        .bytes = reading ? (double)argument->keys * token_bytes : 0,
+        .mode =
+            argument->isa == FM_ISA_AMX && later ? FM_BENCH_IN_QUICK : argument->mode, // fast enough there
         .setup = setup,
         .before = decode ? make_cold : NULL,
         .run = run,
         .hash = hash,
         .teardown = teardown,
     };
-    int goals = 0, judged = argument->must > 0 && argument->isa == FM_ISA_AVX512;
-    if (judged)
-        item.goals[goals++] =
-            (fm_bench_goal){FM_BENCH_FRACTION, .must = argument->must, .hope = argument->hope};
-    if (argument->kind == DECODE && argument->form == FM_MLA_FORM_BF16 && argument->isa == FM_ISA_AVX512) {
+    (void)set_goals(argument, item.goals);
+    if (argument->kind == DECODE && argument->form == FM_MLA_FORM_BF16 && argument->isa != FM_ISA_AVX2) {
         item.peers[0] = (fm_bench_peer){.name = "libdnnl bf16", .run = run_dnnl_bf16};
         item.peers[1] = (fm_bench_peer){.name = "libdnnl f32", .run = run_dnnl_f32};
-        if (judged)
-            item.goals[goals++] =
-                (fm_bench_goal){FM_BENCH_RATIO, .peer = "libdnnl bf16", .must = 1.5, .hope = 4};
     }
-    if (judged && !few)
-        item.goals[goals++] =
-            (fm_bench_goal){.metric = FM_BENCH_SCALING, .must = 0.92, .threads = FM_BENCH_ALL_THREADS};
     return fm_bench_add(bench, &item);
 }
 
 // DeepSeek-V3's shapes: one request of one layer; of prefill some of its heads. Goals are fractions of what the level's
-// own multiply-adds, or reading, allow: there is no AMX kernel to hold against AMX.
+// own multiply-adds, or reading, allow.
 static const struct argument arguments[] = {
-    {DECODE, 0, FM_MLA_FORM_BF16, 16, 200, 0, FM_BENCH_IN_SMOKE, 0, 0},
-    {SPARSE, 0, FM_MLA_FORM_FP8, 16, 300, 100, FM_BENCH_IN_SMOKE, 0, 0},
-    {FORWARD, 0, FM_MLA_FORM_BF16, 1, 100, 0, FM_BENCH_IN_SMOKE, 0, 0},
-    {BACKWARD, 0, FM_MLA_FORM_BF16, 1, 100, 0, FM_BENCH_IN_SMOKE, 0, 0},
-    {DECODE, 0, FM_MLA_FORM_BF16, 128, 4096, 0, FM_BENCH_IN_QUICK, 0.60, 0.75},
-    {DECODE, 0, FM_MLA_FORM_BF16, 128, 16384, 0, FM_BENCH_IN_FULL, 0.60, 0.75},
-    {DECODE, 0, FM_MLA_FORM_BF16, 16, 4096, 0, FM_BENCH_IN_QUICK, 0.45, 0.60},
-    {DECODE, 0, FM_MLA_FORM_BF16, 16, 16384, 0, FM_BENCH_IN_FULL, 0.45, 0.60},
-    {DECODE, 0, FM_MLA_FORM_BF16, 1, 16384, 0, FM_BENCH_IN_QUICK, 0.30, 0.60},
-    {DECODE, 0, FM_MLA_FORM_FP8, 1, 16384, 0, FM_BENCH_IN_QUICK, 0.18, 0.60},
-    {DECODE, 0, FM_MLA_FORM_FP8, 128, 4096, 0, FM_BENCH_IN_QUICK, 0.60, 0.75},
-    {DECODE, 0, FM_MLA_FORM_FP8, 128, 16384, 0, FM_BENCH_IN_FULL, 0.60, 0.75},
-    {SPARSE, 0, FM_MLA_FORM_FP8, 128, 32768, 2048, FM_BENCH_IN_QUICK, 0.50, 0.75},
-    {FORWARD, 0, FM_MLA_FORM_BF16, 2, 1024, 0, FM_BENCH_IN_QUICK, 0.45, 0.65},
-    {FORWARD, 0, FM_MLA_FORM_BF16, 2, 4096, 0, FM_BENCH_IN_FULL, 0.60, 0.75},
-    {BACKWARD, 0, FM_MLA_FORM_BF16, 2, 1024, 0, FM_BENCH_IN_QUICK, 0.45, 0.65},
-    {BACKWARD, 0, FM_MLA_FORM_BF16, 2, 4096, 0, FM_BENCH_IN_FULL, 0.60, 0.75},
+    {DECODE, 0, FM_MLA_FORM_BF16, 16, 200, 0, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
+    {SPARSE, 0, FM_MLA_FORM_FP8, 16, 300, 100, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
+    {FORWARD, 0, FM_MLA_FORM_BF16, 1, 100, 0, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
+    {BACKWARD, 0, FM_MLA_FORM_BF16, 1, 100, 0, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
+    {DECODE, 0, FM_MLA_FORM_BF16, 128, 4096, 0, FM_BENCH_IN_QUICK, 0.60, 0.75, 0.35, 0.60},
+    {DECODE, 0, FM_MLA_FORM_BF16, 128, 16384, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.35, 0.60},
+    {DECODE, 0, FM_MLA_FORM_BF16, 16, 4096, 0, FM_BENCH_IN_QUICK, 0.45, 0.60, 0.60, 0.85},
+    {DECODE, 0, FM_MLA_FORM_BF16, 16, 16384, 0, FM_BENCH_IN_FULL, 0.45, 0.60, 0.60, 0.85},
+    {DECODE, 0, FM_MLA_FORM_BF16, 1, 16384, 0, FM_BENCH_IN_QUICK, 0.30, 0.60, 0.60, 0.85},
+    {DECODE, 0, FM_MLA_FORM_FP8, 1, 16384, 0, FM_BENCH_IN_QUICK, 0.18, 0.60, 0, 0},
+    {DECODE, 0, FM_MLA_FORM_FP8, 128, 4096, 0, FM_BENCH_IN_QUICK, 0.60, 0.75, 0.32, 0.55},
+    {DECODE, 0, FM_MLA_FORM_FP8, 128, 16384, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.32, 0.55},
+    {SPARSE, 0, FM_MLA_FORM_FP8, 128, 32768, 2048, FM_BENCH_IN_QUICK, 0.50, 0.75, 0.30, 0.50},
+    {FORWARD, 0, FM_MLA_FORM_BF16, 2, 1024, 0, FM_BENCH_IN_QUICK, 0.45, 0.65, 0, 0},
+    {FORWARD, 0, FM_MLA_FORM_BF16, 2, 4096, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.35, 0.55},
+    {BACKWARD, 0, FM_MLA_FORM_BF16, 2, 1024, 0, FM_BENCH_IN_QUICK, 0.45, 0.65, 0, 0},
+    {BACKWARD, 0, FM_MLA_FORM_BF16, 2, 4096, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.28, 0.45},
 };
 enum { ARGUMENTS = sizeof arguments / sizeof *arguments };
 
 static fm_status cases(fm_bench *bench)
 {
-    static struct argument of_level[2][ARGUMENTS];
-    static const fm_isa levels[] = {FM_ISA_AVX512, FM_ISA_AVX2};
-    for (int level = 0; level < 2; level++)
+    enum { LEVELS = 3 };
+    static struct argument of_level[LEVELS][ARGUMENTS];
+    static const fm_isa levels[LEVELS] = {FM_ISA_AMX, FM_ISA_AVX512, FM_ISA_AVX2};
+    for (int level = 0; level < LEVELS; level++)
         for (int i = 0; i < ARGUMENTS; i++) {
             of_level[level][i] = arguments[i];
             of_level[level][i].isa = levels[level];

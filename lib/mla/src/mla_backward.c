@@ -110,6 +110,49 @@ static size_t pair_line(const struct pair *pair)
     return fm_mla_line(((size_t)pair->rows + FM_MLA_LANES - 1) / FM_MLA_LANES * FM_MLA_LANES);
 }
 
+// Whether operands are numbers of BF16, and products on tiles.
+static int on_tiles(const struct task *task)
+{
+    const struct fm_mla_prefill *prefill = &task->backward->prefill;
+    return prefill->context->kernels.tiles.multiply && prefill->round == FM_MLA_ROUND_BF16;
+}
+
+static void multiply(const struct task *task, const struct fm_mla_product *product)
+{
+    const struct fm_mla_kernels *kernels = &task->backward->prefill.context->kernels;
+    if (on_tiles(task))
+        fm_mla_product_tiles(product, 0, kernels, task->space);
+    else
+        kernels->multiply(product);
+}
+
+// Dots of all keys of a block, `a`, with rows `first` ... `rows` of what lies in strips.
+static void dots(const struct task *task, const float *a, int keys, const float *strips, int first, int rows,
+                 int depth, float *c, size_t c_stride)
+{
+    const struct fm_mla_kernels *kernels = &task->backward->prefill.context->kernels;
+    size_t a_stride = fm_mla_line((size_t)depth);
+    if (!on_tiles(task)) {
+        fm_mla_block_dots(kernels, a, a_stride, keys, strips, first, rows, depth, c, c_stride, NULL, 0);
+        return;
+    }
+    for (int strip = first; strip < rows; strip += FM_MLA_STRIP) {
+        int width = fm_mla_lanes(rows) - strip < FM_MLA_STRIP ? FM_MLA_LANES : FM_MLA_STRIP;
+        fm_mla_product_tiles(&(struct fm_mla_product){.a = a,
+                                                      .a_row = a_stride,
+                                                      .a_index = 1,
+                                                      .b = strips + (size_t)strip * (size_t)depth,
+                                                      .b_stride = (size_t)width,
+                                                      .c = c + strip,
+                                                      .c_stride = c_stride,
+                                                      .rows = keys,
+                                                      .columns = width,
+                                                      .depth = depth,
+                                                      .fresh = 1},
+                             strip > first, kernels, task->space);
+    }
+}
+
 // P and dS in space->p and space->dp.
 static void probabilities(const struct task *task, const struct pair *pair)
 {
@@ -119,10 +162,8 @@ static void probabilities(const struct task *task, const struct pair *pair)
     int rows = pair->rows, behind = pair->behind, partly = 0;
     int lanes = (rows + FM_MLA_LANES - 1) / FM_MLA_LANES * FM_MLA_LANES;
     size_t line = pair_line(pair);
-    fm_mla_block_dots(kernels, space->k, fm_mla_line((size_t)prefill->d_qk), pair->keys, space->q, behind,
-                      rows, prefill->d_qk, space->p, line, NULL, 0);
-    fm_mla_block_dots(kernels, space->v, fm_mla_line((size_t)prefill->d_v), pair->keys, space->o, behind,
-                      rows, prefill->d_v, space->dp, line, NULL, 0);
+    dots(task, space->k, pair->keys, space->q, behind, rows, prefill->d_qk, space->p, line);
+    dots(task, space->v, pair->keys, space->o, behind, rows, prefill->d_v, space->dp, line);
     for (int r = behind; r < lanes; r++) {
         int64_t number = pair->h * task->queries + pair->first + r;
         int64_t left = fm_mla_prefill_limit(prefill, task->sequence, pair->first + r) - pair->key;
@@ -148,7 +189,6 @@ static void probabilities(const struct task *task, const struct pair *pair)
 static void add_gradients(const struct task *task, const struct pair *pair)
 {
     const struct fm_mla_prefill *prefill = &task->backward->prefill;
-    const struct fm_mla_kernels *kernels = &prefill->context->kernels;
     struct fm_mla_space *space = task->space;
     size_t line = pair_line(pair), behind = (size_t)pair->behind;
     size_t qk_line = fm_mla_line((size_t)prefill->d_qk), v_line = fm_mla_line((size_t)prefill->d_v);
@@ -164,20 +204,20 @@ static void add_gradients(const struct task *task, const struct pair *pair)
         .columns = prefill->d_v,
         .depth = pair->rows - pair->behind,
     };
-    kernels->multiply(&product); // dV += P^T dO
+    multiply(task, &product); // dV += P^T dO
     product.a = space->dp + behind;
     product.b = space->q_rows + behind * qk_line;
     product.c = space->dk;
     product.b_stride = product.c_stride = qk_line;
     product.columns = prefill->d_qk;
-    kernels->multiply(&product); // dK += dS^T Q
+    multiply(task, &product); // dK += dS^T Q
     product.a_row = 1;
     product.a_index = line;
     product.b = space->k;
     product.c = task->dq + ((size_t)(pair->h * task->queries + pair->first) + behind) * qk_line;
     product.rows = pair->rows - pair->behind;
     product.depth = pair->keys;
-    kernels->multiply(&product); // dQ += dS K
+    multiply(task, &product); // dQ += dS K
 }
 
 static void write_rows(const struct task *task, const fm_tensor *tensor, int64_t first, int head,

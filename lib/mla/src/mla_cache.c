@@ -207,12 +207,6 @@ void fm_mla_pages_read(const struct fm_mla_pages *pages, const struct fm_mla_ker
     }
 }
 
-int fm_mla_pages_are_bf16(const struct fm_mla_pages *pages)
-{
-    return pages->form == FM_MLA_FORM_BF16 || pages->form == FM_MLA_FORM_FP8 ||
-           pages->form == FM_MLA_FORM_FP8_584;
-}
-
 const uint8_t *fm_mla_pages_bf16(const struct fm_mla_pages *pages, const struct fm_mla_kernels *kernels,
                                  int64_t slot, int head, uint16_t *out)
 {

@@ -9,6 +9,24 @@
 #include <immintrin.h>
 #endif
 
+static uint32_t enter(const struct fm_mla_kernels *kernels)
+{
+    uint32_t mode = fm_base_fp_enter();
+#if defined(__x86_64__)
+    _mm_setcsr(_mm_getcsr() | _MM_FLUSH_ZERO_ON | 0x0040); // and denormals are zero
+#endif
+    if (kernels->tiles.enter)
+        kernels->tiles.enter();
+    return mode;
+}
+
+static void leave(const struct fm_mla_kernels *kernels, uint32_t mode)
+{
+    if (kernels->tiles.leave)
+        kernels->tiles.leave();
+    fm_base_fp_leave(mode);
+}
+
 static void install(fm_isa isa, struct fm_mla_kernels *kernels)
 {
     fm_mla_install_ref(kernels);
@@ -17,6 +35,14 @@ static void install(fm_isa isa, struct fm_mla_kernels *kernels)
         fm_mla_install_avx2(kernels);
     if (isa >= FM_ISA_AVX512)
         fm_mla_install_avx512(kernels);
+    if (isa >= FM_ISA_AMX) {
+        struct fm_mla_kernels tiles = *kernels;
+        fm_mla_install_amx(&tiles);
+        uint32_t mode = enter(&tiles);
+        if (fm_mla_tiles_agree(&tiles, kernels))
+            *kernels = tiles;
+        leave(&tiles, mode);
+    }
 #else
     (void)isa;
 #endif
@@ -58,7 +84,7 @@ fm_status fm_mla_context_open(const fm_mla_options *options, fm_mla_context **ou
         fm_base_mem_free(context);
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for the workspace of %d threads", threads);
     }
-    fm_isa limit = options->capped && options->isa_max < FM_ISA_AVX512 ? options->isa_max : FM_ISA_AVX512;
+    fm_isa limit = options->capped ? options->isa_max : FM_ISA_AMX;
     install(fm_base_cpu_isa(limit), &context->kernels);
     *out_context = context;
     return FM_OK;
@@ -77,15 +103,6 @@ fm_isa fm_mla_context_isa(const fm_mla_context *context)
     return context->kernels.isa;
 }
 
-static uint32_t enter(void)
-{
-    uint32_t mode = fm_base_fp_enter();
-#if defined(__x86_64__)
-    _mm_setcsr(_mm_getcsr() | _MM_FLUSH_ZERO_ON | 0x0040); // and denormals are zero
-#endif
-    return mode;
-}
-
 void fm_mla_team_run(fm_mla_context *context, int64_t tasks,
                      void (*body)(void *arg, int64_t task, struct fm_mla_space *space), void *arg)
 {
@@ -94,17 +111,17 @@ void fm_mla_team_run(fm_mla_context *context, int64_t tasks,
     if (team > 1) {
 #pragma omp parallel num_threads(team)
         {
-            uint32_t mode = enter();
+            uint32_t mode = enter(&context->kernels);
 #pragma omp for schedule(dynamic)
             for (int64_t task = 0; task < tasks; task++)
                 body(arg, task, &context->spaces[omp_get_thread_num()]);
-            fm_base_fp_leave(mode);
+            leave(&context->kernels, mode);
         }
         return;
     }
 #endif
-    uint32_t mode = enter();
+    uint32_t mode = enter(&context->kernels);
     for (int64_t task = 0; task < tasks; task++)
         body(arg, task, context->spaces);
-    fm_base_fp_leave(mode);
+    leave(&context->kernels, mode);
 }

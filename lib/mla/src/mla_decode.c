@@ -64,9 +64,8 @@ static void attend_dense(const struct place *place, const struct fm_mla_piece *p
         space->limit[r] = (int32_t)(limit < 0 ? 0 : limit);
         end = limit > end ? limit : end;
     }
-    int bf16 = fm_mla_pages_are_bf16(&decode->pages);
     struct fm_mla_table_source source = {
-        .source = {fm_mla_table_next, bf16 ? fm_mla_table_next_few : NULL, piece->begin},
+        .source = {fm_mla_table_next, fm_mla_table_next_bf16, piece->begin},
         .pages = &decode->pages,
         .table = decode->args->block_table + place->sequence * decode->args->max_blocks,
         .head = place->unit,
@@ -81,10 +80,8 @@ static void attend_list(const struct place *place, const struct fm_mla_piece *pi
     const struct decode *decode = place->decode;
     const fm_mla_plan *plan = decode->plan;
     int64_t query = (int64_t)place->sequence * plan->shape.s_q + place->unit;
-    int bf16 =
-        fm_mla_pages_are_bf16(&decode->pages) && (!plan->extra_topk || fm_mla_pages_are_bf16(&decode->extra));
     struct fm_mla_list_source source = {
-        .source = {fm_mla_list_next, bf16 ? fm_mla_list_next_few : NULL, piece->begin},
+        .source = {fm_mla_list_next, fm_mla_list_next_bf16, piece->begin},
         .pages = {&decode->pages, &decode->extra},
         .lists = {plan->topk ? decode->args->indices + query * plan->topk : NULL,
                   plan->extra_topk ? decode->args->extra_indices + query * plan->extra_topk : NULL},
@@ -102,12 +99,12 @@ static void write_row(const struct place *place, int row, float *o, float max, f
     int query, head;
     row_place(place, row, &query, &head);
     size_t d_v = (size_t)decode->block.d_v;
-    struct fm_mla_result result = fm_mla_block_finish(&decode->context->kernels, max, sum,
-                                                      args->sink ? args->sink + head : NULL, d_v, o);
+    float lse = fm_mla_block_finish(&decode->context->kernels, max, sum,
+                                    args->sink ? args->sink + head : NULL, d_v, o);
     fm_mla_row_write(args->out, row_of(args->out, place, row), d_v, o);
     if (args->lse)
         ((float *)args->lse->data)[place->sequence * args->lse->stride[0] + head * args->lse->stride[1] +
-                                   query * args->lse->stride[2]] = result.lse;
+                                   query * args->lse->stride[2]] = lse;
 }
 
 static float *partial_row(const struct place *place, int64_t slot, int row)
@@ -120,7 +117,7 @@ static float *partial_row(const struct place *place, int64_t slot, int row)
 static void run_piece(const struct decode *decode, const struct fm_mla_piece *piece, int unit,
                       struct fm_mla_space *space)
 {
-    int at_once = fm_mla_block_rows(decode->block.d_qk, decode->block.d_v);
+    int at_once = fm_mla_block_rows(&decode->context->kernels, decode->block.d_qk, decode->block.d_v);
     size_t d_v = (size_t)decode->block.d_v, line = fm_mla_line(d_v);
     for (int first = 0; first < decode->rows; first += at_once) {
         struct place place = {decode, piece->sequence, unit, first};

@@ -1,6 +1,6 @@
 /**
  * @file mla_exp.h
- * 2^x for x that are not positive: the polynomial, which every ISA level evaluates alike.
+ * 2^x for x of up to FM_MLA_SLACK: the polynomial, which every ISA level evaluates alike.
  *
  * n is x rounded to an integer (by adding MAGIC and taking it away), f = x - n, 2^f comes from Horner's rule with fused
  * multiply-adds and is multiplied by 2^n. The coefficients minimise the relative error over [-0.5, 0.5] among those with
@@ -23,6 +23,8 @@
 #define FM_MLA_EXP_C5    0x1.5f7276p-10f
 #define FM_MLA_EXP_C6    0x1.470b4ap-13f
 #define FM_MLA_LOG2E     0x1.715476p+0f
+#define FM_MLA_LN2       0x1.62e43p-1f
+#define FM_MLA_SLACK     8.0f // p may be up to 2^8 before what it is relative to follows
 
 static inline float fm_mla_exp2(float x)
 {

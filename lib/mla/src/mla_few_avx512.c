@@ -4,6 +4,8 @@
  */
 #include "mla_private.h"
 
+#include "mla_turn_avx512.h"
+
 #include <immintrin.h>
 
 #include "fathom/kernel.h"
@@ -18,31 +20,15 @@ enum { LANES = 16, PAIRS = FM_MLA_STEP / 2 };
 FM_INLINE void load_transposed(const uint8_t *const *keys, size_t at, int pairs, __m512i out[PAIRS])
 {
     const __mmask16 there = (__mmask16)((1U << pairs) - 1);
-    __m512i row[LANES], pair[LANES];
+    __m512i row[LANES];
     FM_UNROLL for (int r = 0; r < LANES; r++) row[r] = _mm512_maskz_loadu_epi32(there, keys[r] + at);
-    FM_UNROLL for (int r = 0; r < LANES; r += 2)
-    {
-        pair[r] = _mm512_unpacklo_epi32(row[r], row[r + 1]);
-        pair[r + 1] = _mm512_unpackhi_epi32(row[r], row[r + 1]);
-    }
-    FM_UNROLL for (int r = 0; r < LANES; r += 4)
-    {
-        row[r] = _mm512_unpacklo_epi64(pair[r], pair[r + 2]);
-        row[r + 1] = _mm512_unpackhi_epi64(pair[r], pair[r + 2]);
-        row[r + 2] = _mm512_unpacklo_epi64(pair[r + 1], pair[r + 3]);
-        row[r + 3] = _mm512_unpackhi_epi64(pair[r + 1], pair[r + 3]);
-    }
-    FM_UNROLL for (int i = 0; i < 4; i++)
-    {
-        __m512i low_0 = _mm512_shuffle_i32x4(row[i], row[4 + i], 0x44);
-        __m512i low_1 = _mm512_shuffle_i32x4(row[8 + i], row[12 + i], 0x44);
-        __m512i high_0 = _mm512_shuffle_i32x4(row[i], row[4 + i], 0xEE);
-        __m512i high_1 = _mm512_shuffle_i32x4(row[8 + i], row[12 + i], 0xEE);
-        out[i] = _mm512_shuffle_i32x4(low_0, low_1, 0x88);
-        out[4 + i] = _mm512_shuffle_i32x4(low_0, low_1, 0xDD);
-        out[8 + i] = _mm512_shuffle_i32x4(high_0, high_1, 0x88);
-        out[12 + i] = _mm512_shuffle_i32x4(high_0, high_1, 0xDD);
-    }
+    fm_mla_turn(row, out);
+}
+
+// To add to the sum of a step: tiles fill it up with zeros, after which it is not -0. Adding -0 changes nothing.
+FM_INLINE __m512 filled_up(int count)
+{
+    return _mm512_set1_ps(count < FM_MLA_STEP ? 0.0F : -0.0F);
 }
 
 // Asks for a line of each of the 16 keys that have the place of these in the next chunk.
@@ -87,7 +73,7 @@ FM_INLINE void dots_of_16(const struct fm_mla_few *few, int key, int rows, __m51
             }
         }
         FM_UNROLL for (int r = 0; r < rows; r++) acc[r] =
-            _mm512_add_ps(acc[r], _mm512_add_ps(even[r], odd[r]));
+            _mm512_add_ps(acc[r], _mm512_add_ps(_mm512_add_ps(even[r], odd[r]), filled_up(2 * pairs)));
     }
 }
 
@@ -127,7 +113,8 @@ FM_INLINE void values_of_16(const struct fm_mla_few *few, int key, int count, si
     {
         float *o = few->o + (size_t)r * few->o_stride + column;
         __m512 before = key || !few->fresh ? _mm512_loadu_ps(o) : _mm512_setzero_ps();
-        _mm512_storeu_ps(o, _mm512_add_ps(before, _mm512_add_ps(sum[0][r], sum[1][r])));
+        _mm512_storeu_ps(
+            o, _mm512_add_ps(before, _mm512_add_ps(_mm512_add_ps(sum[0][r], sum[1][r]), filled_up(count))));
     }
 }
 
@@ -171,7 +158,8 @@ FM_INLINE void values_of_32(const struct fm_mla_few *few, int key, int count, si
     }
     FM_UNROLL for (int r = 0; r < rows; r++)
         add_columns(few->o + (size_t)r * few->o_stride + column, !key && few->fresh,
-                    _mm512_add_ps(sum[0][0][r], sum[1][0][r]), _mm512_add_ps(sum[0][1][r], sum[1][1][r]));
+                    _mm512_add_ps(_mm512_add_ps(sum[0][0][r], sum[1][0][r]), filled_up(count)),
+                    _mm512_add_ps(_mm512_add_ps(sum[0][1][r], sum[1][1][r]), filled_up(count)));
 }
 
 FM_INLINE void values(const struct fm_mla_few *few, int rows)

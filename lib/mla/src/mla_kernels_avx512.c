@@ -5,6 +5,7 @@
 #include "mla_private.h"
 
 #include "mla_exp.h"
+#include "mla_turn_avx512.h"
 
 #include <immintrin.h>
 
@@ -67,36 +68,13 @@ static void multiply(const struct fm_mla_product *product)
     }
 }
 
-// 4 x 4 blocks of 4 x 4: first within blocks, then the blocks.
 static void transpose(const float *x, size_t x_stride, size_t n, float *out, size_t out_stride)
 {
     for (size_t at = 0; at < n; at += LANES, out += LANES * out_stride) {
-        __m512 row[LANES], pair[LANES], quad[LANES];
-        FM_UNROLL for (size_t r = 0; r < LANES; r++) row[r] = _mm512_loadu_ps(x + r * x_stride + at);
-        FM_UNROLL for (int r = 0; r < LANES; r += 2)
-        {
-            pair[r] = _mm512_unpacklo_ps(row[r], row[r + 1]);
-            pair[r + 1] = _mm512_unpackhi_ps(row[r], row[r + 1]);
-        }
-        FM_UNROLL for (int r = 0; r < LANES; r += 4)
-        {
-            quad[r] = _mm512_shuffle_ps(pair[r], pair[r + 2], 0x44);
-            quad[r + 1] = _mm512_shuffle_ps(pair[r], pair[r + 2], 0xEE);
-            quad[r + 2] = _mm512_shuffle_ps(pair[r + 1], pair[r + 3], 0x44);
-            quad[r + 3] = _mm512_shuffle_ps(pair[r + 1], pair[r + 3], 0xEE);
-        }
-        // Block c of quad[4 k + i] is column 4 c + i of rows 4 k ... 4 k + 3.
-        FM_UNROLL for (size_t i = 0; i < 4; i++)
-        {
-            __m512 low_0 = _mm512_shuffle_f32x4(quad[i], quad[4 + i], 0x44);
-            __m512 low_1 = _mm512_shuffle_f32x4(quad[8 + i], quad[12 + i], 0x44);
-            __m512 high_0 = _mm512_shuffle_f32x4(quad[i], quad[4 + i], 0xEE);
-            __m512 high_1 = _mm512_shuffle_f32x4(quad[8 + i], quad[12 + i], 0xEE);
-            _mm512_storeu_ps(out + i * out_stride, _mm512_shuffle_f32x4(low_0, low_1, 0x88));
-            _mm512_storeu_ps(out + (4 + i) * out_stride, _mm512_shuffle_f32x4(low_0, low_1, 0xDD));
-            _mm512_storeu_ps(out + (8 + i) * out_stride, _mm512_shuffle_f32x4(high_0, high_1, 0x88));
-            _mm512_storeu_ps(out + (12 + i) * out_stride, _mm512_shuffle_f32x4(high_0, high_1, 0xDD));
-        }
+        __m512i row[LANES], turned[LANES];
+        FM_UNROLL for (size_t r = 0; r < LANES; r++) row[r] = _mm512_loadu_si512(x + r * x_stride + at);
+        fm_mla_turn(row, turned);
+        FM_UNROLL for (size_t i = 0; i < LANES; i++) _mm512_storeu_si512(out + i * out_stride, turned[i]);
     }
 }
 

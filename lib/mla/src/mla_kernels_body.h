@@ -58,13 +58,15 @@ FM_INLINE void softmax_lanes(const struct fm_mla_softmax *softmax, int row, int 
     float *s = softmax->s + row;
     size_t stride = softmax->stride;
     int keys = softmax->keys;
-    V before = v_load(softmax->max + row), max = before;
+    V before = v_load(softmax->max + row), top = none;
     for (int t = 0; t < keys; t++) {
         V x = v_mul(v_load(s + (size_t)t * stride), factor);
         if (masked)
             x = v_select(i_greater(visible, i_set1(t)), x, none);
-        max = v_larger(x, max);
+        top = v_larger(x, top);
     }
+    v_store(softmax->peak + row, v_larger(top, v_load(softmax->peak + row)));
+    const V max = v_select(m_less(v_add(before, v_set1(FM_MLA_SLACK)), top), top, before);
     const V base = v_zero_where(m_equal(max, none), max);
     V sums[SUMS];
     FM_UNROLL for (int j = 0; j < SUMS; j++) sums[j] = v_set1(0);
@@ -206,6 +208,7 @@ FM_INLINE void tile_step(const float *first, size_t a_row, size_t a_index, int a
                          V sum[TILE_ROWS_MAX][TILE_VECTORS_MAX])
 {
     V odd[TILE_ROWS_MAX][TILE_VECTORS_MAX];
+    const int whole = depth == FM_MLA_STEP;
     const float *a[GROUPS];
     FM_UNROLL for (int g = 0; g < GROUPS; g++)
     {
@@ -239,6 +242,12 @@ FM_INLINE void tile_step(const float *first, size_t a_row, size_t a_index, int a
     FM_UNROLL for (int r = 0; r < rows; r++)
     {
         FM_UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = v_add(sum[r][v], odd[r][v]);
+    }
+    if (whole)
+        return;
+    FM_UNROLL for (int r = 0; r < rows; r++) // tiles add zeros: the sum is not -0
+    {
+        FM_UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = v_add(sum[r][v], v_set1(0));
     }
 }
 

@@ -16,7 +16,8 @@ static void multiply(const struct fm_mla_product *product)
                 for (int i = step; i < end; i++)
                     parity[i & 1] = fmaf(a[(size_t)i * product->a_index],
                                          b[(size_t)i * product->b_stride + (size_t)column], parity[i & 1]);
-                acc += parity[0] + parity[1];
+                float sum = parity[0] + parity[1];
+                acc += end < step + FM_MLA_STEP ? sum + 0.0F : sum; // tiles add zeros: not -0
             }
             *c = acc;
         }
@@ -42,11 +43,13 @@ static void softmax_row(const struct fm_mla_softmax *softmax, int row)
 {
     int keys = softmax->visible ? softmax->visible[row] : softmax->keys;
     float *s = softmax->s + row;
-    float before = softmax->max[row], max = before;
+    float before = softmax->max[row], top = -INFINITY;
     for (int t = 0; t < keys; t++) {
         float x = s[(size_t)t * softmax->stride] * softmax->factor;
-        max = x > max ? x : max;
+        top = x > top ? x : top;
     }
+    softmax->peak[row] = top > softmax->peak[row] ? top : softmax->peak[row];
+    float max = top > before + FM_MLA_SLACK ? top : before;
     float base = max == -INFINITY ? 0 : max;
     float sums[FM_MLA_LANES] = {0};
     for (int t = 0; t < softmax->keys; t++) {

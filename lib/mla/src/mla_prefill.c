@@ -126,6 +126,28 @@ static int next(struct fm_mla_source *base, const struct fm_mla_kernels *kernels
     return keys;
 }
 
+static int next_bf16(struct fm_mla_source *base, const struct fm_mla_kernels *kernels,
+                     struct fm_mla_space *space, int most, int ahead)
+{
+    const struct source *from = (const struct source *)base;
+    const struct fm_mla_prefill *prefill = from->task->prefill;
+    const fm_tensor *k = prefill->args->k, *v = prefill->args->v;
+    int keys = (int)fm_mla_min(from->end - base->at, most);
+    int head = from->task->head / (prefill->h_q / prefill->h_kv);
+    int64_t first = prefill->args->cu_seqlens_k[from->task->sequence] + base->at;
+    for (int t = 0; t < keys; t++) {
+        space->places.keys[t] =
+            (const uint8_t *)((const fm_bf16 *)k->data + fm_mla_prefill_row(k, first + t, head));
+        space->places.values[t] =
+            (const uint8_t *)((const fm_bf16 *)v->data + fm_mla_prefill_row(v, first + t, head));
+    }
+    base->at += keys;
+    space->ahead.count = 0;
+    (void)kernels;
+    (void)ahead;
+    return keys;
+}
+
 static int64_t q_at(const void *arg, int row)
 {
     const struct task *task = arg;
@@ -147,18 +169,18 @@ static void run_task(const struct task *task, struct fm_mla_space *space)
                                  .round = prefill->round};
     for (int r = 0; r < task->rows; r++)
         space->limit[r] = (int32_t)fm_mla_prefill_limit(prefill, task->sequence, task->first + r);
-    struct source source = {{next, NULL, 0}, task, space->limit[task->rows - 1]}; // the last query sees most
+    struct source source = {
+        {next, next_bf16, 0}, task, space->limit[task->rows - 1]}; // the last query sees most
     fm_mla_block_pack(&block, kernels, args->q, q_at, task, space);
     fm_mla_block_attend(&block, kernels, &source.source, space);
     size_t d_v = (size_t)prefill->d_v;
     for (int r = 0; r < task->rows; r++) {
         float *o = space->o + (size_t)r * fm_mla_line(d_v);
-        struct fm_mla_result result =
-            fm_mla_block_finish(kernels, space->max[r], space->sum[r], NULL, d_v, o);
+        float lse = fm_mla_block_finish(kernels, space->max[r], space->sum[r], NULL, d_v, o);
         int64_t row = args->cu_seqlens_q[task->sequence] + task->first + r;
         fm_mla_row_write(args->out, fm_mla_prefill_row(args->out, row, task->head), d_v, o);
         if (args->lse)
-            ((float *)args->lse->data)[fm_mla_prefill_row(args->lse, row, task->head)] = result.lse;
+            ((float *)args->lse->data)[fm_mla_prefill_row(args->lse, row, task->head)] = lse;
     }
 }
 
@@ -196,7 +218,7 @@ fm_status fm_mla_prefill_forward(fm_mla_context *context, const fm_mla_prefill_a
     FM_SPAN_ARGS(span, "prefill forward", "mla", "queries", "keys");
     struct forward forward;
     FM_TRY(fm_mla_prefill_check(context, args, 0, &forward.prefill));
-    forward.at_once = fm_mla_block_rows(forward.prefill.d_qk, forward.prefill.d_v);
+    forward.at_once = fm_mla_block_rows(&context->kernels, forward.prefill.d_qk, forward.prefill.d_v);
     forward.blocks_before = fm_base_mem_zalloc((size_t)args->batch + 1, sizeof *forward.blocks_before);
     if (!forward.blocks_before)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a list of %d sequences", args->batch);

@@ -30,7 +30,14 @@ enum {
     FM_MLA_LINE_MAX = FM_MLA_DIM_MAX + FM_MLA_LANES,
     FM_MLA_BACK_KEYS = 256, // of a block of the backward pass: keys are fewer where they are long
     FM_MLA_KV_FLOATS = FM_MLA_CHUNK * FM_MLA_LINE_MAX,
-    FM_MLA_P_FLOATS = FM_MLA_BACK_KEYS * (FM_MLA_BACK_ROWS + FM_MLA_LANES), // and CHUNK x ROWS, padded, fits
+    FM_MLA_STRETCH =
+        256, // keys that tiles take at once, a few chunks: O is loaded and stored only once for them
+    FM_MLA_P_FLOATS = FM_MLA_STRETCH * (FM_MLA_ROWS + FM_MLA_LANES), // BACK_KEYS x BACK_ROWS, padded, fits
+    FM_MLA_TILE_CODES = 512,                                         // BF16 numbers of a tile
+    FM_MLA_KEY_CODES =
+        FM_MLA_STRETCH * (576 + FM_MLA_STEP), // of a stretch of keys; fewer where they are longer
+    FM_MLA_VALUE_CODES = FM_MLA_STRETCH * 512,
+    FM_MLA_TILE_P_LINE = FM_MLA_STRETCH + FM_MLA_STEP,
 };
 
 /** Floats from row to row of a matrix of `columns`: an odd number of cache lines, so that rows use all cache sets. */
@@ -43,7 +50,7 @@ static inline size_t fm_mla_line(size_t columns)
 /** Keys of the next chunk, whose bytes are asked for little by little while this one is computed: all at once would wait
  *  for the few lines that a core can have under way. */
 struct fm_mla_ahead {
-    const uint8_t *keys[FM_MLA_CHUNK];
+    const uint8_t *keys[FM_MLA_STRETCH];
     int count, bytes;
     int key, at; // the next line
 };
@@ -90,7 +97,8 @@ struct fm_mla_softmax {
     const int32_t *visible; // keys of this chunk that each row sees; NULL: all
     float factor;           // softmax_scale * log2 e
     enum fm_mla_round round;
-    float *max, *sum; // so far, in terms of x; updated
+    float *max, *sum; // what p is relative to, and the sum of it, so far, in terms of x; updated
+    float *peak;      // the largest x so far; updated
     float *alpha;     // out: what O must be multiplied by
 };
 
@@ -121,6 +129,42 @@ struct fm_mla_few {
     struct fm_mla_ahead *ahead;
 };
 
+/** C[rows, columns] += A B, or = A B, in BF16 on tiles; columns are 16 or 32, rows are taken in whole tiles. */
+struct fm_mla_tile_product {
+    const uint8_t *const *a; // each 16 rows of A
+    const size_t *a_bytes;   // and how far they lie apart
+    const uint16_t *b;       // a strip: step after step a tile of pairs of rows for each 16 columns
+    float *c;
+    size_t c_stride;
+    const float *c_next; // of the next product
+    int rows, columns, depth;
+    int fresh; // C is not read
+    struct fm_mla_ahead *ahead;
+    int ahead_lines;
+};
+
+/** What a level with tiles provides for keys that are numbers of BF16; else NULL. What is packed is f32 that BF16 holds
+ *  exactly, and filled up with zeros to a whole step. */
+struct fm_mla_tile_kernels {
+    /** Around all others' calls in a thread. */
+    void (*enter)(void);
+    void (*leave)(void);
+    void (*multiply)(const struct fm_mla_tile_product *product);
+    /** 16 columns of B, lines[c * stride + i]; out_step from step to step. */
+    void (*pack_columns)(const float *lines, size_t stride, int depth, uint16_t *out, size_t out_step);
+    /** Rows of A, lines[r * stride + i]; out_line from row to row. */
+    void (*pack_lines)(const float *lines, size_t stride, int rows, int depth, uint16_t *out,
+                       size_t out_line);
+    /** 16 or 32 columns of B, b[i * stride + c]. */
+    void (*pack_pairs)(const float *b, size_t stride, int depth, int columns, uint16_t *out);
+    /** 16 rows of A, p[i * stride + r], of `count` i; out_line from row to row. */
+    void (*pack_turned)(const float *p, size_t stride, int count, uint16_t *out, size_t out_line);
+    /** B from `count` rows of BF16; out_strip from 32 columns to the next 32. */
+    void (*pack_rows)(const uint8_t *const *rows, int count, int columns, uint16_t *out, size_t out_strip);
+    /** Whether all of some rows of BF16 are numbers. */
+    int (*finite)(const uint8_t *const *rows, int count, int columns);
+};
+
 /** What an ISA level provides. */
 struct fm_mla_kernels {
     fm_isa isa;
@@ -144,14 +188,23 @@ struct fm_mla_kernels {
     /** E4M3 times a scale, rounded to BF16, n a multiple of 16: what FP8 keys become for the two. */
     void (*narrow_e4m3)(const uint8_t *codes, size_t n, float scale, uint16_t *out);
     void (*few_values)(const struct fm_mla_few *few);
+    struct fm_mla_tile_kernels tiles;
 };
 
 void fm_mla_install_ref(struct fm_mla_kernels *kernels);
 void fm_mla_install_avx2(struct fm_mla_kernels *kernels);
 void fm_mla_install_avx512(struct fm_mla_kernels *kernels);
+void fm_mla_install_amx(struct fm_mla_kernels *kernels);
+/** Whether tiles give what `other` gives, bit for bit, in this thread's floating-point mode. */
+int fm_mla_tiles_agree(const struct fm_mla_kernels *tiles, const struct fm_mla_kernels *other);
 void fm_mla_few_dots_avx512(const struct fm_mla_few *few);
 void fm_mla_few_values_avx512(const struct fm_mla_few *few);
 void fm_mla_narrow_e4m3_avx512(const uint8_t *codes, size_t n, float scale, uint16_t *out);
+
+/** Keys and values as BF16: where they lie, or in a workspace. */
+struct fm_mla_places {
+    const uint8_t *keys[FM_MLA_STRETCH], *values[FM_MLA_STRETCH];
+};
 
 /** A thread's workspace. Rows of matrices have strides of fm_mla_line(). */
 struct fm_mla_space {
@@ -163,10 +216,17 @@ struct fm_mla_space {
     _Alignas(64) float p[FM_MLA_P_FLOATS];
     _Alignas(64) float max[FM_MLA_ROWS];
     _Alignas(64) float sum[FM_MLA_ROWS];
+    _Alignas(64) float peak[FM_MLA_ROWS];
     _Alignas(64) float alpha[FM_MLA_ROWS];
     _Alignas(64) int32_t limit[FM_MLA_ROWS];   // keys of the list that a row sees
     _Alignas(64) int32_t visible[FM_MLA_ROWS]; // keys of the chunk
     struct fm_mla_ahead ahead;
+    struct fm_mla_places places;
+    _Alignas(64) uint16_t keys[FM_MLA_KEY_CODES]; // FP8 as BF16, and what tiles cannot be loaded from
+    /* for tiles */
+    _Alignas(64) uint16_t tile_q[FM_MLA_Q_FLOATS]; // strips of B
+    _Alignas(64) uint16_t tile_v[FM_MLA_VALUE_CODES];
+    _Alignas(64) uint16_t tile_p[FM_MLA_ROWS * FM_MLA_TILE_P_LINE];
     _Alignas(64) float lines[FM_MLA_LANES * FM_MLA_LINE_MAX]; // rows on their way to being transposed
     /* of the backward pass */
     _Alignas(64) float q_rows[FM_MLA_BACK_ROWS * FM_MLA_LINE_MAX];
@@ -182,7 +242,8 @@ struct fm_mla_context {
     struct fm_mla_space *spaces; // one for each thread
 };
 
-/** Runs body(arg, task, space) for tasks 0 ... tasks - 1, each in some thread, in the floating-point mode of kernels. */
+/** Runs body(arg, task, space) for tasks 0 ... tasks - 1, each in some thread, in the floating-point mode of kernels and
+ *  with tiles where there are any. */
 void fm_mla_team_run(fm_mla_context *context, int64_t tasks,
                      void (*body)(void *arg, int64_t task, struct fm_mla_space *space), void *arg);
 
@@ -236,8 +297,6 @@ void fm_mla_pages_read(const struct fm_mla_pages *pages, const struct fm_mla_ker
                        int head, float *out);
 /** Where it lies. */
 const uint8_t *fm_mla_pages_key(const struct fm_mla_pages *pages, int64_t slot, int head);
-/** True for forms whose keys are numbers of BF16. */
-int fm_mla_pages_are_bf16(const struct fm_mla_pages *pages);
 /** Where a key's BF16 lies: in the cache, or at `out` where it is FP8; of such forms. */
 const uint8_t *fm_mla_pages_bf16(const struct fm_mla_pages *pages, const struct fm_mla_kernels *kernels,
                                  int64_t slot, int head, uint16_t *out);
@@ -250,9 +309,10 @@ struct fm_mla_source {
      *  many, 0 at the end. Sets space->ahead. */
     int (*next)(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
                 struct fm_mla_space *space);
-    /** The same for keys that are numbers of BF16: where those lie. NULL where they are not. */
-    int (*next_few)(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
-                    struct fm_mla_space *space, const uint8_t *keys[FM_MLA_CHUNK]);
+    /** The same for keys that are numbers of BF16: leaves in space->places where up to `most` lie, and in space->ahead
+     *  up to `ahead` that follow. */
+    int (*next_bf16)(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
+                     struct fm_mla_space *space, int most, int ahead);
     int64_t at; // the next key's place in the list; moved by next()
 };
 
@@ -267,14 +327,51 @@ struct fm_mla_block {
 };
 
 /** Rows of a block for these dimensions, at most. */
-int fm_mla_block_rows(int d_qk, int d_v);
+int fm_mla_block_rows(const struct fm_mla_kernels *kernels, int d_qk, int d_v);
 /** Packs rows `first` ... into space->q; `at(arg, row)` is the first element of a row of `q`. */
 void fm_mla_block_pack(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels,
                        const fm_tensor *q, int64_t (*at)(const void *arg, int row), const void *arg,
                        struct fm_mla_space *space);
-/** Leaves max and sum in space, and O not yet divided by the sum. */
+/** Leaves max, sum and peak in space, and O not yet divided by the sum. */
 void fm_mla_block_attend(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels,
                          struct fm_mla_source *source, struct fm_mla_space *space);
+
+/* What ways to attend share. `first` is the first row that takes part. */
+
+/** Whole strips of rows before the first that sees a key of the chunk at `at`: later rows see more. */
+int fm_mla_block_behind(const struct fm_mla_block *block, int64_t at, const struct fm_mla_space *space);
+/** Fills space->visible; false when every row sees all keys of the chunk. */
+int fm_mla_block_partly(const struct fm_mla_block *block, int64_t at, int keys, struct fm_mla_space *space);
+/** A chunk's logits, p[key * p_line + row], become p. */
+void fm_mla_block_softmax(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels, int first,
+                          int keys, int partly, float *p, size_t p_line, struct fm_mla_space *space);
+/** Multiplies what O is so far by alpha. */
+void fm_mla_block_rescale(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels, int first,
+                          struct fm_mla_space *space);
+/** O += P V, each row with the keys alone that it sees. */
+void fm_mla_block_add_alone(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels, int first,
+                            const float *p, size_t p_line, const float *v, size_t v_line,
+                            struct fm_mla_space *space);
+
+/* ---- mla_attend_tiles.c ---- */
+
+/** Whether a block's products are those of BF16, and on tiles. */
+int fm_mla_block_on_tiles(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels);
+/** 16 rows, from `first` on, of what fm_mla_block_pack() packs. */
+void fm_mla_block_pack_tiles(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels,
+                             const float *lines, int first, struct fm_mla_space *space);
+/** kernels->multiply() on tiles, of operands that BF16 holds exactly. `again`: with the same A as in the call before. */
+void fm_mla_product_tiles(const struct fm_mla_product *product, int again,
+                          const struct fm_mla_kernels *kernels, struct fm_mla_space *space);
+/** Of fm_mla_block_attend(); true where there were no keys. */
+int fm_mla_block_attend_tiles(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels,
+                              struct fm_mla_source *source, struct fm_mla_space *space);
+/** Keys of a stretch for these dimensions, at most; and BF16 numbers from key to key in space->keys: an odd number of
+ *  cache lines, so that they use all cache sets. */
+int fm_mla_stretch(int d_qk, int d_v);
+size_t fm_mla_key_line(int d_qk);
+
+/* ---- mla_attend.c again ---- */
 
 /** S^T or its like: c[keys, rows] = a B, B packed in strips as space->q is; of rows `first` (a multiple of
  *  FM_MLA_STRIP) on. */
@@ -285,12 +382,15 @@ void fm_mla_block_dots(const struct fm_mla_kernels *kernels, const float *a, siz
 void fm_mla_block_strip(const struct fm_mla_kernels *kernels, const float *lines, size_t line, int first,
                         int rows, int depth, float *strips);
 
-struct fm_mla_result {
-    float lse, max_logit;
-};
-/** Divides a row of O by its sum, or by that with the sink (NULL: none). */
-struct fm_mla_result fm_mla_block_finish(const struct fm_mla_kernels *kernels, float max, float sum,
-                                         const float *sink, size_t d_v, float *o);
+/** Divides a row of O by its sum, or by that with the sink (NULL: none); returns lse. */
+float fm_mla_block_finish(const struct fm_mla_kernels *kernels, float max, float sum, const float *sink,
+                          size_t d_v, float *o);
+
+/** Rows filled up to whole vectors. */
+static inline int fm_mla_lanes(int rows)
+{
+    return (rows + FM_MLA_LANES - 1) / FM_MLA_LANES * FM_MLA_LANES;
+}
 
 static inline int64_t fm_mla_min(int64_t a, int64_t b)
 {

@@ -27,9 +27,9 @@ int fm_mla_table_next(struct fm_mla_source *source, const struct fm_mla_kernels 
                       struct fm_mla_space *space);
 int fm_mla_list_next(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
                      struct fm_mla_space *space);
-int fm_mla_table_next_few(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
-                          struct fm_mla_space *space, const uint8_t *keys[FM_MLA_CHUNK]);
-int fm_mla_list_next_few(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
-                         struct fm_mla_space *space, const uint8_t *keys[FM_MLA_CHUNK]);
+int fm_mla_table_next_bf16(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
+                           struct fm_mla_space *space, int most, int ahead);
+int fm_mla_list_next_bf16(struct fm_mla_source *source, const struct fm_mla_kernels *kernels,
+                          struct fm_mla_space *space, int most, int ahead);
 
 #endif

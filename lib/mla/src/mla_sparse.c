@@ -42,12 +42,11 @@ static void write_rows(const struct place *place, int rows, struct fm_mla_space 
     size_t d_v = (size_t)place->prefill->block.d_v;
     for (int r = 0; r < rows; r++) {
         float *o = space->o + (size_t)r * fm_mla_line(d_v);
-        struct fm_mla_result result =
-            fm_mla_block_finish(&place->prefill->context->kernels, space->max[r], space->sum[r],
-                                args->sink ? args->sink + place->first + r : NULL, d_v, o);
+        float lse = fm_mla_block_finish(&place->prefill->context->kernels, space->max[r], space->sum[r],
+                                        args->sink ? args->sink + place->first + r : NULL, d_v, o);
         fm_mla_row_write(args->out, at_of(args->out, place, r), d_v, o);
-        put(args->lse, place, r, result.lse);
-        put(args->max_logits, place, r, result.max_logit);
+        put(args->lse, place, r, lse);
+        put(args->max_logits, place, r, space->peak[r] * FM_MLA_LN2);
     }
 }
 
@@ -61,10 +60,10 @@ static void run_query(void *arg, int64_t task, struct fm_mla_space *space)
     pages.data += (size_t)place.sequence * pages.block_bytes;
     pages.slots = pages.page;
     int64_t length = args->topk_length ? args->topk_length[task] : args->topk;
-    int at_once = fm_mla_block_rows(prefill->block.d_qk, prefill->block.d_v);
+    int at_once = fm_mla_block_rows(&prefill->context->kernels, prefill->block.d_qk, prefill->block.d_v);
     for (; place.first < prefill->h_q; place.first += at_once) {
         struct fm_mla_list_source source = {
-            .source = {fm_mla_list_next, fm_mla_pages_are_bf16(&pages) ? fm_mla_list_next_few : NULL, 0},
+            .source = {fm_mla_list_next, fm_mla_list_next_bf16, 0},
             .pages = {&pages, &pages},
             .lists = {args->topk ? args->indices + task * args->topk : NULL, NULL},
             .first_extra = length,

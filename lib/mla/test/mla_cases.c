@@ -1,10 +1,14 @@
 #include "mla_cases.h"
 
+#include "mla_private.h"
+
 #include "fm_test.h"
 
 #include "fathom/numfmt.h"
 
 #include <math.h>
+
+void fm_mla_test_install_emulated(struct fm_mla_kernels *kernels);
 
 enum { POISON = 0xFF }; // all ones are a NaN in every format here
 
@@ -168,11 +172,27 @@ double mla_exact_row(int d_qk, int d_v, const double *q, int64_t count, const do
     return lse;
 }
 
+int mla_is_there(fm_isa isa)
+{
+    fm_isa least = isa == MLA_EMULATED ? FM_ISA_AVX512 : isa;
+    return fm_base_cpu_isa(least) >= least;
+}
+
+const char *mla_level_name(fm_isa isa)
+{
+    return isa == MLA_EMULATED ? "emulated tiles" : fm_base_isa_name(isa);
+}
+
 fm_mla_context *mla_open(fm_isa isa, int threads)
 {
     fm_mla_context *context;
+    fm_isa most = isa == MLA_EMULATED ? FM_ISA_AVX512 : isa;
     assert_ok(fm_mla_context_open(
-        &(fm_mla_options){.size = sizeof(fm_mla_options), .threads = threads, .capped = 1, .isa_max = isa},
+        &(fm_mla_options){.size = sizeof(fm_mla_options), .threads = threads, .capped = 1, .isa_max = most},
         &context));
+#if defined(__x86_64__)
+    if (isa == MLA_EMULATED && mla_is_there(isa))
+        fm_mla_test_install_emulated(&context->kernels);
+#endif
     return context;
 }

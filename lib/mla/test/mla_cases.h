@@ -45,6 +45,13 @@ void mla_array_near(const struct mla_array *got, const double *expected, struct 
 double mla_exact_row(int d_qk, int d_v, const double *q, int64_t count, const double *keys,
                      const double *values, double scale, const float *sink, double *out);
 
+/** A level beyond those there are: the kernels for AMX over emulated tiles. */
+#define MLA_EMULATED FM_ISA_COUNT
+
+/** At a level at most. MLA_EMULATED needs AVX-512, which those kernels use, too: it is that level, or less, without. */
 fm_mla_context *mla_open(fm_isa isa, int threads);
+/** Whether a level can be opened here. */
+int mla_is_there(fm_isa isa);
+const char *mla_level_name(fm_isa isa);
 
 #endif

@@ -41,10 +41,12 @@
  * fm_mla_split.)
  *
  *     dot     step after step of 32 consecutive indices, acc = acc + (e + o), from 0; in a step e = fma(a[i], b[i], e)
- *             over its even i and o likewise over its odd i, each from 0: what TDPBF16PS computes
+ *             over its even i and o likewise over its odd i, each from 0: what TDPBF16PS computes; the last step is
+ *             filled up with zeros
  *     tokens  come in chunks of FM_MLA_CHUNK, counted from the start of a split (lists: of their valid entries)
- *     x = s * (softmax_scale * log2 e);  m = the largest x so far;  p = 2^(x - m), a polynomial of degree 6, and 0 below
- *             2^-125;  sum and out are multiplied by 2^(old m - m) when a chunk raises m
+ *     x = s * (softmax_scale * log2 e);  m becomes the largest x of a chunk where that is above m + 8, so that p is at
+ *             most 2^8;  p = 2^(x - m), a polynomial of degree 6, and 0 below 2^-125;  sum and out are multiplied by
+ *             2^(old m - m) when a chunk raises m
  *     sum     p before it is rounded; in a chunk 16 sums over tokens t, t + 16, ..., then halves added
  *     out     p, rounded to BF16 (FP16 for FP16 keys; not at all for F32 keys), times v, as a dot over tokens
  *
@@ -62,7 +64,8 @@
  * to last byte, whether or not the gaps would fit); FM_ERR_LIMIT for a size above a limit; FM_ERR_UNSUPPORTED for a
  * dtype that does not fit.
  *
- * What this version computes: all of this on the CPU, at levels ref, avx2 and avx512.
+ * What this version computes: all of this on the CPU, at levels ref, avx2, avx512 and amx (BF16 products; those of
+ * FP16 and F32 keys stay at avx512). A context takes amx only where the hardware's tiles gave the bits that avx512 gives.
  */
 #ifndef FATHOM_MLA_H
 #define FATHOM_MLA_H
@@ -85,7 +88,7 @@ extern "C" {
 #define FM_MLA_EXTENT_MAX ((int64_t)1 << 31)
 /** Tokens between two looks at the largest logit; part of the order of sums. */
 #define FM_MLA_CHUNK 64
-/** A context has a workspace of about 4 MiB for each thread, of which a call touches what it needs. */
+/** A context has a workspace of about 6 MiB for each thread, of which a call touches what it needs. */
 #define FM_MLA_THREADS_MAX 1024
 
 typedef enum fm_mla_device {
