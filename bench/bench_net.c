@@ -180,10 +180,11 @@ static fm_status begin_calls(struct calls *calls)
     if (!calls->shape.tcp)
         snprintf(address, sizeof address, "unix:%s/%s", calls->folder, calls->plain ? "plain" : "socket");
     const fm_net_service service = {sizeof service, land, serve, drop, NULL, NULL, calls};
-    const fm_net_listen_options listening = {
-        .size = sizeof listening, .service = &service, .security = {calls->shape.mode, &calls->key}};
+    const fm_net_listen_options listening = {.size = sizeof listening,
+                                             .service = &service,
+                                             .security = {.mode = calls->shape.mode, .key = &calls->key}};
     const fm_net_connect_options connecting = {
-        sizeof connecting, came_up, went_down, calls, {calls->shape.mode, &calls->key}};
+        sizeof connecting, came_up, went_down, calls, {.mode = calls->shape.mode, .key = &calls->key}};
     fm_net_listener *listener = NULL;
     FM_TRY(fm_net_key_generate(&calls->key));
     const fm_net_loop_options options = {.size = sizeof options, .limits = {.shared_bytes = calls->plain}};

@@ -31,11 +31,12 @@ static fm_status echo(fm_net_loop *loop, const char *text)
     FM_TRY(fm_net_key_generate(&key));
     const fm_net_service service = {.size = sizeof service, .serve = serve};
     const fm_net_listen_options listening = {
-        .size = sizeof listening, .service = &service, .security = {FM_NET_KEYED, &key}};
+        .size = sizeof listening, .service = &service, .security = {.mode = FM_NET_KEYED, .key = &key}};
     fm_net_listener *listener;
     FM_TRY(fm_net_loop_listen(loop, "127.0.0.1:0", &listening, &listener));
 
-    const fm_net_connect_options connecting = {.size = sizeof connecting, .security = {FM_NET_KEYED, &key}};
+    const fm_net_connect_options connecting = {.size = sizeof connecting,
+                                               .security = {.mode = FM_NET_KEYED, .key = &key}};
     fm_net_conn *conn;
     FM_TRY(fm_net_loop_connect(loop, fm_net_listener_address(listener), &connecting, &conn));
     const fm_net_call call = {

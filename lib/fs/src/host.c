@@ -372,7 +372,7 @@ static fm_status dial(fm_fs_host *host, struct peer *peer)
                                             .up = peer_up,
                                             .down = peer_down,
                                             .context = peer,
-                                            .security = {FM_NET_KEYED, &host->key}};
+                                            .security = {.mode = FM_NET_KEYED, .key = &host->key}};
     const fm_net_backoff backoff = {.limit_ns = 500000000, .seed = host->random_seed + peer->node};
     return fm_net_dialer_new(host->loop,
                              peer->address.local[0] ? peer->address.local : peer->address.anywhere, &options,
@@ -734,7 +734,7 @@ static fm_status listen_on(fm_fs_host *host, const char *address, fm_net_listene
     const fm_net_service service = {
         .size = sizeof service, .land = land, .serve = serve, .drop = drop, .context = host};
     const fm_net_listen_options options = {
-        .size = sizeof options, .service = &service, .security = {FM_NET_KEYED, &host->key}};
+        .size = sizeof options, .service = &service, .security = {.mode = FM_NET_KEYED, .key = &host->key}};
     return fm_net_loop_listen(host->loop, address, &options, out_listener);
 }
 

@@ -137,7 +137,7 @@ static fm_status connect_lane(struct lane *lane)
     const fm_net_connect_options options = {.size = sizeof options,
                                             .down = on_down,
                                             .context = lane,
-                                            .security = {FM_NET_KEYED, &lane->remote->key}};
+                                            .security = {.mode = FM_NET_KEYED, .key = &lane->remote->key}};
     lane->greeted = 0;
     if (!lane->loop)
         FM_TRY(fm_net_loop_new(NULL, &lane->loop));

@@ -310,7 +310,7 @@ static fm_status start(fm_fs_meta_service *service, const char *listen, uint32_t
                                 .closed = closed,
                                 .context = service};
     const fm_net_listen_options options = {
-        .size = sizeof options, .service = &own, .security = {FM_NET_KEYED, &service->key}};
+        .size = sizeof options, .service = &own, .security = {.mode = FM_NET_KEYED, .key = &service->key}};
     FM_TRY(fm_net_loop_new(&loop, &service->loop));
     FM_TRY(start_threads(service, threads));
     return fm_net_loop_listen(service->loop, listen, &options, &service->listener);

@@ -550,7 +550,8 @@ static void harmful_requests_are_refused(void **state)
     fm_gen gen = fm_gen_seeded(5);
     open_world(NULL);
     fm_fs_meta_key_derive(&cluster_key, &key);
-    const fm_net_connect_options options = {.size = sizeof options, .security = {FM_NET_KEYED, &key}};
+    const fm_net_connect_options options = {.size = sizeof options,
+                                            .security = {.mode = FM_NET_KEYED, .key = &key}};
     assert_ok(fm_net_loop_new(NULL, &raw.loop));
     assert_ok(fm_net_loop_connect(raw.loop, world.addresses[0], &options, &raw.conn));
     const struct fm_fs_meta_request look = {.super = 1, .numbers = {FM_FS_META_ROOT}};

@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const uint8_t nonce[NET_NONCE_BYTES] = {7, 8, 9};
     if (size < 1)
         return 0;
-    const fm_net_security security = {data[0] & 2 ? FM_NET_SAME_USER : FM_NET_KEYED, &key};
+    const fm_net_security security = {.mode = data[0] & 2 ? FM_NET_SAME_USER : FM_NET_KEYED, .key = &key};
     struct net_shake shake;
     uint8_t message[NET_SHAKE_BYTES];
     uint8_t answer[NET_SHAKE_BYTES];

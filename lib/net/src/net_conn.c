@@ -241,7 +241,7 @@ fm_status fm_net_loop_connect(fm_net_loop *loop, const char *address, const fm_n
     conn->name = conn->address;
     fm_status status =
         loop->transport->connect(loop->worker, address, &conn->options.security, conn, &conn->ep);
-    conn->options.security.key = NULL; // the caller's, only during the call
+    conn->options.security = (fm_net_security){0}; // the caller's, only during the call
     if (status < 0) {
         fm_base_mem_free(conn);
         return status;

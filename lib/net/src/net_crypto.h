@@ -1,4 +1,4 @@
-// The cryptography that the library needs; net_crypto.c is the only file that includes OpenSSL.
+// The cryptography that the library needs; crypto/ is the only place that includes OpenSSL.
 #ifndef NET_CRYPTO_H
 #define NET_CRYPTO_H
 

@@ -4,6 +4,7 @@
 #include "fathom/rng.h"
 
 #include "net_rpc.h"
+#include "net_tls.h"
 
 int64_t fm_net_backoff_next_ns(fm_net_backoff *backoff)
 {
@@ -37,6 +38,7 @@ static void discard(fm_net_dialer *dialer)
 {
     fm_net_timer_stop(dialer->loop, &dialer->timer);
     fm_net_key_clear(&dialer->key);
+    fm_net_tls_free(dialer->options.security.tls);
     fm_base_mem_free(dialer->address);
     fm_base_mem_free(dialer);
 }
@@ -93,6 +95,7 @@ fm_status fm_net_dialer_new(fm_net_loop *loop, const char *address, const fm_net
         dialer->key = *options->security.key;
         dialer->options.security.key = &dialer->key;
     }
+    (void)fm_net_tls_ref(options->security.tls);
     dialer->backoff = *backoff;
     dialer->timer = (fm_net_timer){.fire = dial, .context = dialer};
     fm_net_address parsed;

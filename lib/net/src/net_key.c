@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "net_crypto.h"
+#include "net_tls.h"
 
 enum {
     ID_BYTES = sizeof(((fm_net_key *)0)->cluster_id),
@@ -88,7 +89,7 @@ fm_status fm_net_key_write(const char *path, const fm_net_key *key)
     return status;
 }
 
-static fm_status check_owner(const char *path, int fd)
+fm_status fm_net_key_check_owner(const char *path, int fd)
 {
     struct stat info;
     if (fstat(fd, &info) != 0)
@@ -130,7 +131,7 @@ fm_status fm_net_key_read(const char *path, fm_net_key *out_key)
         return fm_base_error_set_errno(errno == ENOENT ? FM_ERR_NOT_FOUND : FM_ERR_IO, errno,
                                        "cannot open the key file %s", path);
     char text[FILE_BYTES + 1]; // one more, to see that the file ends
-    fm_status status = check_owner(path, fd);
+    fm_status status = fm_net_key_check_owner(path, fd);
     if (status == FM_OK) {
         ssize_t size = read(fd, text, sizeof text);
         status = size < 0 ? fm_base_error_set_errno(FM_ERR_IO, errno, "cannot read %s", path)

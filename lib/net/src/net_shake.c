@@ -111,8 +111,9 @@ static fm_status prove(const struct net_shake *shake, int by_caller, const uint8
         {label, strlen(label)},
         {shake->messages, (size_t)shake->count * NET_SHAKE_BYTES},
         {bare, sizeof bare},
+        {shake->binding, sizeof shake->binding},
     };
-    fm_status status = fm_net_crypto_hmac(key, pieces, 3, out_proof);
+    fm_status status = fm_net_crypto_hmac(key, pieces, sizeof pieces / sizeof pieces[0], out_proof);
     fm_net_crypto_clear(key, sizeof key);
     return status;
 }
@@ -157,6 +158,11 @@ static fm_status refused_by_peer(const uint8_t *message)
         return fm_base_error_set(FM_ERR_NET_AUTH, "the peer has another cluster key");
     case NET_REFUSED_FULL:
         return fm_base_error_set(FM_ERR_NET_REFUSED, "the peer has all the connections that it takes");
+    case NET_REFUSED_PLAIN:
+        return fm_base_error_set(FM_ERR_NET_AUTH,
+                                 "the peer expects TLS; this end has no certificate to show");
+    case NET_REFUSED_TLS:
+        return fm_base_error_set(FM_ERR_NET_AUTH, "the peer does not use TLS, as this end does");
     default:
         return fm_base_error_set(FM_ERR_NET_REFUSED, "the peer refused the handshake (reason %u)",
                                  fm_get_le32(message + AT_REASON));
@@ -168,6 +174,10 @@ static fm_status check_message(const struct net_shake *shake, const uint8_t *mes
                                enum net_refusal *out_reason)
 {
     static const uint8_t zeros[AT_CRC - AT_ZERO];
+    *out_reason = NET_REFUSED_TLS;
+    if (message[0] == NET_TLS_FIRST_BYTE && message[1] == 3) // the version that all of TLS has there
+        return fm_base_error_set(FM_ERR_NET_AUTH,
+                                 "the peer speaks TLS; this end was given no certificate for it");
     *out_reason = NET_REFUSED_FORMAT;
     if (memcmp(message + AT_MAGIC, magic, sizeof magic) != 0)
         return fm_base_error_set(FM_ERR_FORMAT,

@@ -28,8 +28,8 @@
  * Not keyed: hello, welcome. Either end may refuse in the place of its next message and close.
  *
  * A proof is HMAC-SHA256 under a key derived from the cluster secret, over a label of its role, all messages
- * before it and its own message with the proof zeroed. So it is bound to roles, versions, modes, limits,
- * cluster and both nonces: it can be neither replayed, reflected nor moved to another connection. The secret,
+ * before it, its own message with the proof zeroed, and what binds it to the TLS connection below (zeros without
+ * one). So it is bound to roles, versions, modes, limits, cluster and both nonces: it can be neither replayed, reflected nor moved to another connection. The secret,
  * salted with all four messages, gives the keys of the two directions by HKDF.
  */
 #ifndef NET_SHAKE_H
@@ -40,6 +40,7 @@
 #include "fathom/net.h"
 
 #include "net_crypto.h"
+#include "net_tls.h"
 
 enum {
     NET_SHAKE_BYTES = 96,
@@ -63,6 +64,8 @@ enum net_refusal {
     NET_REFUSED_PROOF,
     NET_REFUSED_FULL,
     NET_REFUSED_FORMAT,
+    NET_REFUSED_PLAIN, // the sender expects TLS
+    NET_REFUSED_TLS,   // it does not
 };
 
 // What an end tells the other about itself.
@@ -80,7 +83,8 @@ struct net_shake {
     struct net_shake_offer offer; // this end's
     struct net_shake_offer peer;  // valid when done
     uint8_t nonce[NET_NONCE_BYTES];
-    uint8_t expected; // step of the next message
+    uint8_t binding[NET_TLS_BINDING_BYTES]; // set when TLS has it
+    uint8_t expected;                       // step of the next message
     int done;
     // Service: asked, once the caller has proved itself, whether it shares the area of that many granules. NULL: no.
     int (*share)(void *context, uint32_t granules);

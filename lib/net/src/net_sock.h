@@ -9,6 +9,7 @@
  *     net_sock_ep.c       endpoints from the first packet to the last upcall; the handshake
  *     net_sock_recv.c     bytes in
  *     net_sock_send.c     bytes out; calls and replies
+ *     net_sock_tls.c      the same in TLS
  *     net_sock_share.c    the shared area of a connection within a machine
  *
  * Upcalls may close any endpoint, also the one they are about. So closing only marks it and moves it to
@@ -28,6 +29,7 @@
 #include "net_list.h"
 #include "net_shake.h"
 #include "net_stage.h"
+#include "net_tls.h"
 
 // What an epoll event points to begins with one of these.
 enum net_poll {
@@ -74,7 +76,7 @@ struct fm_net_acceptor {
     int fd;
     fm_net_worker *worker;
     void *cookie;
-    fm_net_security security; // key points to `key`
+    fm_net_security security; // key points to `key`; its tls is held
     fm_net_key key;
     int64_t paused_until_ns; // no descriptors left: not asked until then; 0: not paused
     uint64_t device, inode;  // of the socket file, so that no other's is removed
@@ -152,6 +154,10 @@ struct fm_net_ep {
     uint8_t shake_in[NET_SHAKE_BYTES];
     unsigned shake_bytes;
 
+    struct net_tls_session *tls; // NULL: not in TLS
+    uint8_t tls_heard;           // the peer has begun it
+    uint8_t tls_up;
+
     struct net_stage stage;
     void *request;       // service: a request that has begun to arrive
     uint64_t reply_slot; // caller: the slot of the reply that is arriving
@@ -227,6 +233,14 @@ struct net_reach *fm_net_sock_reach(const fm_net_ep *ep, uint64_t id);
 void fm_net_sock_reach_remove(fm_net_ep *ep, struct net_reach *reach);
 // The process at the other end of a UNIX socket is of this user, or root. FM_ERR_NET_AUTH, FM_ERR_IO.
 FM_MUST_USE fm_status fm_net_sock_check_user(const fm_net_ep *ep);
+
+// TLS
+// Goes on with its handshake; returns whether it is over and well.
+int fm_net_sock_tls_shake(fm_net_ep *ep);
+// As sendmsg() and recvmsg(), but a failure ends the endpoint and is told as EAGAIN. There may be more to receive of which
+// epoll does not know: then the endpoint is made resumable.
+ssize_t fm_net_sock_tls_receive(fm_net_ep *ep, const struct iovec *pieces, int count);
+ssize_t fm_net_sock_tls_send(fm_net_ep *ep, const struct iovec *pieces, size_t count);
 
 // receiving
 void fm_net_sock_receive(fm_net_ep *ep);

@@ -41,6 +41,7 @@ static void ep_free(fm_net_ep *ep)
         fm_net_shake_clear(ep->shake);
     fm_base_mem_free(ep->shake);
     fm_net_sock_share_free(ep);
+    fm_net_tls_session_free(ep->tls);
     fm_net_sock_stage_release(ep);
     fm_net_seal_free(ep->stage.seal);
     fm_net_seal_free(ep->seal);
@@ -100,6 +101,8 @@ static fm_status ep_begin(fm_net_ep *ep, const fm_net_security *security, uint32
     fm_net_worker *worker = ep->worker;
     ep->is_unix = family == AF_UNIX;
     FM_TRY(begin_shake(ep, security));
+    if (!ep->is_unix && security->tls)
+        FM_TRY(fm_net_tls_session_new(security->tls, ep->fd, ep->caller, &ep->tls));
     if (!ep->is_unix)
         tune_tcp(ep->fd, worker->limits.stall_timeout_ns);
     ep->interest = interest;
@@ -218,12 +221,37 @@ void fm_net_sock_ep_accept(fm_net_acceptor *acceptor, int fd, const struct net_s
         fm_net_sock_ep_fail(ep, status);
 }
 
+static ssize_t write_shake(fm_net_ep *ep, const uint8_t *message)
+{
+    uint8_t bytes[NET_SHAKE_BYTES]; // an iovec asks for memory that is not const
+    memcpy(bytes, message, sizeof bytes);
+    const struct iovec piece = {bytes, sizeof bytes};
+    return ep->tls ? fm_net_sock_tls_send(ep, &piece, 1) : fm_net_sock_share_send(ep, message);
+}
+
 static fm_status send_shake(fm_net_ep *ep, const uint8_t *message)
 {
     // A fresh socket's buffer takes two messages of 96 bytes, and more are never in it.
-    if (fm_net_sock_share_send(ep, message) != NET_SHAKE_BYTES)
+    if (write_shake(ep, message) != NET_SHAKE_BYTES)
         return fm_base_error_set_errno(FM_ERR_NET_CLOSED, errno, "handshake with %s", ep->name);
     return FM_OK;
+}
+
+static int receive_shake(fm_net_ep *ep);
+
+// First its own handshake, then ours in it.
+static void shake_in_tls(fm_net_ep *ep)
+{
+    int was_up = ep->tls_up;
+    if (!fm_net_sock_tls_shake(ep))
+        return;
+    fm_status status = !was_up && ep->caller ? send_shake(ep, ep->shake->messages[0]) : FM_OK;
+    if (status < 0)
+        fm_net_sock_ep_fail(ep, status);
+    while (ep->state == NET_EP_SHAKING && receive_shake(ep))
+        continue;
+    if (ep->state == NET_EP_SHAKING)
+        fm_net_sock_ep_interest(ep);
 }
 
 static void connected(fm_net_ep *ep)
@@ -240,10 +268,12 @@ static void connected(fm_net_ep *ep)
     }
     ep->state = NET_EP_SHAKING;
     fm_status status = ep->shake->mode == FM_NET_SAME_USER ? fm_net_sock_check_user(ep) : FM_OK;
-    if (status == FM_OK)
+    if (status == FM_OK && !ep->tls)
         status = send_shake(ep, ep->shake->messages[0]);
     if (status < 0)
         fm_net_sock_ep_fail(ep, status);
+    else if (ep->tls)
+        shake_in_tls(ep);
     else
         fm_net_sock_ep_interest(ep);
 }
@@ -251,7 +281,7 @@ static void connected(fm_net_ep *ep)
 static fm_status come_up(fm_net_ep *ep)
 {
     fm_net_worker *worker = ep->worker;
-    if (ep->shake->mode == FM_NET_KEYED)
+    if (ep->shake->mode == FM_NET_KEYED && !ep->tls) // TLS seals its records itself
         FM_TRY(fm_net_shake_seals(ep->shake, &ep->seal, &ep->stage.seal));
     fm_net_sock_share_settle(ep);
     ep->peer = (fm_net_peer){
@@ -265,6 +295,8 @@ static fm_status come_up(fm_net_ep *ep)
     ep->shake = NULL;
     net_link_remove(&ep->timed);
     ep->state = NET_EP_UP;
+    if (ep->tls) // what it has read already
+        net_list_append(&worker->resumable, &ep->resume);
     if (ep->caller) {
         worker->upcalls->up(ep->cookie, &ep->peer);
         return FM_OK;
@@ -288,7 +320,7 @@ static fm_status take_shake(fm_net_ep *ep)
         if (status == FM_OK)
             sent = send_shake(ep, answer);
         else // a courtesy, and the reason to report is the first
-            (void)!send(ep->fd, answer, sizeof answer, MSG_NOSIGNAL);
+            (void)!write_shake(ep, answer);
         FM_TRY(sent);
     }
     if (status < 0)
@@ -296,12 +328,13 @@ static fm_status take_shake(fm_net_ep *ep)
     return ep->shake->done ? come_up(ep) : FM_OK;
 }
 
-static void receive_shake(fm_net_ep *ep)
+// Returns whether anything was received.
+static int receive_shake(fm_net_ep *ep)
 {
     ssize_t size =
         fm_net_sock_share_receive(ep, ep->shake_in + ep->shake_bytes, NET_SHAKE_BYTES - ep->shake_bytes);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
+        return 0;
     fm_status status = FM_OK;
     if (size <= 0) {
         status =
@@ -313,6 +346,7 @@ static void receive_shake(fm_net_ep *ep)
     }
     if (status < 0)
         fm_net_sock_ep_fail(ep, status);
+    return size > 0;
 }
 
 void fm_net_sock_ep_ready(fm_net_ep *ep, uint32_t events)
@@ -322,7 +356,10 @@ void fm_net_sock_ep_ready(fm_net_ep *ep, uint32_t events)
         connected(ep);
         return;
     case NET_EP_SHAKING:
-        receive_shake(ep);
+        if (ep->tls)
+            shake_in_tls(ep);
+        else
+            (void)receive_shake(ep);
         return;
     case NET_EP_CLOSING:
         return;
@@ -331,7 +368,8 @@ void fm_net_sock_ep_ready(fm_net_ep *ep, uint32_t events)
     }
     if (events & EPOLLOUT)
         fm_net_sock_flush(ep);
-    if (ep->state == NET_EP_UP && !ep->paused && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+    // TLS may have had to write before it could read on.
+    if (ep->state == NET_EP_UP && !ep->paused && (ep->tls || (events & (EPOLLIN | EPOLLHUP | EPOLLERR))))
         fm_net_sock_receive(ep);
     else if (ep->state == NET_EP_UP && (events & (EPOLLHUP | EPOLLERR)))
         fm_net_sock_ep_fail(ep, fm_base_error_set(FM_ERR_NET_CLOSED, "%s closed the connection", ep->name));

@@ -139,12 +139,14 @@ fm_status fm_net_sock_listen(fm_net_worker *worker, const char *address, const f
         acceptor->key = *security->key;
         acceptor->security.key = &acceptor->key;
     }
+    acceptor->security.tls = fm_net_tls_ref(security->tls);
     fm_status status = open_acceptor(acceptor, address, &at, shared_port);
     if (status < 0) {
         if (acceptor->fd >= 0)
             close(acceptor->fd);
         remove_socket_file(acceptor);
         fm_net_key_clear(&acceptor->key);
+        fm_net_tls_free(acceptor->security.tls);
         fm_base_mem_free(acceptor);
         return status;
     }
@@ -172,6 +174,8 @@ void fm_net_sock_acceptor_close(fm_net_acceptor *acceptor)
     acceptor->fd = -1;
     remove_socket_file(acceptor);
     fm_net_key_clear(&acceptor->key);
+    fm_net_tls_free(acceptor->security.tls);
+    acceptor->security.tls = NULL;
     net_list_append(&worker->graves, &acceptor->polled.link);
 }
 

@@ -293,12 +293,14 @@ static void consume(fm_net_ep *ep, size_t bytes)
     }
 }
 
-static ssize_t send_pieces(int fd, struct iovec *pieces, size_t count)
+static ssize_t send_pieces(fm_net_ep *ep, struct iovec *pieces, size_t count)
 {
+    if (ep->tls)
+        return fm_net_sock_tls_send(ep, pieces, count);
     if (count == 1)
-        return send(fd, pieces[0].iov_base, pieces[0].iov_len, MSG_NOSIGNAL);
+        return send(ep->fd, pieces[0].iov_base, pieces[0].iov_len, MSG_NOSIGNAL);
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = count};
-    return sendmsg(fd, &message, MSG_NOSIGNAL);
+    return sendmsg(ep->fd, &message, MSG_NOSIGNAL);
 }
 
 void fm_net_sock_flush(fm_net_ep *ep)
@@ -309,7 +311,7 @@ void fm_net_sock_flush(fm_net_ep *ep)
         struct iovec batch[BATCH_PIECES];
         size_t bytes;
         size_t count = gather(ep, batch, &bytes);
-        ssize_t sent = send_pieces(ep->fd, batch, count);
+        ssize_t sent = send_pieces(ep, batch, count);
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent < 0 && errno != EAGAIN) {

@@ -67,9 +67,11 @@ ssize_t fm_net_sock_share_send(const fm_net_ep *ep, const uint8_t message[NET_SH
 
 ssize_t fm_net_sock_share_receive(fm_net_ep *ep, void *bytes, size_t size)
 {
+    struct iovec piece = {bytes, size};
+    if (ep->tls)
+        return fm_net_sock_tls_receive(ep, &piece, 1);
     if (ep->caller || !ep->is_unix)
         return recv(ep->fd, bytes, size, 0);
-    struct iovec piece = {bytes, size};
     union control control;
     // Not CMSG_SPACE(), whose padding has room for a second one. What finds no room is closed by the kernel.
     struct msghdr carried = {

@@ -233,9 +233,9 @@ static void who_does_not_have_the_key_is_told_why(void **state)
         fm_net_security security;
         const char *text;
     } cases[] = {
-        {{FM_NET_KEYED, &other_secret}, "another cluster key"},
-        {{FM_NET_KEYED, &other_cluster}, "another cluster"},
-        {{FM_NET_SAME_USER, NULL}, "another way of proving"},
+        {{.mode = FM_NET_KEYED, .key = &other_secret}, "another cluster key"},
+        {{.mode = FM_NET_KEYED, .key = &other_cluster}, "another cluster"},
+        {{.mode = FM_NET_SAME_USER}, "another way of proving"},
     };
     for (size_t i = 0; i < 3; i++) {
         struct net_client client;

@@ -7,8 +7,8 @@
 #include "fathom/mem.h"
 
 const fm_net_key net_test_key = {{7, 7, 7}, {1, 2, 3, 4, 5}};
-const fm_net_security net_keyed = {FM_NET_KEYED, &net_test_key};
-const fm_net_security net_same_user = {FM_NET_SAME_USER, NULL};
+const fm_net_security net_keyed = {.mode = FM_NET_KEYED, .key = &net_test_key};
+const fm_net_security net_same_user = {.mode = FM_NET_SAME_USER};
 
 uint8_t *net_pattern(void)
 {
@@ -205,6 +205,8 @@ fm_net_loop *net_test_loop(const fm_net_limits *limits)
     fm_net_loop_options options = {.size = sizeof options};
     if (limits)
         options.limits = *limits;
+    if (!options.limits.handshake_timeout_ns) // a loaded machine may leave a process out for seconds
+        options.limits.handshake_timeout_ns = 60000000000;
     fm_net_loop *loop;
     assert_ok(fm_net_loop_new(&options, &loop));
     return loop;

@@ -30,8 +30,8 @@ static void begin(struct pair *pair, fm_net_mode caller_mode, const fm_net_key *
 {
     uint8_t nonces[2][NET_NONCE_BYTES];
     fm_gen_fill(gen, nonces, sizeof nonces);
-    const fm_net_security caller = {caller_mode, caller_key};
-    const fm_net_security service = {service_mode, service_key};
+    const fm_net_security caller = {.mode = caller_mode, .key = caller_key};
+    const fm_net_security service = {.mode = service_mode, .key = service_key};
     memset(pair, 0, sizeof *pair);
     assert_ok(fm_net_shake_begin(&pair->caller, 1, &caller, &caller_offer, nonces[0], pair->message));
     assert_ok(
@@ -145,7 +145,7 @@ static void strangers_are_refused_with_a_reason(void **state)
     check_refusal(&pair, run(&pair, -1, NULL, NULL), FM_ERR_NET_AUTH, "another way of proving");
     begin(&pair, FM_NET_KEYED, &key, FM_NET_SAME_USER, NULL, &gen);
     check_refusal(&pair, run(&pair, -1, NULL, NULL), FM_ERR_NET_AUTH, "another way of proving");
-    const fm_net_security keyless = {FM_NET_KEYED, NULL};
+    const fm_net_security keyless = {.mode = FM_NET_KEYED, .key = NULL};
     assert_fails(fm_net_shake_begin(&pair.caller, 1, &keyless, &caller_offer, key.secret, pair.message),
                  FM_ERR_ARG, "no cluster key");
     uint8_t refusal[NET_SHAKE_BYTES];

@@ -459,7 +459,7 @@ static fm_status listen_here(struct fm_pond_driver *driver)
                               .closed = closed,
                               .context = &driver->doors[0]};
     fm_net_listen_options listening = {
-        .size = sizeof listening, .service = &service, .security = {FM_NET_SAME_USER, NULL}};
+        .size = sizeof listening, .service = &service, .security = {.mode = FM_NET_SAME_USER}};
     if (folder && strlen(folder) > 64) // a socket's path has 107 bytes
         folder = NULL;
     snprintf(driver->address, sizeof driver->address, "unix:%s/fathom-pond-%d-%llx.sock",
@@ -471,7 +471,7 @@ static fm_status listen_here(struct fm_pond_driver *driver)
     if (!options->key_path)
         return fm_base_error_set(FM_ERR_ARG, "executors of other machines need a key: give key_path");
     FM_TRY(fm_net_key_read(options->key_path, &driver->key));
-    listening.security = (fm_net_security){FM_NET_KEYED, &driver->key};
+    listening.security = (fm_net_security){.mode = FM_NET_KEYED, .key = &driver->key};
     service.context = &driver->doors[1];
     FM_TRY(fm_net_loop_listen(driver->loop, options->listen ? options->listen : "*:0", &listening,
                               &driver->remote));

@@ -201,7 +201,7 @@ fm_status fm_pond_executor_run(const char *address, const char *key_path)
 {
     fm_net_key key;
     FM_TRY(fm_net_key_read(key_path, &key));
-    const fm_net_security security = {FM_NET_KEYED, &key};
+    const fm_net_security security = {.mode = FM_NET_KEYED, .key = &key};
     fm_status status = fm_pond_executor_serve(address, &security);
     fm_net_key_clear(&key);
     return status;

@@ -44,7 +44,7 @@ static void be_child(const fm_pond_fleet *fleet)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGINT, SIG_IGN); // the driver's to answer; it ends its executors
     signal(SIGTERM, SIG_DFL);
-    const fm_net_security security = {FM_NET_SAME_USER, NULL};
+    const fm_net_security security = {.mode = FM_NET_SAME_USER};
     fm_status status = fm_pond_executor_serve(fleet->local_address, &security);
     _exit(status < 0);
 }

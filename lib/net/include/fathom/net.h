@@ -130,9 +130,34 @@ typedef enum fm_net_mode {
     FM_NET_SAME_USER
 } fm_net_mode;
 
+/** A certificate, its private key, and the CA whose certificates are trusted, for TLS 1.3. */
+typedef struct fm_net_tls fm_net_tls;
+
+typedef struct fm_net_tls_options {
+    size_t size;
+    const char *cert; /**< file in PEM: this end's certificate, and those between it and the CA behind it */
+    const char *key;  /**< file in PEM, without a password, that nobody but its owner may use */
+    const char *ca;   /**< file in PEM: whose certificates the other end may show */
+} fm_net_tls_options;
+
+/**
+ * Reads the files. FM_ERR_ARG, FM_ERR_NOT_FOUND, FM_ERR_PERM (others may read the private key), FM_ERR_FORMAT, FM_ERR_NOMEM,
+ * FM_ERR_IO, FM_ERR_UNSUPPORTED (built without TLS).
+ */
+FM_API FM_MUST_USE fm_status fm_net_tls_new(const fm_net_tls_options *options, fm_net_tls **out_tls);
+/** What listens, dials or is connected with it keeps it as long as it needs it. NULL is allowed. */
+FM_API void fm_net_tls_free(fm_net_tls *tls);
+
 typedef struct fm_net_security {
     fm_net_mode mode;
     const fm_net_key *key; /**< FM_NET_KEYED: copied during the call; required */
+    /**
+     * Optional, for TCP; UNIX sockets take no notice of it. Both ends or none. All is sent in TLS 1.3, encrypted, and both ends
+     * show a certificate that the other's CA has signed (their names are not looked at) before the cluster key proves
+     * what it always does. The proof is bound to this TLS connection: who has certificates but not the key cannot stand
+     * between two members.
+     */
+    fm_net_tls *tls;
 } fm_net_security;
 
 /* Loop */
