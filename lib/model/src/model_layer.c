@@ -77,16 +77,16 @@ fm_status fm_model_layer_back_open(struct fm_trainer *trainer, const struct fm_m
     if (!saved->dnormed)
         return no_memory(batch);
     if (layer->experts)
-        FM_TRY(fm_model_moe_back_send(trainer, batch, dx, &saved->moe));
+        FM_TRY(fm_model_moe_back_send(trainer, layer, batch, dx, &saved->moe));
     if (!layer->experts || c->shared_experts)
         FM_TRY(fm_model_mlp_back(trainer, &layer->mlp, batch->tokens, &saved->mlp, dx, saved->dnormed, 0));
     return FM_OK;
 }
 
-fm_status fm_model_layer_back_experts(struct fm_trainer *trainer, const struct fm_model_layer *layer,
-                                      const struct fm_model_batch *batch, struct fm_model_layer_saved *saved)
+fm_status fm_model_layer_back_experts(struct fm_trainer *trainer, const struct fm_model_batch *batch,
+                                      struct fm_model_layer_saved *saved)
 {
-    return fm_model_moe_back_experts(trainer, layer, batch, saved->dnormed, &saved->moe);
+    return fm_model_moe_back_experts(trainer, batch, saved->dnormed, &saved->moe);
 }
 
 fm_status fm_model_layer_back_close(struct fm_trainer *trainer, const struct fm_model_layer *layer,

@@ -58,9 +58,14 @@ fm_dtype fm_model_low_dtype(const struct fm_model_low *low, const struct fm_mode
     return weight->floor == FM_DTYPE_BF16 ? FM_DTYPE_BF16 : low->dtype;
 }
 
+static void *take_from(struct fm_model_scratch *scratch, size_t bytes)
+{
+    return fm_model_scratch_take(scratch, (bytes + sizeof(float) - 1) / sizeof(float));
+}
+
 static void *take(struct fm_model_low *low, size_t bytes)
 {
-    return fm_model_scratch_take(&low->scratch, (bytes + sizeof(float) - 1) / sizeof(float));
+    return take_from(&low->scratch, bytes);
 }
 
 static fm_status no_memory(int64_t rows, int64_t columns)
@@ -69,31 +74,62 @@ static fm_status no_memory(int64_t rows, int64_t columns)
                              (long long)columns);
 }
 
+// Where rounded numbers go: codes, and scales for `scale_rows` x 128 of E4M3.
+static fm_status take_rounded(struct fm_model_scratch *scratch, fm_dtype dtype, int64_t rows, int64_t columns,
+                              int scale_rows, fm_gemm_quantised *out)
+{
+    size_t count = (size_t)(rows * columns),
+           scales = (size_t)((rows + scale_rows - 1) / scale_rows * blocks(columns));
+    int is_bf16 = dtype == FM_DTYPE_BF16;
+    *out = (fm_gemm_quantised){.dtype = dtype,
+                               .data = take_from(scratch, count * (is_bf16 ? sizeof(fm_bf16) : 1)),
+                               .stride = columns,
+                               .scales = is_bf16 ? NULL : take_from(scratch, scales * sizeof(float)),
+                               .scale_stride = is_bf16 ? 0 : blocks(columns),
+                               .scale_rows = scale_rows};
+    return out->data && (is_bf16 || out->scales) ? FM_OK : no_memory(rows, columns);
+}
+
+static fm_status round_into(struct fm_model_low *low, int64_t rows, int64_t columns, const float *x,
+                            const fm_gemm_quantised *to)
+{
+    fm_gemm_operand from = {.dtype = FM_DTYPE_F32, .data = x, .stride = columns};
+    if (to->dtype != FM_DTYPE_BF16)
+        return fm_gemm_quantise(low->gemm, rows, columns, &from, to);
+    fm_base_f32_to_bf16(x, (size_t)(rows * columns), to->data);
+    return FM_OK;
+}
+
 // Rows of f32 as BF16, or as E4M3 with a scale for `scale_rows` x 128.
 static fm_status round_rows(struct fm_model_low *low, fm_dtype dtype, int64_t rows, int64_t columns,
                             const float *x, int scale_rows, fm_gemm_operand *out)
 {
-    fm_gemm_operand from = {.dtype = FM_DTYPE_F32, .data = x, .stride = columns};
-    size_t count = (size_t)(rows * columns);
-    if (dtype == FM_DTYPE_BF16) {
-        fm_bf16 *codes = take(low, count * sizeof *codes);
-        if (!codes)
-            return no_memory(rows, columns);
-        fm_base_f32_to_bf16(x, count, codes);
-        *out = (fm_gemm_operand){.dtype = FM_DTYPE_BF16, .data = codes, .stride = columns};
-        return FM_OK;
-    }
-    int64_t scale_count = (rows + scale_rows - 1) / scale_rows * blocks(columns);
-    fm_gemm_quantised to = {.dtype = FM_DTYPE_F8_E4M3,
-                            .data = take(low, count),
-                            .stride = columns,
-                            .scales = take(low, (size_t)scale_count * sizeof(float)),
-                            .scale_stride = blocks(columns),
-                            .scale_rows = scale_rows};
-    if (!to.data || !to.scales)
-        return no_memory(rows, columns);
-    FM_TRY(fm_gemm_quantise(low->gemm, rows, columns, &from, &to));
+    fm_gemm_quantised to;
+    FM_TRY(take_rounded(&low->scratch, dtype, rows, columns, scale_rows, &to));
+    FM_TRY(round_into(low, rows, columns, x, &to));
     *out = fm_gemm_quantised_operand(&to);
+    return FM_OK;
+}
+
+fm_status fm_model_low_round(struct fm_model_low *low, struct fm_model_scratch *scratch, fm_dtype dtype,
+                             int64_t rows, int64_t columns, const float *x, int powers, fm_gemm_operand *out)
+{
+    fm_gemm_quantised to;
+    FM_TRY(take_rounded(scratch, dtype, rows, columns, 1, &to));
+    to.powers = powers;
+    FM_TRY(round_into(low, rows, columns, x, &to));
+    *out = fm_gemm_quantised_operand(&to);
+    return FM_OK;
+}
+
+fm_status fm_model_low_round_weight(struct fm_model_low *low, struct fm_model_scratch *scratch,
+                                    struct fm_model_weight *weight)
+{
+    fm_gemm_quantised to;
+    weight->rounded = (fm_gemm_operand){0};
+    FM_TRY(take_rounded(scratch, fm_model_low_dtype(low, weight), weight->rows, weight->columns, BLOCK, &to));
+    FM_TRY(round_into(low, weight->rows, weight->columns, weight->values, &to));
+    weight->rounded = fm_gemm_quantised_operand(&to);
     return FM_OK;
 }
 
@@ -121,11 +157,15 @@ static fm_status round_columns(struct fm_model_low *low, fm_dtype dtype, int64_t
     return FM_OK;
 }
 
-// The weight as stored, or rounded now.
+// The weight as stored, as rounded for the step, or rounded now.
 static fm_status operand_of(struct fm_model_low *low, fm_dtype dtype, const struct fm_model_weight *weight,
                             fm_gemm_operand *out)
 {
     const struct fm_model_matrix *stored = &weight->matrix;
+    if (weight->rounded.dtype == dtype) {
+        *out = weight->rounded;
+        return FM_OK;
+    }
     if (stored->dtype != dtype)
         return round_rows(low, dtype, weight->rows, weight->columns, weight->values, BLOCK, out);
     *out = (fm_gemm_operand){.dtype = dtype, .data = stored->data, .stride = stored->stride};
@@ -165,6 +205,17 @@ static fm_status transpose(struct fm_model_low *low, int64_t rows, int64_t colum
     operand->scales = scales;
     operand->scale_stride = blocks(rows);
     return FM_OK;
+}
+
+fm_status fm_model_low_weights(struct fm_model_low *low, fm_dtype dtype, const struct fm_model_weight *weight,
+                               int transposed, fm_gemm_weights *out)
+{
+    fm_gemm_operand operand;
+    if (!transposed)
+        return weights_of(low, dtype, weight, out);
+    FM_TRY(operand_of(low, dtype, weight, &operand));
+    FM_TRY(transpose(low, weight->rows, weight->columns, &operand));
+    return fm_gemm_weights_plain(weight->columns, weight->rows, &operand, out);
 }
 
 static fm_status multiply(struct fm_model_low *low, int64_t m, int64_t n, const fm_gemm_operand *a,
@@ -253,12 +304,10 @@ static fm_status back(struct fm_model_low *low, int64_t rows, const struct fm_mo
 {
     fm_dtype dtype = fm_model_low_dtype(low, weight);
     int64_t n = weight->rows, k = weight->columns;
-    fm_gemm_operand a, b;
+    fm_gemm_operand a;
     fm_gemm_weights weights;
     FM_TRY(round_rows(low, dtype, rows, n, dy, 1, &a));
-    FM_TRY(operand_of(low, dtype, weight, &b));
-    FM_TRY(transpose(low, n, k, &b));
-    FM_TRY(fm_gemm_weights_plain(k, n, &b, &weights));
+    FM_TRY(fm_model_low_weights(low, dtype, weight, 1, &weights));
     return multiply(low, rows, k, &a, &weights, dx, accumulate);
 }
 

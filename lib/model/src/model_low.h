@@ -37,6 +37,18 @@ void fm_model_low_back(struct fm_model_low *low, int64_t rows, const struct fm_m
 void fm_model_low_weight(struct fm_model_low *low, int64_t rows, const float *x,
                          const struct fm_model_weight *weight, const float *dy);
 
+/** x [rows, columns] as BF16, or as E4M3 with a scale for 128 channels, a power of two where `powers`; in `scratch`. */
+FM_MUST_USE fm_status fm_model_low_round(struct fm_model_low *low, struct fm_model_scratch *scratch,
+                                         fm_dtype dtype, int64_t rows, int64_t columns, const float *x,
+                                         int powers, fm_gemm_operand *out);
+/** Rounds a weight's master for all products until the next time: weight.rounded, in `scratch`. */
+FM_MUST_USE fm_status fm_model_low_round_weight(struct fm_model_low *low, struct fm_model_scratch *scratch,
+                                                struct fm_model_weight *weight);
+/** The weight as products in `dtype` take it, or, `transposed`, as those for gradients of rows do. */
+FM_MUST_USE fm_status fm_model_low_weights(struct fm_model_low *low, fm_dtype dtype,
+                                           const struct fm_model_weight *weight, int transposed,
+                                           fm_gemm_weights *out);
+
 /** All products of a set, as fm_model_products() has them. */
 void fm_model_low_products(struct fm_model_low *low, const struct fm_model_source *sources, int source_count,
                            const struct fm_model_product *products, int count);

@@ -202,7 +202,7 @@ fm_status fm_model_back_step(struct fm_trainer *trainer, struct fm_model_visit *
     else if (visit->step == 0)
         FM_TRY(fm_model_layer_back_open(trainer, unit.layer, &visit->batch, dx, unit.saved));
     else if (visit->step == 1)
-        FM_TRY(fm_model_layer_back_experts(trainer, unit.layer, &visit->batch, unit.saved));
+        FM_TRY(fm_model_layer_back_experts(trainer, &visit->batch, unit.saved));
     if (!unit.is_head && (is_whole || visit->step == STEPS - 1)) {
         FM_TRY(fm_model_layer_back_close(trainer, unit.layer, &visit->batch, dx, unit.saved));
         if (unit.predictor >= 0)

@@ -28,20 +28,34 @@ void fm_model_queue_add(struct fm_model_queue *queue, int64_t rows, const float 
         return;
     }
     memcpy(copy, dy, cells * sizeof *copy);
-    queue->items[queue->count++] = (struct fm_model_queue_item){rows, x, weight, copy};
+    queue->items[queue->count++] = (struct fm_model_queue_item){rows, x, weight, copy, {0}};
+}
+
+void fm_model_queue_add_experts(struct fm_model_queue *queue,
+                                const struct fm_model_grouped_gradient *gradient)
+{
+    if (grow(queue))
+        queue->items[queue->count++] = (struct fm_model_queue_item){.experts = *gradient};
+    else
+        queue->status = FM_ERR_NOMEM;
 }
 
 fm_status fm_model_queue_run(struct fm_model_queue *queue, const struct fm_model_compute *compute)
 {
     fm_status status = queue->status;
+    if (status < 0)
+        status = fm_base_error_set(status, "no memory for gradients that wait for their turn");
     for (int i = 0; i < queue->count && status == FM_OK; i++) {
         const struct fm_model_queue_item *item = &queue->items[i];
-        fm_model_linear_weight(compute, item->rows, item->x, item->weight, item->dy);
+        if (item->weight)
+            fm_model_linear_weight(compute, item->rows, item->x, item->weight, item->dy);
+        else
+            status = fm_model_grouped_weights(compute, &item->experts);
     }
     queue->count = 0;
     queue->status = FM_OK;
     fm_model_scratch_release(&queue->scratch, (struct fm_model_mark){0, 0});
-    return status < 0 ? fm_base_error_set(status, "no memory for gradients that wait for their turn") : FM_OK;
+    return status;
 }
 
 void fm_model_queue_free(struct fm_model_queue *queue)

@@ -143,6 +143,7 @@ fm_status fm_model_rank_make(struct fm_trainer *trainer, const struct fm_model_l
     FM_TRY(fm_model_trainer_allocate(trainer));
     FM_TRY(fm_model_rank_place(trainer, 1));
     FM_TRY(fm_model_compute_open(threads, trainer->training.dtype, &model->compute));
+    FM_TRY(fm_model_mla_open(trainer, threads));
     FM_TRY(fm_model_trainer_draw(trainer));
     return fm_model_rotary_open(&model->config, &model->rotary);
 }
@@ -279,8 +280,5 @@ fm_status fm_model_rank_pass(struct fm_trainer *trainer, const int32_t *ids, int
                                          &at_once, &micro_batches);
     FM_TRY(fm_model_rank_check(trainer));
     FM_TRY(fm_model_parties_join(trainer, tokens));
-    fm_status status = run_and_reduce(trainer, ids, sequences, length, out_square);
-    if (status < 0)
-        trainer->rank->is_broken = 1;
-    return status;
+    return run_and_reduce(trainer, ids, sequences, length, out_square);
 }

@@ -244,6 +244,7 @@ static void begin_slots(struct fm_trainer *trainer)
                                 .weight = trainer->weight,
                                 .balance_weight = trainer->balance_weight,
                                 .evaluate = trainer->evaluate,
+                                .mla = trainer->mla,
                                 .loads = trainer->loads,
                                 .exchange = rank->slots[i].exchange.group ? &rank->slots[i].exchange : NULL};
         lane->model.scratch = scratch;

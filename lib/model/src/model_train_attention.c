@@ -1,6 +1,7 @@
 /*
  * Attention in training: keys and values of all heads are formed from the latents (the plain form, which is less work
- * than the absorbed one where every position is a query). Scores are computed in blocks of rows, each up to its diagonal.
+ * than the absorbed one where every position is a query). In f32, the reference, scores are computed here in blocks of rows,
+ * each up to its diagonal; in BF16 and FP8 mla attends (model_train_mla.c).
  */
 #include "model_trainer.h"
 
@@ -166,11 +167,14 @@ static int take_saved(struct fm_trainer *trainer, const struct fm_model_batch *b
     saved->latent_inverse = fm_model_scratch_take(scratch, tokens);
     saved->key_rope = fm_model_scratch_take(scratch, tokens * (size_t)c->rope);
     saved->keys_values = fm_model_scratch_take(scratch, tokens * heads * (size_t)(c->nope + c->value));
-    saved->probabilities = fm_model_scratch_take(scratch, tokens * heads * (size_t)batch->length);
+    if (trainer->mla ? !fm_model_mla_take(trainer, batch, &saved->mla)
+                     : !(saved->probabilities =
+                             fm_model_scratch_take(scratch, tokens * heads * (size_t)batch->length)))
+        return 0;
     saved->heads = fm_model_scratch_take(scratch, tokens * heads * (size_t)c->value);
     return saved->low && saved->low_normed && saved->low_inverse && saved->queries && saved->latents &&
            saved->latent_normed && saved->latent_inverse && saved->key_rope && saved->keys_values &&
-           saved->probabilities && saved->heads;
+           saved->heads;
 }
 
 fm_status fm_model_attention_forward(struct fm_trainer *trainer, const struct fm_model_layer *layer,
@@ -199,7 +203,10 @@ fm_status fm_model_attention_forward(struct fm_trainer *trainer, const struct fm
                (size_t)c->rope * sizeof *saved->key_rope);
     rotate(model, batch, 1, saved->queries, saved->key_rope);
     struct work work = {.trainer = trainer, .batch = batch, .saved = saved};
-    fm_model_share(compute, (int64_t)batch->sequences * c->heads, 1, forward_part, &work);
+    if (trainer->mla)
+        FM_TRY(fm_model_mla_forward(trainer, batch, saved));
+    else
+        fm_model_share(compute, (int64_t)batch->sequences * c->heads, 1, forward_part, &work);
     fm_model_linear(compute, tokens, saved->heads, &layer->o, out);
     return FM_OK;
 }
@@ -267,8 +274,12 @@ fm_status fm_model_attention_back(struct fm_trainer *trainer, const struct fm_mo
         !dlow_normed || !dlow || !dnormed || !dlatents)
         return no_memory(batch);
     fm_model_linear_back(&model->compute, batch->tokens, saved->heads, &layer->o, dy, dheads, 0);
-    fm_model_share(&model->compute, (int64_t)batch->sequences * c->heads, 1, back_part, &work);
-    sum_key_rope(c, batch, work.dkey_rope, dkey_rope);
+    if (trainer->mla) {
+        FM_TRY(fm_model_mla_back(trainer, batch, saved, dheads, work.dqueries, work.dkeys_values, dkey_rope));
+    } else {
+        fm_model_share(&model->compute, (int64_t)batch->sequences * c->heads, 1, back_part, &work);
+        sum_key_rope(c, batch, work.dkey_rope, dkey_rope);
+    }
     rotate(model, batch, -1, work.dqueries, dkey_rope);
     back_projections(trainer, layer, batch->tokens, saved, &work, dkey_rope, dlow_normed, dlow, dnormed,
                      dlatents, dx);

@@ -10,33 +10,25 @@ static fm_status no_memory(int64_t rows)
     return fm_base_error_set(FM_ERR_NOMEM, "no memory for the experts' %lld rows", (long long)rows);
 }
 
-struct fm_model_mlp_saved fm_model_moe_part(const struct fm_model_moe_saved *saved, int64_t begin,
-                                            int64_t hidden, int64_t width)
-{
-    return (struct fm_model_mlp_saved){.x = saved->in + begin * hidden,
-                                       .gate = saved->experts.gate + begin * width,
-                                       .up = saved->experts.up + begin * width,
-                                       .product = saved->experts.product + begin * width};
-}
-
 struct rows_work {
     const fm_model_config *config;
     const struct fm_model_kernels *kernels;
     const struct fm_model_moe_saved *saved;
-    const float *from, *dy;
+    const float *from; // of combine_part()
     float *to, *dweights;
+    float *wide; // a thread's, [hidden]
 };
 
-// to[row of (t, j)] = from[t]
+// The row of (t, j) = x[t]
 static void scatter_part(void *context, int64_t begin, int64_t end, int thread)
 {
     const struct rows_work *w = context;
-    int64_t hidden = w->config->hidden;
+    const fm_gemm_operand *x = &w->saved->x_rows;
     int topk = w->config->topk;
     (void)thread;
     for (int64_t i = begin * topk; i < end * topk; i++)
-        memcpy(w->to + w->saved->route.rows[i] * hidden, w->from + i / topk * hidden,
-               (size_t)hidden * sizeof *w->to);
+        fm_model_rows_put(&w->saved->in, w->saved->route.rows[i], fm_model_rows_at(x, i / topk),
+                          fm_model_rows_scales(x, i / topk));
 }
 
 // to[t] += sum over j of weight (t, j) * from[row]
@@ -51,19 +43,19 @@ static void combine_part(void *context, int64_t begin, int64_t end, int thread)
                          w->from + w->saved->route.rows[i] * hidden, w->to + i / topk * hidden, hidden);
 }
 
-// to[row] = weight * dy[t]; dweights (t, j) = dy[t] . out[row]
+// The row of (t, j) = weight * dy[t]; dweights (t, j) = dy[t] . out[row]
 static void combine_back_part(void *context, int64_t begin, int64_t end, int thread)
 {
     const struct rows_work *w = context;
+    const fm_gemm_operand *dy = &w->saved->dy_rows;
     int64_t hidden = w->config->hidden;
     int topk = w->config->topk;
-    (void)thread;
+    float *wide = w->wide + thread * hidden;
     for (int64_t i = begin * topk; i < end * topk; i++) {
-        const float *dy = w->dy + i / topk * hidden;
-        float *to = w->to + w->saved->route.rows[i] * hidden, weight = w->saved->route.weights[i];
-        w->dweights[i] = w->kernels->dot(dy, w->saved->out + w->saved->route.rows[i] * hidden, hidden);
-        for (int64_t j = 0; j < hidden; j++)
-            to[j] = weight * dy[j];
+        int64_t row = w->saved->route.rows[i];
+        fm_model_rows_weigh(&w->saved->drows, row, fm_model_rows_at(dy, i / topk),
+                            fm_model_rows_scales(dy, i / topk), w->saved->route.weights[i], wide);
+        w->dweights[i] = w->kernels->dot(wide, w->saved->out + row * hidden, hidden);
     }
 }
 
@@ -90,47 +82,38 @@ static double balance_of(const fm_model_config *c, const struct fm_model_route *
     return loss;
 }
 
-// The experts compute, one after the other; in [rows, hidden] lies by expert.
-static fm_status run_here(struct fm_trainer *trainer, const struct fm_model_layer *layer,
-                          struct fm_model_moe_saved *saved)
+static fm_status send_here(struct fm_trainer *trainer, const struct fm_model_layer *layer,
+                           const struct fm_model_batch *batch, struct fm_model_moe_saved *saved)
 {
     const fm_model_config *c = &trainer->model.config;
-    int64_t hidden = c->hidden, width = c->expert_intermediate;
-    for (int e = 0; e < c->experts; e++) {
-        int64_t begin = saved->route.offsets[e], count = saved->route.offsets[e + 1] - begin;
-        struct fm_model_mlp_saved part = fm_model_moe_part(saved, begin, hidden, width);
-        fm_model_mlp_run(&trainer->model.compute, &layer->experts[e], count, saved->out + begin * hidden,
-                         &part);
-    }
-    return FM_OK;
-}
-
-static fm_status send_here(struct fm_trainer *trainer, const struct fm_model_batch *batch,
-                           struct fm_model_moe_saved *saved)
-{
-    const fm_model_config *c = &trainer->model.config;
-    int64_t rows = batch->tokens * c->topk;
-    FM_TRY(fm_model_moe_take(trainer, rows, saved));
-    struct rows_work work = {.config = c,
-                             .kernels = trainer->model.compute.kernels,
-                             .saved = saved,
-                             .from = saved->x,
-                             .to = saved->in,
-                             .dweights = NULL};
+    int64_t *offsets;
+    struct fm_model_mlp **experts;
+    FM_TRY(fm_model_moe_take(trainer, batch->tokens * c->topk, c->experts, saved, &offsets, &experts));
+    memcpy(offsets, saved->route.offsets, ((size_t)c->experts + 1) * sizeof *offsets);
+    for (int e = 0; e < c->experts; e++)
+        experts[e] = &layer->experts[e];
+    struct rows_work work = {.config = c, .kernels = trainer->model.compute.kernels, .saved = saved};
     fm_model_share(&trainer->model.compute, batch->tokens, TOKEN_GRAIN, scatter_part, &work);
     return FM_OK;
 }
 
-fm_status fm_model_moe_take(struct fm_trainer *trainer, int64_t rows, struct fm_model_moe_saved *saved)
+fm_status fm_model_moe_take(struct fm_trainer *trainer, int64_t rows, int count,
+                            struct fm_model_moe_saved *saved, int64_t **out_offsets,
+                            struct fm_model_mlp ***out_experts)
 {
     const fm_model_config *c = &trainer->model.config;
     struct fm_model_scratch *scratch = &trainer->model.scratch;
-    saved->in = fm_model_scratch_take(scratch, (size_t)(rows * c->hidden));
     saved->out = fm_model_scratch_take(scratch, (size_t)(rows * c->hidden));
-    if (!saved->in || !saved->out ||
+    int64_t *offsets = fm_model_scratch_bytes(scratch, ((size_t)count + 1) * sizeof *offsets);
+    struct fm_model_mlp **experts =
+        fm_model_scratch_bytes(scratch, (size_t)count * sizeof(struct fm_model_mlp *));
+    if (!saved->out || !offsets || !experts ||
         !fm_model_mlp_take(scratch, rows, c->expert_intermediate, &saved->experts))
         return no_memory(rows);
-    return FM_OK;
+    saved->groups = (struct fm_model_groups){count, offsets, experts};
+    *out_offsets = offsets;
+    *out_experts = experts;
+    return fm_model_rows_take(trainer, &saved->x_rows, rows, &saved->in);
 }
 
 fm_status fm_model_moe_send(struct fm_trainer *trainer, const struct fm_model_layer *layer,
@@ -143,8 +126,9 @@ fm_status fm_model_moe_send(struct fm_trainer *trainer, const struct fm_model_la
     saved->x = x;
     for (int e = 0; e < c->experts; e++)
         loads[e] += saved->route.offsets[e + 1] - saved->route.offsets[e];
+    FM_TRY(fm_model_rows_round(trainer, layer, batch->tokens, x, &saved->x_rows));
     return trainer->exchange ? fm_model_exchange_send(trainer, batch, saved)
-                             : send_here(trainer, batch, saved);
+                             : send_here(trainer, layer, batch, saved);
 }
 
 fm_status fm_model_moe_experts(struct fm_trainer *trainer, const struct fm_model_layer *layer,
@@ -152,7 +136,7 @@ fm_status fm_model_moe_experts(struct fm_trainer *trainer, const struct fm_model
                                struct fm_model_moe_saved *saved)
 {
     return trainer->exchange ? fm_model_exchange_experts(trainer, layer, batch, shared, saved)
-                             : run_here(trainer, layer, saved);
+                             : fm_model_grouped_run(trainer, saved);
 }
 
 fm_status fm_model_moe_receive(struct fm_trainer *trainer, const struct fm_model_batch *batch, float *out,
@@ -237,47 +221,39 @@ static void scores_back(const fm_model_config *c, const struct fm_model_kernels 
     }
 }
 
-static fm_status back_here(struct fm_trainer *trainer, const struct fm_model_layer *layer,
-                           const struct fm_model_batch *batch, struct fm_model_moe_saved *saved)
+static fm_status back_here(struct fm_trainer *trainer, const struct fm_model_batch *batch,
+                           struct fm_model_moe_saved *saved)
 {
     const fm_model_config *c = &trainer->model.config;
+    const struct fm_model_compute *compute = &trainer->model.compute;
     struct fm_model_scratch *scratch = &trainer->model.scratch;
     int64_t rows = batch->tokens * c->topk, hidden = c->hidden;
-    float *drows = fm_model_scratch_take(scratch, (size_t)(rows * hidden));
+    FM_TRY(fm_model_rows_take(trainer, &saved->dy_rows, rows, &saved->drows));
+    float *wide = fm_model_scratch_take(scratch, (size_t)(compute->threads * hidden));
     saved->din = fm_model_scratch_take(scratch, (size_t)(rows * hidden));
     saved->dweights = fm_model_scratch_take(scratch, (size_t)rows);
-    if (!drows || !saved->din || !saved->dweights)
+    if (!wide || !saved->din || !saved->dweights)
         return no_memory(rows);
-    struct rows_work work = {.config = c,
-                             .kernels = trainer->model.compute.kernels,
-                             .saved = saved,
-                             .dy = saved->dy,
-                             .to = drows,
-                             .dweights = saved->dweights};
-    fm_model_share(&trainer->model.compute, batch->tokens, TOKEN_GRAIN, combine_back_part, &work);
-    for (int e = 0; e < c->experts; e++) {
-        int64_t begin = saved->route.offsets[e], count = saved->route.offsets[e + 1] - begin;
-        struct fm_model_mlp_saved part = fm_model_moe_part(saved, begin, hidden, c->expert_intermediate);
-        if (count > 0)
-            FM_TRY(fm_model_mlp_back(trainer, &layer->experts[e], count, &part, drows + begin * hidden,
-                                     saved->din + begin * hidden, 0));
-    }
-    return FM_OK;
+    struct rows_work work = {
+        .config = c, .kernels = compute->kernels, .saved = saved, .dweights = saved->dweights, .wide = wide};
+    fm_model_share(compute, batch->tokens, TOKEN_GRAIN, combine_back_part, &work);
+    return fm_model_grouped_back(trainer, saved, saved->din);
 }
 
-fm_status fm_model_moe_back_send(struct fm_trainer *trainer, const struct fm_model_batch *batch,
-                                 const float *dy, struct fm_model_moe_saved *saved)
+fm_status fm_model_moe_back_send(struct fm_trainer *trainer, const struct fm_model_layer *layer,
+                                 const struct fm_model_batch *batch, const float *dy,
+                                 struct fm_model_moe_saved *saved)
 {
     saved->dy = dy;
+    FM_TRY(fm_model_rows_round(trainer, layer, batch->tokens, dy, &saved->dy_rows));
     return trainer->exchange ? fm_model_exchange_back_send(trainer, batch, saved) : FM_OK;
 }
 
-fm_status fm_model_moe_back_experts(struct fm_trainer *trainer, const struct fm_model_layer *layer,
-                                    const struct fm_model_batch *batch, const float *shared,
-                                    struct fm_model_moe_saved *saved)
+fm_status fm_model_moe_back_experts(struct fm_trainer *trainer, const struct fm_model_batch *batch,
+                                    const float *shared, struct fm_model_moe_saved *saved)
 {
-    return trainer->exchange ? fm_model_exchange_back_experts(trainer, layer, batch, shared, saved)
-                             : back_here(trainer, layer, batch, saved);
+    return trainer->exchange ? fm_model_exchange_back_experts(trainer, batch, shared, saved)
+                             : back_here(trainer, batch, saved);
 }
 
 fm_status fm_model_moe_back_receive(struct fm_trainer *trainer, const struct fm_model_layer *layer,

@@ -149,6 +149,8 @@ static fm_status make_lanes(struct fm_trainer *trainer, int count)
         fm_status status = allocate_sums(lane);
         if (status == FM_OK)
             status = make_views(lane, 1);
+        if (status == FM_OK)
+            status = fm_model_mla_open(lane, 1);
         if (status < 0) {
             trainer->lane_count++; // to be freed with the others
             return status;
@@ -227,6 +229,8 @@ static void free_views(struct fm_trainer *trainer)
     fm_model_compute_close(&model->compute);
     fm_model_weights_destroy(&model->config, &model->weights);
     fm_model_scratch_free(&model->scratch);
+    fm_model_scratch_free(&trainer->rounded);
+    fm_mla_context_close(trainer->mla);
     fm_base_mem_free(trainer->gradients);
     fm_base_mem_free(trainer->loads);
 }
@@ -397,12 +401,16 @@ static fm_status pass_all(struct fm_trainer *trainer, const int32_t *ids, int se
     memset(trainer->loads, 0, load_count(&trainer->model.config) * sizeof *trainer->loads);
     if (!trainer->evaluate)
         memset(trainer->gradients, 0, (size_t)trainer->count * sizeof *trainer->gradients);
-    if (trainer->rank) {
-        FM_TRY(fm_model_rank_pass(trainer, ids, sequences, length, &square));
-    } else {
-        FM_TRY(pass_lanes(trainer, ids, sequences, length));
-        square = trainer->evaluate ? 0 : fm_model_trainer_square(trainer);
-    }
+    fm_status status = fm_model_weights_round(trainer);
+    if (status == FM_OK)
+        status = trainer->rank ? fm_model_rank_pass(trainer, ids, sequences, length, &square)
+                               : pass_lanes(trainer, ids, sequences, length);
+    if (status == FM_OK && !trainer->rank && !trainer->evaluate)
+        square = fm_model_trainer_square(trainer);
+    if (status < 0 && trainer->rank)
+        trainer->rank->is_broken = 1;
+    fm_status forgotten = fm_model_weights_forget(trainer);
+    FM_TRY(status < 0 ? status : forgotten);
     *out_norm = sqrt(square);
     return FM_OK;
 }

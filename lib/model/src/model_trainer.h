@@ -3,6 +3,8 @@
 #define FM_MODEL_TRAINER_H
 
 #include "fathom/ep.h"
+#include "fathom/gemm_quant.h"
+#include "fathom/mla.h"
 #include "fathom/model_train.h"
 #include "model_layout.h"
 #include "model_private.h"
@@ -19,6 +21,15 @@ struct fm_model_mlp_saved {
     float *gate, *up, *product;
 };
 
+/** What mla gets and gives: rows as wide as it takes them. */
+struct fm_model_mla_saved {
+    fm_bf16 *q, *k;  // [tokens, heads, nope + rope]
+    fm_bf16 *v;      // [tokens, heads, value]
+    float *out;      // likewise
+    float *lse;      // [tokens, heads]
+    int32_t *starts; // [sequences + 1]
+};
+
 struct fm_model_attention_saved {
     const float *x;                                  // [tokens, hidden], normalised
     float *low, *low_normed, *low_inverse;           // of queries, where they have a low rank
@@ -26,19 +37,32 @@ struct fm_model_attention_saved {
     float *latents, *latent_normed, *latent_inverse; // [tokens, kv_lora + rope], [tokens, kv_lora]
     float *key_rope;                                 // [tokens, rope], rotated
     float *keys_values;                              // [tokens, heads, nope + value]
-    float *probabilities;                            // [sequence, head][length, length]
+    float *probabilities;                            // [sequence, head][length, length], in f32
+    struct fm_model_mla_saved mla;                   // in BF16 and FP8
     float *heads;                                    // [tokens, heads, value]
+};
+
+/** Rows that lie one expert's after the other. */
+struct fm_model_groups {
+    int count;
+    const int64_t *offsets; // [count + 1]: group g has the rows from offsets[g] to below offsets[g + 1]
+    struct fm_model_mlp *const *experts; // [count], in the order in which they are placed in memory
 };
 
 struct fm_model_moe_saved {
     struct fm_model_route route;
-    const float *x;                    // [tokens, hidden], normalised
-    float *in, *out;                   // [rows, hidden] of this rank's experts, one after the other
+    const float *x; // [tokens, hidden], normalised
+    struct fm_model_groups groups;
+    fm_gemm_operand x_rows;            // [tokens, hidden]: x as it travels: F32, BF16, or E4M3 with scales
+    fm_gemm_quantised in;              // [rows, hidden] of this rank's experts
+    float *out;                        // likewise
     struct fm_model_mlp_saved experts; // of those rows
     // Backward:
-    const float *dy; // [tokens, hidden]
-    float *din;      // [rows, hidden]
-    float *dweights; // [tokens, topk]
+    const float *dy;         // [tokens, hidden]
+    fm_gemm_operand dy_rows; // as it travels
+    fm_gemm_quantised drows; // [rows, hidden]: gradients of `out`
+    float *din;              // [rows, hidden]
+    float *dweights;         // [tokens, topk]
     // Where experts lie on several ranks:
     int layer; // its number
     fm_ep_handle *handle;
@@ -82,13 +106,22 @@ struct fm_model_visit {
     float *normed, *inverse, *dnormed;
 };
 
+/** What gradients of all experts' weights need, in BF16 or FP8. */
+struct fm_model_grouped_gradient {
+    const struct fm_model_groups *groups;
+    fm_gemm_operand in;                // [rows, hidden]
+    const float *product;              // [rows, width]
+    fm_gemm_operand d_out, dgate, dup; // by columns
+};
+
 /** Gradients of weights that wait: what a backward for the input alone leaves for later. */
 struct fm_model_queue {
     struct fm_model_queue_item {
         int64_t rows;
         const float *x; // in the visit's scratch
         const struct fm_model_weight *weight;
-        float *dy; // a copy
+        float *dy;                                // a copy
+        struct fm_model_grouped_gradient experts; // where weight is NULL
     } * items;
     int count, capacity;
     struct fm_model_scratch scratch;
@@ -97,6 +130,9 @@ struct fm_model_queue {
 
 void fm_model_queue_add(struct fm_model_queue *queue, int64_t rows, const float *x,
                         const struct fm_model_weight *weight, const float *dy);
+/** Its columns lie in the queue's scratch. */
+void fm_model_queue_add_experts(struct fm_model_queue *queue,
+                                const struct fm_model_grouped_gradient *gradient);
 /** Computes what waits, in the order in which it came, and empties the queue. */
 FM_MUST_USE fm_status fm_model_queue_run(struct fm_model_queue *queue,
                                          const struct fm_model_compute *compute);
@@ -139,10 +175,12 @@ struct fm_trainer {
     int64_t step;
     // Of the step that runs:
     double loss_sum, predict_sum, balance_sum;
-    double weight;         // of a token's loss: 1 / tokens of the step
-    double balance_weight; // of a sequence's balance loss
-    int evaluate;          // forward alone
-    int64_t *loads;        // [layers + predict_layers][experts]: tokens of this step
+    double weight;                   // of a token's loss: 1 / tokens of the step
+    double balance_weight;           // of a sequence's balance loss
+    int evaluate;                    // forward alone
+    int64_t *loads;                  // [layers + predict_layers][experts]: tokens of this step
+    fm_mla_context *mla;             // attention in BF16 and FP8; NULL: f32
+    struct fm_model_scratch rounded; // weights of the step that runs, as products take them
     struct fm_model_segment segments[FM_MODEL_SEGMENTS];
     int segment_count;
     struct fm_model_exchange *exchange; // NULL: all experts are here
@@ -162,6 +200,10 @@ FM_MUST_USE fm_status fm_model_trainer_draw(struct fm_trainer *trainer);
 /** The square of the norm of the gradient, as far as this trainer updates parameters by it. */
 double fm_model_trainer_square(const struct fm_trainer *trainer);
 
+/** Rounds all weights of products in BF16 or FP8, for what runs until they are forgotten. */
+FM_MUST_USE fm_status fm_model_weights_round(struct fm_trainer *trainer);
+FM_MUST_USE fm_status fm_model_weights_forget(struct fm_trainer *trainer);
+
 /* Backward operators. "dx +=" unless said otherwise; gradients of weights are added. */
 
 /** dx [rows, columns] = (or +=) dy weight; weight.gradient += dy^T x, or that is queued (compute.queue). */
@@ -180,6 +222,19 @@ void fm_model_swiglu_back_rows(const struct fm_model_compute *compute, int64_t c
 /** embed.gradient rows += dy. */
 void fm_model_embed_back(const struct fm_model_compute *compute, const struct fm_model_weight *embed,
                          const int32_t *ids, int64_t count, const float *dy);
+
+/** Opens trainer.mla where products are not f32. */
+FM_MUST_USE fm_status fm_model_mla_open(struct fm_trainer *trainer, int threads);
+/** Takes what it saves; 0 without memory. */
+int fm_model_mla_take(struct fm_trainer *trainer, const struct fm_model_batch *batch,
+                      struct fm_model_mla_saved *saved);
+/** saved.heads, from saved.queries, keys_values and key_rope. */
+FM_MUST_USE fm_status fm_model_mla_forward(struct fm_trainer *trainer, const struct fm_model_batch *batch,
+                                           struct fm_model_attention_saved *saved);
+/** dqueries and dkeys_values = gradients of those; dkey_rope +=. */
+FM_MUST_USE fm_status fm_model_mla_back(struct fm_trainer *trainer, const struct fm_model_batch *batch,
+                                        const struct fm_model_attention_saved *saved, const float *dheads,
+                                        float *dqueries, float *dkeys_values, float *dkey_rope);
 
 FM_MUST_USE fm_status fm_model_attention_forward(struct fm_trainer *trainer,
                                                  const struct fm_model_layer *layer,
@@ -219,10 +274,10 @@ FM_MUST_USE fm_status fm_model_moe_experts(struct fm_trainer *trainer, const str
 FM_MUST_USE fm_status fm_model_moe_receive(struct fm_trainer *trainer, const struct fm_model_batch *batch,
                                            float *out, struct fm_model_moe_saved *saved);
 /** dy stays as it is until it is received. */
-FM_MUST_USE fm_status fm_model_moe_back_send(struct fm_trainer *trainer, const struct fm_model_batch *batch,
-                                             const float *dy, struct fm_model_moe_saved *saved);
+FM_MUST_USE fm_status fm_model_moe_back_send(struct fm_trainer *trainer, const struct fm_model_layer *layer,
+                                             const struct fm_model_batch *batch, const float *dy,
+                                             struct fm_model_moe_saved *saved);
 FM_MUST_USE fm_status fm_model_moe_back_experts(struct fm_trainer *trainer,
-                                                const struct fm_model_layer *layer,
                                                 const struct fm_model_batch *batch, const float *shared,
                                                 struct fm_model_moe_saved *saved);
 /** dx += gradient of x. */
@@ -231,12 +286,37 @@ FM_MUST_USE fm_status fm_model_moe_back_receive(struct fm_trainer *trainer,
                                                 const struct fm_model_batch *batch, float *dx,
                                                 struct fm_model_moe_saved *saved);
 
-/** Takes what `rows` of the experts save. */
-FM_MUST_USE fm_status fm_model_moe_take(struct fm_trainer *trainer, int64_t rows,
-                                        struct fm_model_moe_saved *saved);
-/** One expert's part of the rows, which begins at row `begin`. */
-struct fm_model_mlp_saved fm_model_moe_part(const struct fm_model_moe_saved *saved, int64_t begin,
-                                            int64_t hidden, int64_t width);
+/** Takes what `rows` of the experts save, and the groups of `count` experts, to be filled in. */
+FM_MUST_USE fm_status fm_model_moe_take(struct fm_trainer *trainer, int64_t rows, int count,
+                                        struct fm_model_moe_saved *saved, int64_t **out_offsets,
+                                        struct fm_model_mlp ***out_experts);
+
+/* Rows on their way to experts: f32, or rounded as the experts' products take them, so that what travels is what is
+ * multiplied. */
+
+/** x [tokens, hidden] as it travels. */
+FM_MUST_USE fm_status fm_model_rows_round(struct fm_trainer *trainer, const struct fm_model_layer *layer,
+                                          int64_t tokens, const float *x, fm_gemm_operand *out);
+/** Room for rows of the type of `like`. */
+FM_MUST_USE fm_status fm_model_rows_take(struct fm_trainer *trainer, const fm_gemm_operand *like,
+                                         int64_t rows, fm_gemm_quantised *out);
+/** Row `row` of rows, and its scales. */
+const void *fm_model_rows_at(const fm_gemm_operand *rows, int64_t row);
+const float *fm_model_rows_scales(const fm_gemm_operand *rows, int64_t row);
+/** Row `row` of `to` = that one. */
+void fm_model_rows_put(const fm_gemm_quantised *to, int64_t row, const void *data, const float *scales);
+/** Row `row` of `to` = weight times that one; `wide` [hidden] gets that one as f32. */
+void fm_model_rows_weigh(const fm_gemm_quantised *to, int64_t row, const void *data, const float *scales,
+                         float weight, float *wide);
+
+/** saved.out = the experts of saved.in. */
+FM_MUST_USE fm_status fm_model_grouped_run(struct fm_trainer *trainer, struct fm_model_moe_saved *saved);
+/** din [rows, hidden] = the gradient of saved.in, given saved.drows; gradients of weights are added, or queued. */
+FM_MUST_USE fm_status fm_model_grouped_back(struct fm_trainer *trainer,
+                                            const struct fm_model_moe_saved *saved, float *din);
+/** Gradients of all experts' weights are added. */
+FM_MUST_USE fm_status fm_model_grouped_weights(const struct fm_model_compute *compute,
+                                               const struct fm_model_grouped_gradient *gradient);
 
 /* The same steps where experts lie on several ranks (trainer.exchange). */
 FM_MUST_USE fm_status fm_model_exchange_send(struct fm_trainer *trainer, const struct fm_model_batch *batch,
@@ -252,7 +332,6 @@ FM_MUST_USE fm_status fm_model_exchange_back_send(struct fm_trainer *trainer,
                                                   const struct fm_model_batch *batch,
                                                   struct fm_model_moe_saved *saved);
 FM_MUST_USE fm_status fm_model_exchange_back_experts(struct fm_trainer *trainer,
-                                                     const struct fm_model_layer *layer,
                                                      const struct fm_model_batch *batch, const float *shared,
                                                      struct fm_model_moe_saved *saved);
 
@@ -271,7 +350,6 @@ FM_MUST_USE fm_status fm_model_layer_back_open(struct fm_trainer *trainer, const
                                                const struct fm_model_batch *batch, const float *dx,
                                                struct fm_model_layer_saved *saved);
 FM_MUST_USE fm_status fm_model_layer_back_experts(struct fm_trainer *trainer,
-                                                  const struct fm_model_layer *layer,
                                                   const struct fm_model_batch *batch,
                                                   struct fm_model_layer_saved *saved);
 FM_MUST_USE fm_status fm_model_layer_back_close(struct fm_trainer *trainer,

@@ -16,6 +16,8 @@ struct fm_model_weight {
     float *vector;          // of a vector: as f32; owned where the file has another type
     float *values;          // in training: the f32 master, which `matrix` and `vector` view
     float *gradient;        // in training
+    fm_gemm_operand
+        rounded; // in training: `values` as products take them in the step that runs; dtype 0: not rounded
 };
 
 /** Its numbers. */

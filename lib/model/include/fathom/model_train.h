@@ -9,11 +9,13 @@
  *         FM_TRY(fm_model_trainer_step(trainer, ids, batch, length, &result));
  *     FM_TRY(fm_model_trainer_export(trainer, FM_DTYPE_BF16, "model"));        // config.json, model.safetensors
  *
- * A step: forward and backward of a batch of token sequences in f32, the gradient clipped to a norm, AdamW (decoupled
- * decay on matrices alone), a rate that warms up linearly and falls along a cosine. Experts are balanced as in the
- * DeepSeek-V3 report (2.1.2): after each step the correction bias of an expert moves by `bias_rate` up where it had fewer
- * tokens than the mean and down where it had more; a small loss per sequence keeps extremes away. Models with
- * `predict_layers` also learn the tokens after the next (2.2).
+ * A step: forward and backward of a batch of token sequences, the gradient clipped to a norm, AdamW (decoupled decay on
+ * matrices alone), a rate that warms up linearly and falls along a cosine. Products with weights, rows on their way to
+ * experts and attention are in `dtype` (attention of FP8 in BF16); all else, masters and moments too, is f32.
+ *
+ * Experts are balanced as in the DeepSeek-V3 report (2.1.2): after each step the correction bias of an expert moves by
+ * `bias_rate` up where it had fewer tokens than the mean and down where it had more; a small loss per sequence keeps extremes
+ * away. Models with `predict_layers` also learn the tokens after the next (2.2).
  *
  * For one seed, training, layout of ranks and sequence of batches the result is the same to the bit on every machine, at
  * every ISA level and with any number of threads. A trainer serves one call at a time.
@@ -21,9 +23,9 @@
  * Ranks. `pipe_ranks` x `expert_ranks` ranks train one model together. The layers are cut into stages, which lie on the
  * pipeline ranks as `schedule` says (fathom/pipe.h); the experts of a stage, and the sequences of a step, are shared out among
  * the expert ranks, which send each other rows (fathom/ep.h). Each rank keeps the moments of a part of what it holds (ZeRO-1).
- * Layouts differ by the order of f32 sums alone. Ranks are threads of this process, and then one trainer stands for all of
- * them; or processes that the trainer starts; or MPI's processes: each opens a trainer, all make the same calls with the same arguments, and all get the same
- * results. `threads` are shared out among the ranks, at least one each. A rank that is lost, or fails on the way, makes
+ * Layouts differ by the order of f32 sums alone, and in FP8 by which rows share a scale. Ranks are threads of this process,
+ * and then one trainer stands for all of them; or processes that the trainer starts; or MPI's processes: each opens a trainer,
+ * all make the same calls with the same arguments, and all get the same results. `threads` are shared out among the ranks, at least one each. A rank that is lost, or fails on the way, makes
  * the others fail with FM_ERR_TIMEOUT; from then on the trainer answers FM_ERR_STATE, and a new one can load a saved state.
  */
 #ifndef FATHOM_MODEL_TRAIN_H
@@ -60,9 +62,8 @@ typedef struct fm_model_training {
     double predict_weight; /**< of the multi-token prediction loss */
     double deviation;      /**< of the initial weights */
     uint64_t seed;
-    int micro_batch; /**< sequences that are processed together; 0: all. Memory grows with it */
-    fm_dtype
-        dtype; /**< of products with weights, as in fm_model_options; F32, BF16 or F8_E4M3. Masters and moments are f32 */
+    int micro_batch;           /**< sequences that are processed together; 0: all. Memory grows with it */
+    fm_dtype dtype;            /**< of products with weights, as in fm_model_options: F32, BF16 or F8_E4M3 */
     int pipe_ranks;            /**< that share out the layers; 0: 1 */
     int expert_ranks;          /**< that share out the experts and the sequences of a step; 0: 1 */
     fm_pipe_schedule schedule; /**< of the pipeline; 0: FM_PIPE_1F1B */
