@@ -4,6 +4,7 @@
 
 #include "commands.h"
 #include "fathom/doc.h"
+#include "fathom/fs.h"
 #include "fathom/fs_cluster.h"
 
 extern const fm_command fm_cmd_fs_cluster;    /* cmd_fs_cluster.c */
@@ -22,7 +23,10 @@ extern const fm_command fm_cmd_fs_cp; /* cmd_fs_files.c */
 extern const fm_command fm_cmd_fs_mkdir;
 extern const fm_command fm_cmd_fs_mv;
 extern const fm_command fm_cmd_fs_rm;
-extern const fm_command fm_cmd_fs_chown; /* cmd_fs_owner.c */
+extern const fm_command fm_cmd_fs_dataset;    /* cmd_fs_dataset.c */
+extern const fm_command fm_cmd_fs_checkpoint; /* cmd_fs_checkpoint.c */
+extern const fm_command fm_cmd_fs_kv;         /* cmd_fs_kv.c */
+extern const fm_command fm_cmd_fs_chown;      /* cmd_fs_owner.c */
 extern const fm_command fm_cmd_fs_chmod;
 extern const fm_command fm_cmd_fs_fsck; /* cmd_fs_check.c */
 extern const fm_command fm_cmd_fs_quota;
@@ -33,6 +37,9 @@ extern const fm_command fm_cmd_fs_mount; /* cmd_fs_mount.c */
 /** Serves until SIGINT, SIGTERM or fm_fs_cluster_stop(), and ends the cluster. `ready` (or -1) is told by a byte 0 that
  * it serves, and closed. */
 fm_status fm_cmd_fs_serve_until_signal(fm_fs_cluster *cluster, int ready);
+
+/** Copies a file, or a directory with all below it. FM_ERR_STATE: it holds other things, too. cmd_fs_files.c */
+fm_status fm_cmd_fs_copy(fm_fs *from, const char *from_path, fm_fs *to, const char *to_path);
 
 /** Writes each chain with its members into the array that was begun. cmd_fs_members.c */
 void fm_cmd_fs_chains_json(fm_json *json, const fm_fs_cluster_state *state);

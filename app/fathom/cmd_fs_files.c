@@ -8,6 +8,7 @@
 
 #include "cmd_fs.h"
 #include "cmd_fs_place.h"
+#include "cmd_fs_spot.h"
 #include "fathom/file.h"
 #include "fathom/fs.h"
 #include "fathom/mem.h"
@@ -17,87 +18,6 @@ struct file_options {
 };
 
 #define FIELD(name) offsetof(struct file_options, name)
-
-// A path in a file system: in a cluster's, or in a directory of this machine.
-struct spot {
-    fm_fs *fs;
-    char path[FM_FS_PATH_MAX + 1]; // "." for the root
-    char name[FM_FS_NAME_MAX + 1]; // the last component; "" when there is none
-};
-
-static fm_status open_fs(struct spot *spot, const char *scheme, const char *dir, size_t dir_length,
-                         const char *path)
-{
-    fm_arena arena = {0};
-    size_t length = strlen(scheme) + dir_length;
-    char *spec = fm_base_arena_alloc(&arena, length + 1);
-    if (!spec)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory to open %s", path);
-    memcpy(spec, scheme, strlen(scheme));
-    memcpy(spec + strlen(scheme), dir, dir_length);
-    spec[length] = 0;
-    fm_status status = fm_fs_open(spec, 0, &spot->fs);
-    fm_base_arena_clear(&arena);
-    FM_TRY(status);
-    while (*path == '/')
-        path++;
-    int written = snprintf(spot->path, sizeof spot->path, "%s", *path ? path : ".");
-    while (written > 1 && spot->path[written - 1] == '/')
-        spot->path[--written] = 0;
-    const char *slash = strrchr(spot->path, '/');
-    const char *name = slash ? slash + 1 : spot->path;
-    if (written >= (int)sizeof spot->path || strlen(name) > FM_FS_NAME_MAX) {
-        fm_fs_close(spot->fs);
-        return fm_base_error_set(FM_ERR_LIMIT, "%s: a name or path that is too long", path);
-    }
-    snprintf(spot->name, sizeof spot->name, "%s", strcmp(name, ".") == 0 ? "" : name);
-    return FM_OK;
-}
-
-// A path of this machine: the directory it lies in, resolved, is the root; so ".." and links above do not matter.
-static fm_status open_local(struct spot *spot, const char *text)
-{
-    struct stat info;
-    char *real = NULL;
-    const char *slash = strrchr(text, '/');
-    const char *name = slash ? slash + 1 : text;
-    if (stat(text, &info) == 0 && S_ISDIR(info.st_mode)) {
-        real = realpath(text, NULL);
-        if (!real)
-            return fm_base_file_error(errno, "%s", text);
-        fm_status status = open_fs(spot, "dir:", real, strlen(real), ".");
-        const char *last = strrchr(real, '/');
-        if (status == FM_OK)
-            snprintf(spot->name, sizeof spot->name, "%s", last ? last + 1 : real);
-        free(real);
-        return status;
-    }
-    fm_arena arena = {0};
-    char *parent = fm_base_arena_strndup(&arena, text, slash ? (size_t)(slash - text) + 1 : 0);
-    real = realpath(parent && *parent ? parent : ".", NULL);
-    fm_status status = real ? open_fs(spot, "dir:", real, strlen(real), name)
-                            : fm_base_file_error(errno, "%s", parent && *parent ? parent : ".");
-    free(real);
-    fm_base_arena_clear(&arena);
-    return status;
-}
-
-static fm_status open_spot(struct spot *spot, const char *text)
-{
-    const char *colon = fm_cmd_place_is(text) ? strstr(text, ":/") : NULL;
-    if (colon)
-        return open_fs(spot, "cluster:", text, (size_t)(colon - text), colon + 1);
-    return open_local(spot, text);
-}
-
-static fm_status join(const char *dir, const char *name, char out_path[FM_FS_PATH_MAX + 1])
-{
-    int length = strcmp(dir, ".") == 0 ? snprintf(out_path, FM_FS_PATH_MAX + 1, "%s", name)
-                                       : snprintf(out_path, FM_FS_PATH_MAX + 1, "%s/%s", dir, name);
-    if (length > FM_FS_PATH_MAX)
-        return fm_base_error_set(FM_ERR_LIMIT, "%s/%s is longer than %d bytes", dir, name, FM_FS_PATH_MAX);
-    return FM_OK;
-}
 
 /* cp */
 
@@ -188,9 +108,9 @@ static fm_status copy_dir(struct copy *copy, const char *from, const char *to)
     while ((status = fm_fs_list_next(list, &entry)) == FM_OK && entry) {
         char below[FM_FS_PATH_MAX + 1];
         char to_below[FM_FS_PATH_MAX + 1];
-        status = join(from, entry->name, below);
+        status = fm_cmd_spot_join(from, entry->name, below);
         if (status == FM_OK)
-            status = join(to, entry->name, to_below);
+            status = fm_cmd_spot_join(to, entry->name, to_below);
         if (status == FM_OK)
             status = copy_entry(copy, below, to_below, entry->type);
         if (status < 0)
@@ -217,7 +137,7 @@ static fm_status copy_tree(struct copy *copy, const char *from, const char *to)
 }
 
 // Copies one operand to `to`, or into it when it is a directory.
-static fm_status copy_one(struct copy *copy, const struct spot *from, const struct spot *to, int recursive,
+static fm_status copy_one(struct copy *copy, const fm_cmd_spot *from, const fm_cmd_spot *to, int recursive,
                           int into)
 {
     char path[FM_FS_PATH_MAX + 1];
@@ -225,7 +145,7 @@ static fm_status copy_one(struct copy *copy, const struct spot *from, const stru
     snprintf(path, sizeof path, "%s", to->path);
     FM_TRY(fm_fs_stat(from->fs, from->path, &info));
     if (into && *from->name)
-        FM_TRY(join(to->path, from->name, path));
+        FM_TRY(fm_cmd_spot_join(to->path, from->name, path));
     copy->from = from->fs;
     copy->to = to->fs;
     if (info.type == FM_FS_TYPE_DIR && !recursive)
@@ -234,21 +154,37 @@ static fm_status copy_one(struct copy *copy, const struct spot *from, const stru
                                        : copy_file(copy, from->path, path);
 }
 
+fm_status fm_cmd_fs_copy(fm_fs *from, const char *from_path, fm_fs *to, const char *to_path)
+{
+    struct copy copy = {.from = from, .to = to, .buffer = fm_base_mem_alloc(COPY_BYTES)};
+    fm_fs_info info;
+    if (!copy.buffer)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a buffer of %d bytes", COPY_BYTES);
+    fm_status status = fm_fs_stat(from, from_path, &info);
+    if (status == FM_OK)
+        status = info.type == FM_FS_TYPE_DIR ? copy_tree(&copy, from_path, to_path)
+                                             : copy_file(&copy, from_path, to_path);
+    if (status == FM_OK && copy.skipped)
+        status = fm_base_error_set(FM_ERR_STATE, "%s holds what cannot be copied", from_path);
+    fm_base_mem_free(copy.buffer);
+    return status;
+}
+
 static fm_status copy_all(const fm_invocation *invocation, const struct file_options *options,
                           struct copy *copy)
 {
-    struct spot to;
+    fm_cmd_spot to;
     fm_fs_info info;
     int last = invocation->operand_count - 1;
-    FM_TRY(open_spot(&to, invocation->operands[last]));
+    FM_TRY(fm_cmd_spot_open(&to, invocation->operands[last]));
     int into = fm_fs_stat(to.fs, to.path, &info) == FM_OK && info.type == FM_FS_TYPE_DIR;
     fm_status status = FM_OK;
     if (last > 1 && !into)
         status = fm_base_error_set(FM_ERR_FS_NOT_DIR, "%s is not a directory; expected one for %d sources",
                                    invocation->operands[last], last);
     for (int i = 0; i < last && status == FM_OK; i++) {
-        struct spot from;
-        status = open_spot(&from, invocation->operands[i]);
+        fm_cmd_spot from;
+        status = fm_cmd_spot_open(&from, invocation->operands[i]);
         if (status < 0)
             break;
         status = copy_one(copy, &from, &to, options->recursive, into);
@@ -298,11 +234,11 @@ static fm_status run_mkdir(const fm_invocation *invocation, const void *given, i
     const struct file_options *options = given;
     (void)out_exit;
     for (int i = 0; i < invocation->operand_count; i++) {
-        struct spot spot;
+        fm_cmd_spot spot;
         if (!fm_cmd_place_is(invocation->operands[i]))
             return fm_base_error_set(FM_ERR_ARG, "%s is no place in a cluster; expected CLUSTER:/PATH",
                                      invocation->operands[i]);
-        FM_TRY(open_spot(&spot, invocation->operands[i]));
+        FM_TRY(fm_cmd_spot_open(&spot, invocation->operands[i]));
         fm_status status = fm_fs_mkdir(spot.fs, spot.path, options->parents ? FM_FS_PARENTS : 0);
         fm_fs_close(spot.fs);
         FM_TRY(status);

@@ -4,35 +4,12 @@
 #include <string.h>
 
 #include "fathom/mem.h"
-#include "fs_backend.h"
-#include "fs_manifest.h"
+#include "fs_dataset_private.h"
 
 enum {
     MANIFEST_BYTES_MAX = 1 << 30, // some ten million files; each costs its record and 32 bytes in memory
     // A quarter of the 1024 descriptors that a process usually may have. A directory needs one a file.
     OPEN_MAX = 256
-};
-
-// What is open of a file.
-struct slot {
-    fm_fs_file *handle; // NULL: nothing
-    uint64_t slice;     // the last slice that reads it
-};
-
-struct fm_fs_dataset {
-    fm_fs *fs;
-    fm_fs_queue *queue;
-    void *bytes; // the manifest, which holds the names
-    struct fm_fs_manifest_file *files;
-    struct slot *slots; // one a file
-    size_t count;
-    size_t *open; // a ring of the numbers of the open files, in the order of their opening
-    size_t open_first;
-    size_t open_count;
-    size_t open_max;
-    fm_fs_io *ios; // open_max of them
-    uint64_t slice;
-    char dir[FM_FS_PATH_MAX + 1];
 };
 
 void fm_fs_dataset_close(fm_fs_dataset *dataset)
@@ -98,7 +75,7 @@ const char *fm_fs_dataset_name(const fm_fs_dataset *dataset, size_t file)
     return file < dataset->count ? dataset->files[file].name : NULL;
 }
 
-static fm_status changed(const fm_fs_dataset *dataset, size_t file, uint64_t size)
+fm_status fm_fs_dataset_changed(const fm_fs_dataset *dataset, size_t file, uint64_t size)
 {
     return fm_base_error_set(
         FM_ERR_STATE, "%s has %llu bytes; the manifest says %llu: the dataset was changed",
@@ -114,7 +91,7 @@ static fm_status open_checked(const fm_fs_dataset *dataset, size_t file, fm_fs_f
     FM_TRY(fm_fs_file_open(dataset->fs, path, FM_FS_READ, &handle));
     fm_status status = fm_fs_file_stat(handle, &info);
     if (status == FM_OK && info.size != dataset->files[file].size)
-        status = changed(dataset, file, info.size);
+        status = fm_fs_dataset_changed(dataset, file, info.size);
     if (status < 0) {
         fm_fs_file_close(handle);
         return status;
@@ -123,24 +100,23 @@ static fm_status open_checked(const fm_fs_dataset *dataset, size_t file, fm_fs_f
     return FM_OK;
 }
 
-static int ring_is_full(const fm_fs_dataset *dataset)
+int fm_fs_dataset_is_full(const fm_fs_dataset *dataset)
 {
     return dataset->open_count == dataset->open_max;
 }
 
-static struct slot *oldest(const fm_fs_dataset *dataset)
+struct fm_fs_dataset_slot *fm_fs_dataset_oldest(const fm_fs_dataset *dataset)
 {
     return &dataset->slots[dataset->open[dataset->open_first]];
 }
 
-// Opens a file; where the ring is full, the one opened first makes room.
-static fm_status open_file(fm_fs_dataset *dataset, size_t file)
+fm_status fm_fs_dataset_take(fm_fs_dataset *dataset, size_t file)
 {
     fm_fs_file *handle;
     FM_TRY(open_checked(dataset, file, &handle));
-    if (ring_is_full(dataset)) {
-        fm_fs_file_close(oldest(dataset)->handle);
-        oldest(dataset)->handle = NULL;
+    if (fm_fs_dataset_is_full(dataset)) {
+        fm_fs_file_close(fm_fs_dataset_oldest(dataset)->handle);
+        fm_fs_dataset_oldest(dataset)->handle = NULL;
         dataset->open_first = (dataset->open_first + 1) % dataset->open_max;
         dataset->open_count--;
     }
@@ -156,11 +132,11 @@ static fm_status read_slice(fm_fs_dataset *dataset, const fm_fs_range *ranges, s
     dataset->slice++;
     for (; used < count && used < dataset->open_max; used++) {
         const fm_fs_range *range = &ranges[used];
-        struct slot *slot = &dataset->slots[range->file];
+        struct fm_fs_dataset_slot *slot = &dataset->slots[range->file];
         if (!slot->handle) {
-            if (ring_is_full(dataset) && oldest(dataset)->slice == dataset->slice)
+            if (fm_fs_dataset_is_full(dataset) && fm_fs_dataset_oldest(dataset)->slice == dataset->slice)
                 break;
-            FM_TRY(open_file(dataset, range->file));
+            FM_TRY(fm_fs_dataset_take(dataset, range->file));
         }
         slot->slice = dataset->slice;
         dataset->ios[used] = (fm_fs_io){.kind = FM_FS_IO_READ,
@@ -172,24 +148,31 @@ static fm_status read_slice(fm_fs_dataset *dataset, const fm_fs_range *ranges, s
     FM_TRY(fm_fs_queue_run(dataset->queue, dataset->ios, used));
     for (size_t i = 0; i < used; i++)
         if (dataset->ios[i].done < ranges[i].length) // cut short since it was opened
-            return changed(dataset, ranges[i].file, ranges[i].offset + dataset->ios[i].done);
+            return fm_fs_dataset_changed(dataset, ranges[i].file, ranges[i].offset + dataset->ios[i].done);
     *out_read = used;
+    return FM_OK;
+}
+
+fm_status fm_fs_dataset_check(const fm_fs_dataset *dataset, const char *what, uint64_t number, size_t file,
+                              uint64_t offset, size_t length)
+{
+    if (file >= dataset->count)
+        return fm_base_error_set(FM_ERR_ARG, "%s %llu: file is %zu; the dataset has %zu files", what,
+                                 (unsigned long long)number, file, dataset->count);
+    uint64_t size = dataset->files[file].size;
+    if (offset > size || length > size - offset)
+        return fm_base_error_set(FM_ERR_ARG, "%s %llu: %zu bytes at offset %llu; %s has %llu bytes", what,
+                                 (unsigned long long)number, length, (unsigned long long)offset,
+                                 dataset->files[file].name, (unsigned long long)size);
     return FM_OK;
 }
 
 fm_status fm_fs_dataset_read(fm_fs_dataset *dataset, const fm_fs_range *ranges, size_t count)
 {
-    for (size_t i = 0; i < count; i++) {
-        const fm_fs_range *range = &ranges[i];
-        if (range->file >= dataset->count)
-            return fm_base_error_set(FM_ERR_ARG, "range %zu: file is %zu; the dataset has %zu files", i,
-                                     range->file, dataset->count);
-        uint64_t size = dataset->files[range->file].size;
-        if (range->offset > size || range->length > size - range->offset)
-            return fm_base_error_set(FM_ERR_ARG, "range %zu: %zu bytes at offset %llu; %s has %llu bytes", i,
-                                     range->length, (unsigned long long)range->offset,
-                                     dataset->files[range->file].name, (unsigned long long)size);
-    }
+    if (dataset->streaming)
+        return fm_base_error_set(FM_ERR_STATE, "a stream of the dataset is open; it alone reads");
+    for (size_t i = 0; i < count; i++)
+        FM_TRY(fm_fs_dataset_check(dataset, "range", i, ranges[i].file, ranges[i].offset, ranges[i].length));
     for (size_t done = 0; done < count;) {
         size_t read = 0;
         FM_TRY(read_slice(dataset, ranges + done, count - done, &read));

@@ -138,6 +138,125 @@ static void changed_files_are_noticed(void **state)
     fm_fs_close(fs);
 }
 
+/* Streams */
+
+struct sampler {
+    fm_gen gen;
+    size_t left, span, wrong_at, named;
+};
+
+static size_t draw_samples(void *context, fm_fs_sample *samples, size_t max)
+{
+    struct sampler *sampler = context;
+    size_t count = max < sampler->left ? max : sampler->left;
+    for (size_t i = 0; i < count; i++) {
+        size_t file = (size_t)fm_gen_int(&sampler->gen, 0, (int64_t)sampler->span - 1);
+        uint64_t offset = (uint64_t)fm_gen_int(&sampler->gen, 0, (int64_t)file);
+        size_t length = (size_t)fm_gen_size(&sampler->gen, 0, (int64_t)(file - offset));
+        if (++sampler->named == sampler->wrong_at)
+            file = FILES;
+        samples[i] = (fm_fs_sample){file, offset, length, sampler->named};
+    }
+    sampler->left -= count;
+    return count;
+}
+
+static void any_stream(fm_gen *gen)
+{
+    fm_fs *fs = open_set();
+    fm_fs_dataset *dataset;
+    fm_fs_stream *stream;
+    const fm_fs_sample *sample;
+    const void *bytes;
+    uint64_t seed = fm_gen_u64(gen);
+    size_t count = (size_t)fm_gen_size(gen, 0, 1500);
+    struct sampler sampler = {fm_gen_seeded(seed), count, (size_t)fm_gen_size(gen, 1, FILES), 0, 0};
+    struct sampler again = sampler;
+    fm_fs_stream_options options = {.size = sizeof options,
+                                    .samples_ahead = (uint32_t)fm_gen_size(gen, 1, 400),
+                                    .bytes_ahead = (size_t)fm_gen_size(gen, 1, 20000)};
+    assert_ok(fm_fs_dataset_open(fs, "set/all.manifest", (unsigned)fm_gen_size(gen, 1, 64), &dataset));
+    assert_ok(fm_fs_stream_open(dataset, draw_samples, &sampler, &options, &stream));
+    for (size_t i = 0; i < count; i++) {
+        fm_fs_sample expected;
+        assert_int_equal(draw_samples(&again, &expected, 1), 1);
+        assert_ok(fm_fs_stream_next(stream, &sample, &bytes));
+        assert_non_null(sample);
+        assert_memory_equal(sample, &expected, sizeof expected);
+        for (size_t j = 0; j < sample->length; j++)
+            assert_int_equal(((const unsigned char *)bytes)[j], byte_at(sample->file, sample->offset + j));
+    }
+    assert_ok(fm_fs_stream_next(stream, &sample, &bytes));
+    assert_null(sample);
+    fm_fs_stream_counts counts;
+    fm_fs_stream_count(stream, &counts);
+    assert_true(counts.samples == count && counts.waits <= count);
+    fm_fs_stream_close(stream);
+    fm_fs_dataset_close(dataset);
+    fm_fs_close(fs);
+}
+
+static void streams_bring_the_samplers_order(void **state)
+{
+    (void)state;
+    fm_gen_property(30, any_stream);
+}
+
+static void streams_are_read_ahead(void **state)
+{
+    (void)state;
+    fm_fs *fs = open_set();
+    fm_fs_dataset *dataset;
+    fm_fs_stream *stream;
+    const fm_fs_sample *sample;
+    const void *bytes;
+    unsigned char byte;
+    struct sampler sampler = {fm_gen_seeded(1), 1000, FILES, 50, 0};
+    const fm_fs_range range = {5, 0, 1, &byte};
+    fm_fs_stream_options options = {.size = sizeof options, .samples_ahead = 20};
+    assert_ok(fm_fs_dataset_open(fs, "set/all.manifest", 4, &dataset));
+    assert_ok(fm_fs_stream_open(dataset, draw_samples, &sampler, &options, &stream));
+    assert_true(sampler.named >= 20); // before anybody has taken one
+    assert_fails(fm_fs_dataset_read(dataset, &range, 1), FM_ERR_STATE, "stream");
+    fm_fs_stream *other = NULL;
+    assert_fails(fm_fs_stream_open(dataset, draw_samples, &sampler, &options, &other), FM_ERR_STATE,
+                 "another");
+    // What the sampler does wrong is told in its turn, and for good.
+    for (int i = 1; i < 50; i++) {
+        assert_ok(fm_fs_stream_next(stream, &sample, &bytes));
+        assert_int_equal(sample->tag, i);
+    }
+    assert_fails(fm_fs_stream_next(stream, &sample, &bytes), FM_ERR_ARG, "sample 49: file is 700");
+    assert_fails(fm_fs_stream_next(stream, &sample, &bytes), FM_ERR_ARG, "failed before");
+    fm_fs_stream_close(stream);
+    assert_ok(fm_fs_dataset_read(dataset, &range, 1));
+    options.samples_ahead = 5000;
+    assert_fails(fm_fs_stream_open(dataset, draw_samples, &sampler, &options, &stream), FM_ERR_ARG, "4096");
+    fm_fs_stream_close(NULL);
+    fm_fs_dataset_close(dataset);
+    fm_fs_close(fs);
+}
+
+static fm_status stream_some(void *context)
+{
+    struct sampler sampler = {fm_gen_seeded(1), 6, 50, 0, 0};
+    const fm_fs_stream_options options = {.size = sizeof options, .samples_ahead = 3};
+    const fm_fs_sample *sample = NULL;
+    const void *bytes;
+    fm_fs_dataset *dataset;
+    fm_fs_stream *stream;
+    FM_TRY(fm_fs_dataset_open(context, "set/all.manifest", 4, &dataset));
+    fm_status status = fm_fs_stream_open(dataset, draw_samples, &sampler, &options, &stream);
+    if (status == FM_OK) {
+        do
+            status = fm_fs_stream_next(stream, &sample, &bytes);
+        while (status == FM_OK && sample);
+        fm_fs_stream_close(stream);
+    }
+    fm_fs_dataset_close(dataset);
+    return status;
+}
+
 static fm_status open_and_read(void *context)
 {
     unsigned char buffer[3];
@@ -154,6 +273,7 @@ static void refused_allocations_leave_nothing(void **state)
     (void)state;
     fm_fs *fs = open_set();
     fm_test_each_alloc_fails(open_and_read, fs);
+    fm_test_each_alloc_fails(stream_some, fs);
     fm_fs_close(fs);
 }
 
@@ -174,6 +294,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranges_hold_what_the_files_hold),
+        cmocka_unit_test(streams_bring_the_samplers_order),
+        cmocka_unit_test(streams_are_read_ahead),
         cmocka_unit_test(wrong_ranges_are_refused),
         cmocka_unit_test(changed_files_are_noticed),
         cmocka_unit_test(refused_allocations_leave_nothing),

@@ -69,6 +69,57 @@ typedef struct fm_fs_range {
 FM_API FM_MUST_USE fm_status fm_fs_dataset_read(fm_fs_dataset *dataset, const fm_fs_range *ranges,
                                                 size_t count);
 
+/*
+ * Streams: samples in the order of a sampler, read ahead of who takes them
+ *
+ *     fm_fs_stream *stream;
+ *     FM_TRY(fm_fs_stream_open(data, next_samples, &my_sampler, NULL, &stream));
+ *     while (fm_fs_stream_next(stream, &sample, &bytes) == FM_OK && sample)
+ *         train_on(bytes, sample->length);
+ *
+ * The order is the sampler's, so nothing is guessed: what it says next is what is read next, as far ahead as memory is given.
+ */
+
+/** A part of a file, in the order in which it is wanted. */
+typedef struct fm_fs_sample {
+    size_t file;
+    uint64_t offset;
+    size_t length;
+    uint64_t tag; /**< the sampler's; comes back with the sample */
+} fm_fs_sample;
+
+/** Writes up to `max` samples, those that come next, and returns how many; 0: there are no more. Called by
+ *  fm_fs_stream_open() and fm_fs_stream_next(). */
+typedef size_t (*fm_fs_sampler)(void *context, fm_fs_sample *samples, size_t max);
+
+/** Zero it and set `size`; what is 0 has its default. */
+typedef struct fm_fs_stream_options {
+    size_t size;
+    uint32_t samples_ahead; /**< at most 4096. 64 */
+    size_t bytes_ahead; /**< of samples that were asked for and not taken. One sample may be more. 64 MiB */
+} fm_fs_stream_options;
+
+typedef struct fm_fs_stream fm_fs_stream;
+
+/** Begins to read. While it is open the dataset reads nothing else (FM_ERR_STATE). `options` may be NULL. */
+FM_API FM_MUST_USE fm_status fm_fs_stream_open(fm_fs_dataset *dataset, fm_fs_sampler sampler, void *context,
+                                               const fm_fs_stream_options *options,
+                                               fm_fs_stream **out_stream);
+/** The next sample; `*out_sample` is NULL when there are no more. Both are valid until the next call. FM_ERR_ARG: the sampler
+ *  named a part that is in no file. A failure is final. */
+FM_API FM_MUST_USE fm_status fm_fs_stream_next(fm_fs_stream *stream, const fm_fs_sample **out_sample,
+                                               const void **out_bytes);
+/** Closes it; NULL is allowed. Before the dataset. */
+FM_API void fm_fs_stream_close(fm_fs_stream *stream);
+
+/** What a stream has given, and how often it let its taker wait. */
+typedef struct fm_fs_stream_counts {
+    uint64_t samples, bytes;
+    uint64_t waits; /**< samples that were not there yet when they were asked for */
+    uint64_t wait_ns;
+} fm_fs_stream_counts;
+FM_API void fm_fs_stream_count(const fm_fs_stream *stream, fm_fs_stream_counts *out_counts);
+
 #ifdef __cplusplus
 }
 #endif
