@@ -34,6 +34,17 @@ extern const fm_command fm_cmd_fs_backup; /* cmd_fs_backup.c */
 extern const fm_command fm_cmd_fs_restore;
 extern const fm_command fm_cmd_fs_mount; /* cmd_fs_mount.c */
 
+/** The options of certificates, into a struct whose FIELD()s they are. `text` says what holds without. */
+#define FM_CMD_FS_TLS_OPTIONS(text)                                                                   \
+    {"tls-cert", FM_OPTION_STRING, FIELD(tls_cert), .metavar = "FILE",                                \
+     .help = "certificate in PEM for TLS over the network, with tls-key and tls-ca; default: " text}, \
+        {"tls-key", FM_OPTION_STRING, FIELD(tls_key), .metavar = "FILE",                              \
+         .help = "its private key, in PEM and without a password"},                                   \
+    {                                                                                                 \
+        "tls-ca", FM_OPTION_STRING, FIELD(tls_ca),                                                    \
+            .metavar = "FILE", .help = "certificate of the CA that has signed the members' ones"      \
+    }
+
 /** Serves until SIGINT, SIGTERM or fm_fs_cluster_stop(), and ends the cluster. `ready` (or -1) is told by a byte 0 that
  * it serves, and closed. */
 fm_status fm_cmd_fs_serve_until_signal(fm_fs_cluster *cluster, int ready);

@@ -18,7 +18,7 @@
 
 struct cluster_options {
     int64_t targets, replicas, nodes, target_bytes;
-    const char *store;
+    const char *store, *tls_cert, *tls_key, *tls_ca;
     int detach;
     double timeout_s;
 };
@@ -45,6 +45,7 @@ static const fm_option init_schema[] = {
     {"store", FM_OPTION_STRING, FIELD(store), .metavar = "STORE",
      .help = "of the cluster's state, for managers that are served apart: lmdb:DIR or postgresql:CONNINFO; "
              "default: lmdb:DIR/meta"},
+    FM_CMD_FS_TLS_OPTIONS("no TLS"),
     {0},
 };
 
@@ -57,7 +58,10 @@ static fm_status run_init(const fm_invocation *invocation, const void *given, in
                                            .replicas = (uint32_t)options->replicas,
                                            .target_bytes = (uint64_t)options->target_bytes,
                                            .nodes = (uint32_t)options->nodes,
-                                           .store = options->store};
+                                           .store = options->store,
+                                           .tls_cert = options->tls_cert,
+                                           .tls_key = options->tls_key,
+                                           .tls_ca = options->tls_ca};
     return fm_fs_cluster_init(invocation->operands[0], &cluster);
 }
 
@@ -68,6 +72,8 @@ static const fm_command init_command = {
     .details =
         "DIR gets the cluster's key (keep it as one keeps a password) and its state. Nothing runs yet.\n"
         "Put targets on other disks by links: ln -s /mnt/disk2/t DIR/target-2\n"
+        "Where certificates are given, DIR/tls names them, and members and clients on different machines "
+        "speak TLS.\n"
         "  fathom fs cluster init --targets 6 --replicas 3 /data/cluster",
     .options = init_schema,
     .options_size = sizeof(struct cluster_options),

@@ -42,7 +42,7 @@ fm_status fm_cmd_fs_serve_until_signal(fm_fs_cluster *cluster, int ready)
 }
 
 struct serve_options {
-    const char *listen, *store, *targets;
+    const char *listen, *store, *targets, *tls_cert, *tls_key, *tls_ca;
     int64_t node, target_bytes, sync_rate;
 };
 
@@ -65,6 +65,7 @@ static const fm_option manager_schema[] = {
      .help = "where, as host:port or unix:PATH; default: what DIR/managers says of it, or unix:DIR/socket"},
     {"store", FM_OPTION_STRING, FIELD(store), .metavar = "STORE",
      .help = "the cluster's state, as lmdb:DIR or postgresql:CONNINFO; default: lmdb:DIR/meta"},
+    FM_CMD_FS_TLS_OPTIONS("what DIR/tls names"),
     {0},
 };
 
@@ -76,7 +77,10 @@ static fm_status run_manager(const fm_invocation *invocation, const void *given,
                                          .role = FM_FS_MANAGER,
                                          .node = (uint32_t)options->node,
                                          .listen = options->listen,
-                                         .store = options->store};
+                                         .store = options->store,
+                                         .tls_cert = options->tls_cert,
+                                         .tls_key = options->tls_key,
+                                         .tls_ca = options->tls_ca};
     return serve(invocation->operands[0], &service);
 }
 
@@ -109,6 +113,7 @@ static const fm_option storage_schema[] = {
      .help = "the most that a target may hold; 0: as 'init' was told, or 64 GiB"},
     {"sync-rate", FM_OPTION_SIZE, FIELD(sync_rate), .value = "0", .min = 0, .max = 0x1p50,
      .help = "bytes a second that filling another replica sends at most; 0: as fast as it can"},
+    FM_CMD_FS_TLS_OPTIONS("what DIR/tls names"),
     {0},
 };
 
@@ -145,7 +150,10 @@ static fm_status run_storage(const fm_invocation *invocation, const void *given,
                                    .node = (uint32_t)options->node,
                                    .listen = options->listen,
                                    .target_bytes = (uint64_t)options->target_bytes,
-                                   .sync_bytes_per_s = (uint64_t)options->sync_rate};
+                                   .sync_bytes_per_s = (uint64_t)options->sync_rate,
+                                   .tls_cert = options->tls_cert,
+                                   .tls_key = options->tls_key,
+                                   .tls_ca = options->tls_ca};
     if (options->targets) {
         FM_TRY(read_targets(options->targets, targets, &service.target_count));
         service.targets = targets;

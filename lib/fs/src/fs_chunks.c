@@ -12,7 +12,11 @@ static fm_status start(fm_fs_chunks *chunks, const char *dir)
     fm_net_key key;
     FM_TRY(fm_fs_cluster_path(dir, "key", path));
     FM_TRY(fm_net_key_read(path, &key));
-    fm_status status = fm_fs_host_new(&key, NULL, &chunks->host);
+    fm_net_tls *tls = NULL;
+    fm_status status = fm_fs_cluster_tls_open(dir, NULL, &tls);
+    if (status == FM_OK)
+        status = fm_fs_host_new(&key, tls, NULL, &chunks->host);
+    fm_net_tls_free(tls);
     fm_net_key_clear(&key);
     FM_TRY(status);
     FM_TRY(fm_fs_host_node(chunks->host, CLIENT_NODE, NULL, NULL, &chunks->runtime));

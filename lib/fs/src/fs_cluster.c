@@ -30,6 +30,7 @@ struct service { // a storage node
 struct fm_fs_cluster {
     struct fm_fs_cluster_managers managers;
     fm_net_key key;
+    fm_net_tls *tls;
     int lock;
     fm_fs_kv *kv;
     fm_fs_host *host;
@@ -45,7 +46,8 @@ struct fm_fs_cluster {
 /* Init */
 
 static fm_status complete(const char *dir, const fm_fs_cluster_options *given,
-                          struct fm_fs_cluster_conf *conf, const char **out_store)
+                          struct fm_fs_cluster_conf *conf, const char **out_store,
+                          struct fm_fs_cluster_tls *out_tls)
 {
     fm_fs_cluster_options options = {.size = sizeof options};
     if (given && (given->size < sizeof given->size || given->size > sizeof options))
@@ -54,6 +56,7 @@ static fm_status complete(const char *dir, const fm_fs_cluster_options *given,
     if (given)
         memcpy(&options, given, given->size);
     *out_store = options.store;
+    *out_tls = (struct fm_fs_cluster_tls){options.tls_cert, options.tls_key, options.tls_ca};
     conf->targets = options.targets ? options.targets : 3;
     conf->replicas = options.replicas ? options.replicas : conf->targets < 3 ? conf->targets : 3;
     conf->nodes = options.nodes ? options.nodes : conf->targets;
@@ -122,7 +125,8 @@ fm_status fm_fs_cluster_init(const char *dir, const fm_fs_cluster_options *optio
     struct stat there;
     fm_net_key key;
     const char *store = NULL;
-    FM_TRY(complete(dir, options, &conf, &store));
+    struct fm_fs_cluster_tls tls;
+    FM_TRY(complete(dir, options, &conf, &store, &tls));
     FM_TRY(fm_base_dir_create(dir));
     FM_TRY(fm_fs_cluster_path(dir, "cluster.conf", path));
     if (stat(path, &there) == 0)
@@ -135,6 +139,7 @@ fm_status fm_fs_cluster_init(const char *dir, const fm_fs_cluster_options *optio
     fm_status status = fm_net_key_write(key_path, &key);
     fm_net_key_clear(&key);
     FM_TRY(status);
+    FM_TRY(fm_fs_cluster_tls_write(dir, &tls));
     FM_TRY(fm_fs_cluster_path(dir, "meta", key_path));
     FM_TRY(fm_base_dir_remove(key_path));
     FM_TRY(init_meta(dir, &conf, store));
@@ -244,7 +249,7 @@ static fm_status start_manager(fm_fs_cluster *cluster, const char *dir, uint32_t
                                  path);
     snprintf(spec, sizeof spec, "lmdb:%s", path);
     FM_TRY(fm_fs_kv_open(store ? store : spec, NULL, &cluster->kv));
-    FM_TRY(fm_fs_host_new(&cluster->key, cluster->kv, &cluster->host));
+    FM_TRY(fm_fs_host_new(&cluster->key, cluster->tls, cluster->kv, &cluster->host));
     FM_TRY(fm_fs_host_node(cluster->host, node, serve_manager, cluster, &cluster->manager_runtime));
     const fm_fs_manager_options options = {
         .lease_ns = 3000 * ms, .tick_ns = 100 * ms, .node_timeout_ns = 6000 * ms};
@@ -261,7 +266,8 @@ static uint32_t targets_of(const struct fm_fs_cluster_conf *conf, uint32_t node,
     return count;
 }
 
-static fm_status new_cluster(const char *dir, fm_fs_cluster **out_cluster)
+static fm_status new_cluster(const char *dir, const struct fm_fs_cluster_tls *tls,
+                             fm_fs_cluster **out_cluster)
 {
     char path[FM_FS_CLUSTER_PATH_MAX];
     fm_fs_cluster *cluster = fm_base_mem_zalloc(1, sizeof *cluster);
@@ -270,7 +276,8 @@ static fm_status new_cluster(const char *dir, fm_fs_cluster **out_cluster)
     cluster->lock = -1;
     *out_cluster = cluster;
     FM_TRY(fm_fs_cluster_path(dir, "key", path));
-    return fm_net_key_read(path, &cluster->key);
+    FM_TRY(fm_net_key_read(path, &cluster->key));
+    return fm_fs_cluster_tls_open(dir, tls, &cluster->tls);
 }
 
 /* All in one */
@@ -302,7 +309,7 @@ fm_status fm_fs_cluster_up(const char *dir, fm_fs_cluster **out_cluster)
     fm_fs_cluster *cluster = NULL;
     struct fm_fs_cluster_conf conf;
     FM_TRY(fm_fs_cluster_conf_read(dir, &conf)); // says best what is missing
-    fm_status status = new_cluster(dir, &cluster);
+    fm_status status = new_cluster(dir, NULL, &cluster);
     if (status == FM_OK)
         status = start_all(cluster, dir);
     if (status < 0) {
@@ -374,7 +381,7 @@ static fm_status serve_one_node(fm_fs_cluster *cluster, const char *dir, const f
         return fm_base_error_set(FM_ERR_ARG, "%s: cluster.conf gives node %u no targets; name them", dir,
                                  options->node);
     cluster->sync_bytes_per_s = options->sync_bytes_per_s;
-    FM_TRY(fm_fs_host_new(&cluster->key, NULL, &cluster->host));
+    FM_TRY(fm_fs_host_new(&cluster->key, cluster->tls, NULL, &cluster->host));
     for (uint32_t i = 0; i < cluster->managers.count; i++)
         FM_TRY(fm_fs_host_know(cluster->host, cluster->managers.nodes[i], cluster->managers.addresses[i]));
     snprintf(name, sizeof name, "socket-%u", options->node);
@@ -399,7 +406,8 @@ fm_status fm_fs_cluster_serve(const char *dir, const fm_fs_serve_options *given,
     if (options.role != FM_FS_MANAGER && options.role != FM_FS_STORAGE)
         return fm_base_error_set(FM_ERR_ARG, "role %d; expected FM_FS_MANAGER or FM_FS_STORAGE",
                                  (int)options.role);
-    fm_status status = new_cluster(dir, &cluster);
+    const struct fm_fs_cluster_tls tls = {options.tls_cert, options.tls_key, options.tls_ca};
+    fm_status status = new_cluster(dir, &tls, &cluster);
     if (status == FM_OK)
         status = fm_fs_cluster_managers_read(dir, &cluster->managers);
     if (status == FM_OK)
@@ -442,6 +450,7 @@ void fm_fs_cluster_down(fm_fs_cluster *cluster)
     fm_fs_host_free(cluster->host);
     fm_fs_kv_close(cluster->kv);
     fm_net_key_clear(&cluster->key);
+    fm_net_tls_free(cluster->tls);
     if (cluster->lock >= 0)
         close(cluster->lock);
     fm_base_mem_free(cluster);

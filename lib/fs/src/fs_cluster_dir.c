@@ -124,3 +124,87 @@ fm_status fm_fs_cluster_managers_read(const char *dir, struct fm_fs_cluster_mana
     *out_managers = managers;
     return FM_OK;
 }
+
+static int tls_is_given(const struct fm_fs_cluster_tls *files)
+{
+    return files && (files->cert || files->key || files->ca);
+}
+
+static fm_status tls_new(const struct fm_fs_cluster_tls *files, fm_net_tls **out_tls)
+{
+    const fm_net_tls_options options = {sizeof options, files->cert, files->key, files->ca};
+    return fm_net_tls_new(&options, out_tls);
+}
+
+// A line "name PATH" of the file `tls`; a path that does not begin at the root begins at the directory.
+static fm_status read_tls_line(const char *dir, const char *line, int number,
+                               char paths[3][FM_FS_CLUSTER_PATH_MAX])
+{
+    static const char *const names[] = {"cert ", "key ", "ca "};
+    for (int i = 0; i < 3; i++) {
+        size_t length = strlen(names[i]);
+        if (strncmp(line, names[i], length) != 0 || !line[length] || paths[i][0])
+            continue;
+        if (line[length] != '/')
+            return fm_fs_cluster_path(dir, line + length, paths[i]);
+        if (strlen(line + length) >= FM_FS_CLUSTER_PATH_MAX)
+            break;
+        memcpy(paths[i], line + length, strlen(line + length) + 1);
+        return FM_OK;
+    }
+    return fm_base_error_set(FM_ERR_FORMAT,
+                             "%s/tls:%d: expected once each \"cert PATH\", \"key PATH\" and \"ca PATH\"", dir,
+                             number);
+}
+
+fm_status fm_fs_cluster_tls_open(const char *dir, const struct fm_fs_cluster_tls *given, fm_net_tls **out_tls)
+{
+    char text[TEXT_BYTES_MAX];
+    char paths[3][FM_FS_CLUSTER_PATH_MAX] = {"", "", ""};
+    int number = 0;
+    if (tls_is_given(given))
+        return tls_new(given, out_tls);
+    fm_status status = read_text(dir, "tls", text);
+    if (status == FM_ERR_NOT_FOUND) {
+        *out_tls = NULL;
+        return FM_OK;
+    }
+    FM_TRY(status);
+    for (char *line = text, *end; *line; line = end) {
+        end = line + strcspn(line, "\n");
+        if (*end)
+            *end++ = 0;
+        number++;
+        if (line[strspn(line, " \t")])
+            FM_TRY(read_tls_line(dir, line, number, paths));
+    }
+    const struct fm_fs_cluster_tls files = {paths[0], paths[1], paths[2]};
+    return fm_base_error_prefix(tls_new(&files, out_tls), "%s/tls", dir);
+}
+
+fm_status fm_fs_cluster_tls_write(const char *dir, const struct fm_fs_cluster_tls *given)
+{
+    char path[FM_FS_CLUSTER_PATH_MAX];
+    char text[TEXT_BYTES_MAX];
+    fm_net_tls *tls;
+    if (!tls_is_given(given))
+        return FM_OK;
+    FM_TRY(tls_new(given, &tls));
+    fm_net_tls_free(tls);
+    const char *const files[] = {given->cert, given->key, given->ca};
+    char *whole[3] = {NULL, NULL, NULL};
+    fm_status status = FM_OK;
+    for (int i = 0; i < 3 && status == FM_OK; i++)
+        if (!(whole[i] = realpath(files[i], NULL)))
+            status = fm_base_file_error(errno, "%s", files[i]);
+    int length = status < 0
+                     ? 0
+                     : snprintf(text, sizeof text, "cert %s\nkey %s\nca %s\n", whole[0], whole[1], whole[2]);
+    for (int i = 0; i < 3; i++)
+        free(whole[i]);
+    FM_TRY(status);
+    if (length >= TEXT_BYTES_MAX)
+        return fm_base_error_set(FM_ERR_LIMIT, "%s: the paths of its certificates are too long", dir);
+    FM_TRY(fm_fs_cluster_path(dir, "tls", path));
+    return fm_base_file_save(path, text, (size_t)length);
+}

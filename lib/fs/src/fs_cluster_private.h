@@ -4,6 +4,7 @@
 
 #include "cluster.h"
 #include "fathom/fs_cluster.h"
+#include "fathom/net.h"
 
 enum {
     FM_FS_CLUSTER_PATH_MAX = 512,
@@ -25,6 +26,16 @@ struct fm_fs_cluster_managers {
 fm_status fm_fs_cluster_conf_read(const char *dir, struct fm_fs_cluster_conf *out_conf);
 fm_status fm_fs_cluster_conf_write(const char *dir, const struct fm_fs_cluster_conf *conf);
 fm_status fm_fs_cluster_managers_read(const char *dir, struct fm_fs_cluster_managers *out_managers);
+// Files of certificates as an option gives them, NULL for none; and what the directory's file `tls` says.
+struct fm_fs_cluster_tls {
+    const char *cert, *key, *ca;
+};
+// The TLS of these files, or where none is given of those that the directory names; NULL where it names none. The caller
+// frees it.
+fm_status fm_fs_cluster_tls_open(const char *dir, const struct fm_fs_cluster_tls *given,
+                                 fm_net_tls **out_tls);
+// Checks the files, and writes where they are. Without any there is nothing to do.
+fm_status fm_fs_cluster_tls_write(const char *dir, const struct fm_fs_cluster_tls *given);
 // `out_path` has FM_FS_CLUSTER_PATH_MAX bytes. FM_ERR_LIMIT.
 fm_status fm_fs_cluster_path(const char *dir, const char *name, char *out_path);
 // The address of a socket in the directory, a whole path: who reads it may be elsewhere. It has FM_FS_ADDRESS_MAX + 1 bytes.

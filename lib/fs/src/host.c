@@ -70,6 +70,7 @@ struct fm_fs_host {
     fm_net_loop *loop;
     fm_fs_pool *pool;
     fm_net_key key;
+    fm_net_tls *tls; // of connections over the network; NULL: none
     fm_net_listener *listener;
     fm_net_listener *local; // for who is on this machine
     char announced[FM_FS_ADDRESS_MAX + 1];
@@ -372,7 +373,7 @@ static fm_status dial(fm_fs_host *host, struct peer *peer)
                                             .up = peer_up,
                                             .down = peer_down,
                                             .context = peer,
-                                            .security = {.mode = FM_NET_KEYED, .key = &host->key}};
+                                            .security = {FM_NET_KEYED, &host->key, host->tls}};
     const fm_net_backoff backoff = {.limit_ns = 500000000, .seed = host->random_seed + peer->node};
     return fm_net_dialer_new(host->loop,
                              peer->address.local[0] ? peer->address.local : peer->address.anywhere, &options,
@@ -615,12 +616,13 @@ static const struct fm_fs_runtime_ops runtime_ops = {now_ns,     timer_start, ti
 
 /* Life */
 
-fm_status fm_fs_host_new(const fm_net_key *key, fm_fs_kv *kv, fm_fs_host **out_host)
+fm_status fm_fs_host_new(const fm_net_key *key, fm_net_tls *tls, fm_fs_kv *kv, fm_fs_host **out_host)
 {
     fm_fs_host *host = fm_base_mem_zalloc(1, sizeof *host);
     if (!host)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a host");
     host->key = *key;
+    host->tls = fm_net_tls_ref(tls);
     host->kv = kv;
     host->timers.before = host->timers.after = &host->timers;
     host->locals.before = host->locals.after = &host->locals;
@@ -679,6 +681,7 @@ static void free_all(fm_fs_host *host)
     if (host->local)
         fm_net_listener_close(host->local);
     if (!host->loop) {
+        fm_net_tls_free(host->tls);
         fm_fs_pool_free(host->pool);
         fm_base_mem_free(host);
         return;
@@ -705,6 +708,7 @@ static void free_all(fm_fs_host *host)
     pthread_mutex_destroy(&host->lock);
     pthread_cond_destroy(&host->changed);
     fm_net_key_clear(&host->key);
+    fm_net_tls_free(host->tls);
     fm_base_mem_free(host);
 }
 
@@ -734,7 +738,7 @@ static fm_status listen_on(fm_fs_host *host, const char *address, fm_net_listene
     const fm_net_service service = {
         .size = sizeof service, .land = land, .serve = serve, .drop = drop, .context = host};
     const fm_net_listen_options options = {
-        .size = sizeof options, .service = &service, .security = {.mode = FM_NET_KEYED, .key = &host->key}};
+        .size = sizeof options, .service = &service, .security = {FM_NET_KEYED, &host->key, host->tls}};
     return fm_net_loop_listen(host->loop, address, &options, out_listener);
 }
 

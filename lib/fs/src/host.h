@@ -13,8 +13,9 @@
 
 typedef struct fm_fs_host fm_fs_host;
 
-// `kv` may be NULL; then no manager runs here. Both stay the caller's.
-fm_status fm_fs_host_new(const fm_net_key *key, fm_fs_kv *kv, fm_fs_host **out_host);
+// `tls` is for connections over the network, NULL for none. `kv` may be NULL; then no manager runs here. All stay the
+// caller's.
+fm_status fm_fs_host_new(const fm_net_key *key, fm_net_tls *tls, fm_fs_kv *kv, fm_fs_host **out_host);
 // No callback comes any more. Then free the services of its nodes.
 void fm_fs_host_end(fm_fs_host *host);
 // After the services of its nodes have been freed, and before their disks are closed.

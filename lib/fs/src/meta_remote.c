@@ -35,6 +35,7 @@ struct fm_fs_meta_remote {
     char addresses[FM_FS_META_SERVERS_MAX][FM_NET_ADDRESS_BYTES];
     uint32_t servers;
     fm_net_key key;
+    fm_net_tls *tls;
     char token[FM_FS_TOKEN_BYTES];
     int64_t timeout_ns, try_ns;
     uint64_t client;
@@ -102,6 +103,7 @@ void fm_fs_meta_remote_free(struct fm_fs_meta_remote *remote)
         fm_base_mem_free(lane);
     }
     fm_net_key_clear(&remote->key);
+    fm_net_tls_free(remote->tls);
     memset(remote->token, 0, sizeof remote->token);
     pthread_cond_destroy(&remote->idle);
     pthread_mutex_destroy(&remote->lock);
@@ -134,10 +136,11 @@ static void on_done(void *context, const fm_net_reply *reply)
 
 static fm_status connect_lane(struct lane *lane)
 {
-    const fm_net_connect_options options = {.size = sizeof options,
-                                            .down = on_down,
-                                            .context = lane,
-                                            .security = {.mode = FM_NET_KEYED, .key = &lane->remote->key}};
+    const fm_net_connect_options options = {
+        .size = sizeof options,
+        .down = on_down,
+        .context = lane,
+        .security = {FM_NET_KEYED, &lane->remote->key, lane->remote->tls}};
     lane->greeted = 0;
     if (!lane->loop)
         FM_TRY(fm_net_loop_new(NULL, &lane->loop));
@@ -353,6 +356,7 @@ static fm_status prepare(struct fm_fs_meta_remote *remote, const fm_fs_meta_conn
                                  "servers, key and token must be given, a token of at most %zu bytes",
                                  sizeof remote->token - 1);
     remote->key = *options->key;
+    remote->tls = fm_net_tls_ref(options->tls);
     snprintf(remote->token, sizeof remote->token, "%s", options->token);
     remote->lanes_max = options->connections ? options->connections : 32;
     if (remote->lanes_max > LANES_MAX)

@@ -309,8 +309,9 @@ static fm_status start(fm_fs_meta_service *service, const char *listen, uint32_t
                                 .opened = opened,
                                 .closed = closed,
                                 .context = service};
-    const fm_net_listen_options options = {
-        .size = sizeof options, .service = &own, .security = {.mode = FM_NET_KEYED, .key = &service->key}};
+    const fm_net_listen_options options = {.size = sizeof options,
+                                           .service = &own,
+                                           .security = {FM_NET_KEYED, &service->key, service->hosting.tls}};
     FM_TRY(fm_net_loop_new(&loop, &service->loop));
     FM_TRY(start_threads(service, threads));
     return fm_net_loop_listen(service->loop, listen, &options, &service->listener);
@@ -338,6 +339,7 @@ fm_status fm_fs_meta_service_new(fm_fs_meta *meta, const fm_net_key *cluster, co
     pthread_cond_init(&service->tick, &monotonic);
     pthread_condattr_destroy(&monotonic);
     fm_status status = start(service, listen, threads);
+    service->hosting.tls = NULL; // the listener's, which holds it
     if (status < 0) {
         service->hosting.end = NULL; // its context is still the caller's
         fm_fs_meta_service_free(service);

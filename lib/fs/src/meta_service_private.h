@@ -12,7 +12,8 @@ struct fm_fs_meta_hosting {
     fm_status (*collect)(void *context, size_t max, size_t *out_done); // each second
     void (*end)(void *context);                                        // when the service has ended
     void *context;
-    int64_t recheck_ms; // 0: FM_FS_META_RECHECK_MS
+    int64_t recheck_ms;     // 0: FM_FS_META_RECHECK_MS
+    struct fm_net_tls *tls; // over the network; NULL: none
 };
 
 // `meta` must have a store and outlive the service. `cluster` is the cluster's key. After a failure `end` was not called.

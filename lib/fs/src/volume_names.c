@@ -79,13 +79,18 @@ fm_status fm_fs_volume_names_ask(fm_fs_volume *volume, const char *servers)
 {
     fm_net_key key;
     char token[FM_FS_TOKEN_BYTES];
+    fm_net_tls *tls = NULL;
     FM_TRY(find_proof(volume->dir, &key, token));
+    fm_status status = fm_fs_cluster_tls_open(volume->dir, NULL, &tls);
     const fm_fs_meta_connect_options options = {.size = sizeof options,
                                                 .servers = servers,
                                                 .key = &key,
                                                 .token = token,
-                                                .timeout_ms = volume->options.timeout_ms};
-    fm_status status = fm_fs_meta_connect(&options, &volume->meta);
+                                                .timeout_ms = volume->options.timeout_ms,
+                                                .tls = tls};
+    if (status == FM_OK)
+        status = fm_fs_meta_connect(&options, &volume->meta);
+    fm_net_tls_free(tls);
     fm_net_key_clear(&key);
     memset(token, 0, sizeof token);
     return status;
@@ -109,13 +114,16 @@ static fm_status serve(const char *dir, fm_fs_volume *volume, const fm_fs_meta_s
     char path[FM_FS_CLUSTER_PATH_MAX];
     char address[FM_FS_ADDRESS_MAX + 1];
     fm_net_key key;
-    const struct fm_fs_meta_hosting hosting = {.collect = collect, .end = end, .context = volume};
+    struct fm_fs_meta_hosting hosting = {.collect = collect, .end = end, .context = volume};
     FM_TRY(fm_fs_cluster_path(dir, "key", path));
     if (!options->listen)
         FM_TRY(fm_fs_cluster_socket(dir, "names-socket", address));
-    FM_TRY(fm_net_key_read(path, &key));
-    fm_status status = fm_fs_meta_service_new(volume->meta, &key, options->listen ? options->listen : address,
-                                              options->threads, &hosting, out_service);
+    FM_TRY(fm_fs_cluster_tls_open(dir, NULL, &hosting.tls));
+    fm_status status = fm_net_key_read(path, &key);
+    if (status == FM_OK)
+        status = fm_fs_meta_service_new(volume->meta, &key, options->listen ? options->listen : address,
+                                        options->threads, &hosting, out_service);
+    fm_net_tls_free(hosting.tls);
     fm_net_key_clear(&key);
     return status;
 }

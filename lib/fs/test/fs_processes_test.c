@@ -9,6 +9,8 @@
 
 #include "chunk_ledger.h"
 #include "fathom/clock.h"
+#include "fathom/net.h"
+#include "fm_certs.h"
 #include "fm_gen.h"
 #include "fm_test.h"
 #include "kv_server.h"
@@ -19,6 +21,7 @@ struct world {
     const char *store; // NULL: in the directory
     uint64_t sync_bytes_per_s;
     const char *listen; // storage; NULL: UNIX sockets
+    int tls;
     char dir[400];
     pid_t processes[PROCESSES];
     fm_fs_chunks *chunks;
@@ -96,11 +99,19 @@ static void begin_at(struct world *world, const char *listen, const char *store,
                      uint64_t sync_bytes_per_s)
 {
     static int n;
-    const fm_fs_cluster_options options = {
+    fm_fs_cluster_options options = {
         .size = sizeof options, .targets = 3, .target_bytes = target_bytes, .store = store};
+    if (world->tls) {
+        options.tls_cert = fm_test_cert("a.pem");
+        options.tls_key = fm_test_cert("a.key");
+        options.tls_ca = fm_test_cert("ca.pem");
+    }
     char path[450];
-    *world = (struct world){
-        .store = store, .ledger = {.chain = 1}, .sync_bytes_per_s = sync_bytes_per_s, .listen = listen};
+    *world = (struct world){.store = store,
+                            .ledger = {.chain = 1},
+                            .sync_bytes_per_s = sync_bytes_per_s,
+                            .listen = listen,
+                            .tls = world->tls};
     snprintf(world->dir, sizeof world->dir, "%s/p%d", fm_test_tmpdir(), n++);
     assert_ok(fm_fs_cluster_init(world->dir, &options));
     snprintf(path, sizeof path, "%s/managers", world->dir);
@@ -117,6 +128,7 @@ static void begin_at(struct world *world, const char *listen, const char *store,
 static void begin_with(struct world *world, const char *store, uint64_t target_bytes,
                        uint64_t sync_bytes_per_s)
 {
+    world->tls = 0;
     begin_at(world, NULL, store, target_bytes, sync_bytes_per_s);
 }
 
@@ -504,7 +516,7 @@ static void serve_stranger(const char *socket)
 static void a_machine_keeps_its_bulk_to_itself(void **state)
 {
     (void)state;
-    struct world world;
+    struct world world = {.tls = 0};
     char path[450];
     begin_at(&world, "127.0.0.1:0", NULL, 1 << 30, 0);
     ledger_wait_whole(world.chunks, 0);
@@ -544,6 +556,49 @@ static void a_machine_keeps_its_bulk_to_itself(void **state)
     end(&world);
 }
 
+// A cluster that was made with certificates. The sockets within the machine are taken away, so that the network is used.
+static void members_on_the_network_speak_tls(void **state)
+{
+    (void)state;
+    fm_net_tls *tls;
+    struct world world = {.tls = 1};
+    char path[450];
+    char away[450];
+    uint8_t bytes[100];
+    const uint8_t id[FM_FS_CHUNK_ID_BYTES] = {3};
+    uint32_t size;
+    const fm_net_tls_options options = {sizeof options, fm_test_cert("a.pem"), fm_test_cert("a.key"),
+                                        fm_test_cert("ca.pem")};
+    if (fm_net_tls_new(&options, &tls) == FM_ERR_UNSUPPORTED)
+        fm_test_skip("built without TLS");
+    fm_net_tls_free(tls);
+    begin_at(&world, "127.0.0.1:0", NULL, 1 << 30, 0);
+    ledger_wait_whole(world.chunks, 0);
+    for (int p = MANAGERS; p < PROCESSES; p++) {
+        snprintf(path, sizeof path, "%s/socket-%u", world.dir, node_of(p));
+        assert_int_equal(unlink(path), 0);
+    }
+    fm_fs_chunks_close(read_again(&world));
+    // A client that knows of no TLS gets nothing, and its certificates back it does.
+    snprintf(path, sizeof path, "%s/tls", world.dir);
+    snprintf(away, sizeof away, "%s/away", world.dir);
+    assert_int_equal(rename(path, away), 0);
+    fm_fs_chunks *chunks;
+    assert_ok(fm_fs_chunks_open(world.dir, &chunks));
+    assert_true(fm_fs_chunks_read(chunks, 1, id, 0, bytes, sizeof bytes, 1000, &size, NULL) < 0);
+    fm_fs_chunks_close(chunks);
+    assert_int_equal(rename(away, path), 0);
+    fm_fs_chunks_close(read_again(&world));
+    // What the file must be.
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    assert_true(fprintf(file, "cert a\nkey b\ncat c\n") > 0);
+    assert_int_equal(fclose(file), 0);
+    assert_fails(fm_fs_chunks_open(world.dir, &chunks), FM_ERR_FORMAT, "tls:3: expected once each");
+    assert_int_equal(unlink(path), 0);
+    end(&world);
+}
+
 int main(int argc, char **argv)
 {
     const struct {
@@ -559,6 +614,7 @@ int main(int argc, char **argv)
         {"rotate", cmocka_unit_test(a_chain_whose_last_is_lost_is_rotated)},
         {"throttle", cmocka_unit_test(filling_is_throttled)},
         {"full", cmocka_unit_test(a_full_cluster_takes_changes_alone)},
+        {"tls", cmocka_unit_test(members_on_the_network_speak_tls)},
         {"machine", cmocka_unit_test(a_machine_keeps_its_bulk_to_itself)},
         {"clients", cmocka_unit_test(killed_clients_leave_nothing)},
     };
@@ -567,6 +623,7 @@ int main(int argc, char **argv)
             const struct CMUnitTest tests[] = {cases[i].test};
             return fm_test_run("fs_processes", tests);
         }
-    fprintf(stderr, "usage: fs_processes_test kill|server|stop|drain|rotate|throttle|full|machine|clients\n");
+    fprintf(stderr,
+            "usage: fs_processes_test kill|server|stop|drain|rotate|throttle|full|machine|tls|clients\n");
     return 2;
 }

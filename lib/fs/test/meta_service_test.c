@@ -6,6 +6,7 @@
 
 #include "fathom/clock.h"
 #include "fathom/net.h"
+#include "fm_certs.h"
 #include "meta_follow.h"
 #include "meta_service_private.h"
 #include "meta_wire.h"
@@ -510,6 +511,41 @@ static void strangers_get_nothing(void **state)
     close_world();
 }
 
+// On the network, where tokens would otherwise be read by whoever listens.
+static void names_are_asked_in_tls(void **state)
+{
+    (void)state;
+    fm_fs_meta *meta;
+    fm_net_key key;
+    fm_net_tls *tls;
+    char token[FM_FS_TOKEN_BYTES];
+    const fm_net_tls_options files = {sizeof files, fm_test_cert("a.pem"), fm_test_cert("a.key"),
+                                      fm_test_cert("ca.pem")};
+    if (fm_net_tls_new(&files, &tls) == FM_ERR_UNSUPPORTED)
+        fm_test_skip("built without TLS");
+    open_world(NULL);
+    stop(0);
+    const struct fm_fs_meta_hosting hosting = {.tls = tls};
+    assert_ok(
+        fm_fs_meta_service_new(world.store, &cluster_key, "127.0.0.1:0", 2, &hosting, &world.services[0]));
+    assert_int_equal(pthread_create(&world.threads[0], NULL, run, world.services[0]), 0);
+    fm_fs_meta_key_derive(&cluster_key, &key);
+    fm_fs_meta_admin_token(&cluster_key, token);
+    fm_fs_meta_connect_options options = {.size = sizeof options,
+                                          .servers = fm_fs_meta_service_address(world.services[0]),
+                                          .key = &key,
+                                          .token = token,
+                                          .timeout_ms = PATIENCE_MS};
+    assert_fails(fm_fs_meta_connect(&options, &meta), FM_ERR_NET_AUTH, "expects TLS");
+    options.tls = tls;
+    assert_ok(fm_fs_meta_connect(&options, &meta));
+    fm_net_tls_free(tls);
+    fm_fs_node root;
+    assert_ok(fm_fs_meta_node(meta, FM_FS_META_ROOT, &root));
+    fm_fs_meta_close(meta);
+    close_world();
+}
+
 /* Peers that do not keep to the format */
 
 struct raw {
@@ -602,6 +638,7 @@ int main(void)
         cmocka_unit_test(a_token_says_who_asks),
         cmocka_unit_test(tokens_end),
         cmocka_unit_test(strangers_get_nothing),
+        cmocka_unit_test(names_are_asked_in_tls),
         cmocka_unit_test(harmful_requests_are_refused),
     };
     return fm_test_run("meta_service", tests);

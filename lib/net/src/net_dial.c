@@ -4,7 +4,6 @@
 #include "fathom/rng.h"
 
 #include "net_rpc.h"
-#include "net_tls.h"
 
 int64_t fm_net_backoff_next_ns(fm_net_backoff *backoff)
 {

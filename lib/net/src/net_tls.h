@@ -31,8 +31,6 @@ enum net_tls_result {
 
 struct net_tls_session;
 
-// Holds on to it, besides its owner.
-fm_net_tls *fm_net_tls_ref(fm_net_tls *tls);
 // FM_ERR_NOMEM.
 FM_MUST_USE fm_status fm_net_tls_session_new(fm_net_tls *tls, int fd, int caller,
                                              struct net_tls_session **out_session);

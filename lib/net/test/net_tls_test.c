@@ -1,11 +1,10 @@
 // Connections in TLS: who gets in and who is told why not, bulk both ways, and what a network between the ends can do.
 #include "net_peer.h"
+#include "fm_certs.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "fathom/clock.h"
@@ -18,32 +17,10 @@
 
 static const char any_port[] = "127.0.0.1:0";
 
-// Two CAs; members of the first, one of them too old; and files that are no good.
-static const char make_files[] =
-    "set -e; cd \"$1\"; exec 2>log\n"
-    "ec='-newkey ec -pkeyopt ec_paramgen_curve:P-256'\n"
-    "for ca in ca other; do\n"
-    "  openssl req -x509 $ec -nodes -keyout $ca.key -out $ca.pem -subj /CN=$ca -days 30\n"
-    "done\n"
-    "member() { openssl req $ec -nodes -keyout $1.key -out $1.csr -subj /CN=$1\n"
-    "  openssl x509 -req -in $1.csr -CA $2.pem -CAkey $2.key -set_serial $3 -days $4 -out $1.pem; }\n"
-    "member a ca 1 30; member b ca 2 30; member old ca 3 -1; member foreign other 4 30\n"
-    "openssl ec -in a.key -aes128 -passout pass:secret -out locked.key\n"
-    "cp a.key open.key; echo nonsense >nonsense; chmod 600 *.key nonsense; chmod 644 open.key\n";
-
-static const char *file_of(const char *name)
-{
-    static char paths[16][300];
-    static int next;
-    char *path = paths[next++ % 16];
-    snprintf(path, sizeof paths[0], "%s/%s", fm_test_tmpdir(), name);
-    return path;
-}
-
 static fm_status new_tls(const char *cert, const char *key, const char *ca, fm_net_tls **out_tls)
 {
-    const fm_net_tls_options options = {sizeof options, cert ? file_of(cert) : NULL,
-                                        key ? file_of(key) : NULL, ca ? file_of(ca) : NULL};
+    const fm_net_tls_options options = {sizeof options, cert ? fm_test_cert(cert) : NULL,
+                                        key ? fm_test_cert(key) : NULL, ca ? fm_test_cert(ca) : NULL};
     return fm_net_tls_new(&options, out_tls);
 }
 
@@ -54,20 +31,6 @@ static fm_net_tls *member(const char *name, const char *ca)
     char key[64];
     char authority[64];
     fm_net_tls *tls = NULL;
-    struct stat info;
-    if (stat(file_of("ca.pem"), &info) != 0) {
-        char command[2048];
-        if (system("command -v openssl >/dev/null") != 0)
-            fm_test_skip("no openssl command to make certificates with");
-        const char *script = file_of("make");
-        FILE *file = fopen(script, "w");
-        assert_non_null(file);
-        assert_int_equal(fwrite(make_files, 1, strlen(make_files), file), strlen(make_files));
-        assert_int_equal(fclose(file), 0);
-        snprintf(command, sizeof command, "bash '%s' '%s'", script, fm_test_tmpdir());
-        if (system(command) != 0)
-            fail_msg("openssl made no certificates; see %s/log", fm_test_tmpdir());
-    }
     snprintf(cert, sizeof cert, "%s.pem", name);
     snprintf(key, sizeof key, "%s.key", name);
     snprintf(authority, sizeof authority, "%s.pem", ca);

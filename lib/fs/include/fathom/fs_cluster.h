@@ -58,6 +58,9 @@ typedef struct fm_fs_cluster_options {
     const char
         *store; /**< of the cluster's state, as fm_fs_kv_open() names stores; it must hold no cluster. Then
                             managers are served apart, and told the same. NULL: lmdb:DIR/meta */
+    /** All or none: files in PEM for TLS between members on different machines, as fm_net_tls_options has them. Where they
+     *  are is written to DIR/tls, as lines "cert PATH", "key PATH" and "ca PATH", which services and clients read. */
+    const char *tls_cert, *tls_key, *tls_ca;
 } fm_fs_cluster_options;
 
 /**
@@ -87,6 +90,8 @@ typedef struct fm_fs_serve_options {
     uint32_t target_count;
     uint64_t target_bytes;     /**< storage: the most that each may hold. What cluster.conf says, or 64 GiB */
     uint64_t sync_bytes_per_s; /**< storage: filling another replica sends no more. 0: as fast as it can */
+    const char *tls_cert, *tls_key,
+        *tls_ca; /**< as in fm_fs_cluster_options. Those of DIR/tls, if it is there */
 } fm_fs_serve_options;
 /** Opens one service of the cluster whose directory is `dir`, to be run, stopped and ended as below. FM_ERR_ARG,
  *  FM_ERR_BUSY (that manager, or a target, is open already), and as fm_fs_cluster_up(). */

@@ -122,9 +122,10 @@ typedef struct fm_fs_meta_connect_options {
     const char *servers;          /**< addresses with commas between them, at most FM_FS_META_SERVERS_MAX */
     const struct fm_net_key *key; /**< the names' */
     const char *token;
-    uint32_t connections; /**< at most 64. 32 */
-    int64_t timeout_ms;   /**< of a call, over all its tries. 30000 */
-    int64_t try_ms;       /**< after which another service is tried. 5000 */
+    uint32_t connections;   /**< at most 64. 32 */
+    int64_t timeout_ms;     /**< of a call, over all its tries. 30000 */
+    int64_t try_ms;         /**< after which another service is tried. 5000 */
+    struct fm_net_tls *tls; /**< of services on the network; kept as long as it is needed. NULL: none */
 } fm_fs_meta_connect_options;
 
 /**

@@ -145,7 +145,9 @@ typedef struct fm_net_tls_options {
  * FM_ERR_IO, FM_ERR_UNSUPPORTED (built without TLS).
  */
 FM_API FM_MUST_USE fm_status fm_net_tls_new(const fm_net_tls_options *options, fm_net_tls **out_tls);
-/** What listens, dials or is connected with it keeps it as long as it needs it. NULL is allowed. */
+/** One more owner, who frees it as well; returns it. Any thread. NULL is allowed. */
+FM_API fm_net_tls *fm_net_tls_ref(fm_net_tls *tls);
+/** What listens, dials or is connected with it keeps it as long as it needs it. Any thread. NULL is allowed. */
 FM_API void fm_net_tls_free(fm_net_tls *tls);
 
 typedef struct fm_net_security {
