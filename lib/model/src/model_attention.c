@@ -30,7 +30,7 @@ struct attention_work {
 static char *page_of(const fm_model_session *session, int layer, int block)
 {
     const fm_model *model = session->model;
-    return session->blocks + (size_t)block * fm_model_block_bytes(model) +
+    return session->blocks + (size_t)session->table[block] * fm_model_block_bytes(model) +
            (size_t)layer * fm_model_page_bytes(model);
 }
 
@@ -51,9 +51,9 @@ static fm_mla_cache cache_of(const fm_model_session *session, int layer)
                           .h_kv = 1,
                           .d_qk = model->config.kv_lora + model->config.rope,
                           .d_v = model->config.kv_lora,
-                          .blocks = session->block_count,
+                          .blocks = session->pool ? session->pool->capacity : session->block_count,
                           .block_stride = (int64_t)fm_model_block_bytes(model),
-                          .data = page_of(session, layer, 0)};
+                          .data = session->blocks + (size_t)layer * fm_model_page_bytes(model)};
 }
 
 // What mla takes queries in for this cache.
@@ -283,7 +283,8 @@ static fm_status append_pages(const struct fm_model_piece *piece, int layer, flo
     if (!slots)
         return no_memory(piece->count);
     for (int i = 0; i < piece->count; i++)
-        slots[i] = piece->at + i; // the table is the identity, so a position is its slot
+        slots[i] = (int64_t)piece->session->table[(piece->at + i) / FM_MODEL_BLOCK] * FM_MODEL_BLOCK +
+                   (piece->at + i) % FM_MODEL_BLOCK;
     FM_TRY(fm_base_tensor_init(&rows, FM_DTYPE_F32, 3, shape, latents));
     return fm_mla_cache_append(model->mla, &cache, slots, &rows);
 }

@@ -57,18 +57,27 @@ FM_MUST_USE fm_status fm_model_pack(fm_model *model);
 /** Makes random weights instead of those of files, packed likewise. */
 FM_MUST_USE fm_status fm_model_draw(fm_model *model, uint64_t seed);
 
+/** Blocks of caches that several sessions share: a fixed number of them, each given to one holder at a time. */
+struct fm_model_pool {
+    char *memory; // [capacity] blocks; what was never given takes none
+    int capacity, free_count;
+    int32_t *free; // [capacity]: the first `free_count` are to be had, the last one next
+};
+
 /**
- * A text in the making. Its cache is one piece of memory in blocks, [block][layer][page], that grows as positions fill it; a
- * page is what mla calls so.
+ * A text in the making. Its cache is blocks, [layer][page] each, that a table names in the order of positions; a page is what mla
+ * calls so. The blocks lie in one piece of memory that grows in place, or in a pool: then the first `borrowed` of them belong to
+ * somebody else, who has filled them.
  *
  * With a head that predicts, `hidden` has the rows of positions [drafted, length), which the head has not seen yet.
  */
 struct fm_model_session {
     fm_model *model;
+    struct fm_model_pool *pool; // NULL: memory of its own
     int positions_max, length;
-    int block_count, block_room;
-    char *blocks;
-    int32_t *table; // [block_room]: 0, 1, ..., as mla asks for the pages of a text
+    int block_count, block_room, borrowed;
+    char *blocks;   // its own, or the pool's
+    int32_t *table; // [block_room]; the first `block_count` are in use
     int drafted;
     float *hidden; // [hidden_room, hidden]
     int hidden_room;
@@ -113,10 +122,24 @@ static inline int fm_model_session_drafted(const fm_model_session *session)
 {
     return session->drafted;
 }
-/** The cache of block `index`, whole positions of which are filled. */
-const void *fm_model_session_block(const fm_model_session *session, int index);
-/** Appends a block, whole, that fm_model_session_block() gave. */
-FM_MUST_USE fm_status fm_model_session_append_block(fm_model_session *session, const void *block);
+/** The cache of block `index`. */
+void *fm_model_session_block(const fm_model_session *session, int index);
+
+/** FM_ERR_NOMEM. */
+FM_MUST_USE fm_status fm_model_pool_open(const fm_model *model, int capacity, struct fm_model_pool *out_pool);
+void fm_model_pool_close(struct fm_model_pool *pool);
+/** A block; -1: none is left. */
+int32_t fm_model_pool_take(struct fm_model_pool *pool);
+void fm_model_pool_give(struct fm_model_pool *pool, int32_t block);
+/** A session of the model's whole context whose blocks come from a pool, which must outlive it. */
+FM_MUST_USE fm_status fm_model_pool_session(struct fm_model_pool *pool, fm_model *model,
+                                            fm_model_session **out_session);
+/** Makes a block of the pool, filled, the session's next whole one: it ends there, and borrows it. What it held of its own there
+ *  goes back. FM_ERR_NOMEM. */
+FM_MUST_USE fm_status fm_model_session_borrow(fm_model_session *session, int32_t block);
+/** The first block that is the session's own becomes somebody else's, who is to free it; `block` is what it borrows from then on:
+ *  the same one, or another with equal bytes, for which its own goes back. */
+void fm_model_session_share(fm_model_session *session, int32_t block);
 
 /** x [rows, hidden] through a layer whose cache is the `index`-th. */
 FM_MUST_USE fm_status fm_model_run_layer(const struct fm_model_pieces *pieces,

@@ -1,7 +1,7 @@
 /*
- * The engine: requests wait in a queue, run in a list, and their caches outlive them in another.
+ * The engine: requests wait in a queue and run in a list; the blocks that they fill stay in a tree.
  *
- * One thread steps. It alone changes the list of what runs and of what is kept; the mutex guards the queue, the marks of
+ * One thread steps. It alone changes the list of what runs, and all blocks; the mutex guards the queue, the marks of
  * cancellation and the sums, which other threads touch. It is not held while the model computes or a callback runs.
  */
 #include <math.h>
@@ -23,6 +23,7 @@ static void destroy_entry(struct serve_entry *entry)
     fm_model_session_close(entry->session);
     fm_base_mem_free(entry->ids);
     fm_base_mem_free(entry->keys);
+    fm_base_mem_free(entry->path);
     fm_base_mem_free(entry);
 }
 
@@ -34,7 +35,7 @@ static void append(struct serve_entry **list, struct serve_entry *entry)
     *list = entry;
 }
 
-static void detach(struct serve_entry **list, const struct serve_entry *entry)
+static void unlist(struct serve_entry **list, const struct serve_entry *entry)
 {
     while (*list != entry)
         list = &(*list)->next;
@@ -54,9 +55,11 @@ static fm_status choose_cache(int64_t *bytes)
     return FM_OK;
 }
 
-// What a step writes to: a request has a row of logits, and one behind its draft.
-static int take_step(fm_serve *serve)
+// The cache, and what a step writes to: a request has a row of logits, and one behind its draft.
+static fm_status take_step(fm_serve *serve)
 {
+    FM_TRY(fm_model_pool_open(serve->model, (int)serve->stats.blocks_total, &serve->pool));
+    FM_TRY(fm_model_serve_prefix_open(&serve->pool, &serve->prefix));
     size_t rows = (size_t)serve->running_max;
     int vocab = fm_model_config_of(serve->model)->vocab;
     serve->logits = fm_base_mem_zalloc((1 + (size_t)serve->drafts) * rows * (size_t)vocab, sizeof(float));
@@ -64,11 +67,16 @@ static int take_step(fm_serve *serve)
     serve->drafted = fm_base_mem_zalloc(rows, sizeof *serve->drafted);
     serve->batch =
         fm_base_mem_zalloc(rows, sizeof *serve->batch); // NOLINT(bugprone-sizeof-expression): pointers
-    return serve->logits && serve->parts && serve->drafted && serve->batch;
+    return serve->logits && serve->parts && serve->drafted && serve->batch
+               ? FM_OK
+               : fm_base_error_set(FM_ERR_NOMEM, "no memory for the logits of %d requests",
+                                   serve->running_max);
 }
 
 static void free_step(fm_serve *serve)
 {
+    fm_model_serve_prefix_close(&serve->prefix);
+    fm_model_pool_close(&serve->pool);
     fm_base_mem_free(serve->logits);
     fm_base_mem_free(serve->parts);
     fm_base_mem_free(serve->drafted);
@@ -94,20 +102,17 @@ fm_status fm_model_serve_open(fm_model *model, const fm_serve_options *options, 
     serve->waiting_max = options->waiting_max ? options->waiting_max : 256;
     serve->chunk = options->chunk_tokens ? options->chunk_tokens : 256;
     serve->replan = options->replan_steps ? options->replan_steps : 256;
-    serve->stats.blocks_total = bytes / block_bytes;
+    serve->stats.blocks_total = bytes / block_bytes < INT32_MAX ? bytes / block_bytes : INT32_MAX;
     fm_model_experts_stats(model, &serve->stats.experts);
     serve->drafts = fm_model_drafts(model);
     serve->store = options->store;
     fm_status status = serve->store ? fm_model_serve_store_open(serve) : FM_OK;
+    if (status == FM_OK)
+        status = take_step(serve);
     if (status < 0) {
-        fm_base_mem_free(serve);
-        return status;
-    }
-    if (!take_step(serve)) {
         free_step(serve);
         fm_base_mem_free(serve);
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for the logits of %d requests",
-                                 options->running_max);
+        return status;
     }
     pthread_mutex_init(&serve->mutex, NULL);
     pthread_condattr_t attributes;
@@ -154,14 +159,19 @@ fm_status fm_model_serve_submit(fm_serve *serve, const fm_serve_request *request
                                                                      : request->max_tokens;
     struct serve_entry *entry = fm_base_mem_zalloc(1, sizeof *entry);
     int32_t *ids = fm_base_mem_zalloc((size_t)request->prompt_count + (size_t)room, sizeof *ids);
-    if (!entry || !ids) {
+    size_t blocks = ((size_t)request->prompt_count + (size_t)room) / FM_MODEL_BLOCK + 1;
+    struct serve_node **path =
+        fm_base_mem_zalloc(blocks, sizeof *path); // NOLINT(bugprone-sizeof-expression): pointers
+    if (!entry || !ids || !path) {
         fm_base_mem_free(entry);
         fm_base_mem_free(ids);
+        fm_base_mem_free(path);
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a request");
     }
     memcpy(ids, request->prompt, (size_t)request->prompt_count * sizeof *ids);
     entry->request = *request;
     entry->ids = ids;
+    entry->path = path;
     entry->count = request->prompt_count;
     entry->count_max = request->prompt_count + room;
     pthread_mutex_lock(&serve->mutex);
@@ -193,81 +203,164 @@ void fm_model_serve_cancel(fm_serve *serve, uint64_t ticket)
 
 static int64_t blocks_free(const fm_serve *serve)
 {
-    return serve->stats.blocks_total - serve->stats.blocks_running - serve->stats.blocks_kept;
+    return serve->stats.blocks_total - serve->reserved - serve->prefix.used - serve->prefix.unused;
 }
 
-// The kept entry that was used longest ago gives its blocks back. Locked.
-static void evict(fm_serve *serve)
+// For those who ask. Locked.
+static void note_blocks(fm_serve *serve)
 {
-    struct serve_entry *oldest = serve->kept; // appended in order of use
-    detach(&serve->kept, oldest);
-    serve->stats.blocks_kept -= oldest->blocks;
-    destroy_entry(oldest);
+    serve->stats.blocks_running = serve->reserved + serve->prefix.used;
+    serve->stats.blocks_kept = serve->prefix.unused;
+    serve->stats.blocks_shared = serve->prefix.shared;
 }
 
-// Frees `blocks` if kept ones suffice. Locked.
+// Frees `blocks` if those that nobody uses suffice.
 static int make_room(fm_serve *serve, int64_t blocks)
 {
-    if (blocks_free(serve) + serve->stats.blocks_kept < blocks)
+    if (blocks_free(serve) + serve->prefix.unused < blocks)
         return 0;
     while (blocks_free(serve) < blocks)
-        evict(serve);
+        fm_model_serve_prefix_evict(&serve->prefix);
     return 1;
 }
 
-static int common_prefix(const struct serve_entry *a, const struct serve_entry *b)
+static struct serve_node *last_node(const struct serve_entry *entry)
 {
-    int i = 0;
-    while (i < a->count && i < b->fed && a->ids[i] == b->ids[i])
-        i++;
-    return i;
+    return entry->path_count ? entry->path[entry->path_count - 1] : NULL;
 }
 
-/* A shorter beginning is not worth another text's cache. */
+// Where the next block of the entry that is not shared begins.
+static int boundary(const struct serve_entry *entry)
+{
+    return entry->path_count * FM_MODEL_BLOCK;
+}
+
+// One more block is shared, and one fewer the entry's own.
+static void go_along(fm_serve *serve, struct serve_entry *entry, struct serve_node *node)
+{
+    entry->path[entry->path_count++] = node;
+    if (entry->blocks > 0) {
+        entry->blocks--;
+        serve->reserved--;
+    }
+}
+
+// Goes on from whole blocks that others have filled; tells how many tokens that gave. At least one is left to compute: its
+// logits are what is asked for.
+static int attach(fm_serve *serve, struct serve_entry *entry)
+{
+    int before = entry->fed;
+    while (entry->fed == boundary(entry) && entry->fed + FM_MODEL_BLOCK < entry->count) {
+        struct serve_node *node =
+            fm_model_serve_prefix_find(&serve->prefix, last_node(entry), entry->ids + entry->fed);
+        if (!node || fm_model_session_borrow(entry->session, node->block) < 0)
+            break;
+        fm_model_serve_prefix_use(&serve->prefix, node);
+        go_along(serve, entry, node);
+        entry->fed += FM_MODEL_BLOCK;
+    }
+    return entry->fed - before;
+}
+
+/* A shorter beginning is not worth copying a block for. */
 enum { SERVE_PREFIX_MIN = 16 };
 
-// Takes over the kept cache that begins as the entry does for longest. At least one token is left to compute: its logits
-// are what is asked for. Locked.
-static void reuse(fm_serve *serve, struct serve_entry *entry)
+// Copies the block that goes on as the entry does for longest, which differs from it before its end.
+static int copy_part(fm_serve *serve, struct serve_entry *entry)
 {
-    struct serve_entry *best = NULL;
-    int longest = SERVE_PREFIX_MIN - 1;
-    for (struct serve_entry *kept = serve->kept; kept; kept = kept->next) {
-        int prefix = common_prefix(entry, kept);
-        if (prefix > longest) {
-            longest = prefix;
-            best = kept;
-        }
-    }
-    if (!best)
-        return;
-    if (longest == entry->count)
-        longest--;
-    detach(&serve->kept, best);
-    serve->stats.blocks_kept -= best->blocks;
-    if (fm_model_session_cut(best->session, longest) == FM_OK) {
-        entry->session = best->session;
-        entry->blocks = best->blocks; // cutting gives none back
-        entry->fed = longest;
-        best->session = NULL;
-        serve->stats.blocks_running += entry->blocks;
-        serve->stats.cached_tokens += longest;
-        // After a preemption this would count what the request computed itself.
-        if (!entry->restarted)
-            entry->cached = longest;
-    }
-    destroy_entry(best);
+    int length, left = entry->count - 1 - entry->fed;
+    if (entry->fed != boundary(entry))
+        return 0;
+    const struct serve_node *node =
+        fm_model_serve_prefix_longest(&serve->prefix, last_node(entry), entry->ids + entry->fed,
+                                      left < FM_MODEL_BLOCK ? left : FM_MODEL_BLOCK - 1, &length);
+    if (!node || entry->fed + length < SERVE_PREFIX_MIN ||
+        fm_model_session_reserve(entry->session, entry->fed + length) < 0)
+        return 0;
+    size_t bytes = fm_model_block_bytes(serve->model);
+    memcpy(fm_model_session_block(entry->session, entry->path_count),
+           serve->pool.memory + bytes * (size_t)node->block, bytes);
+    entry->fed += length;
+    entry->session->length = entry->session->drafted = entry->fed;
+    return length;
 }
 
-// Gives an entry's cache back. Locked.
+// Lets others share the blocks that the entry has filled; one that somebody else has filled meanwhile takes its place.
+static void publish(fm_serve *serve, struct serve_entry *entry)
+{
+    fm_model_session *session = entry->session;
+    int filled = serve->drafts && session->drafted < entry->fed ? session->drafted : entry->fed;
+    while (boundary(entry) + FM_MODEL_BLOCK <= filled) {
+        const int32_t *ids = entry->ids + boundary(entry);
+        struct serve_node *node = fm_model_serve_prefix_find(&serve->prefix, last_node(entry), ids);
+        if (node)
+            fm_model_serve_prefix_use(&serve->prefix, node);
+        else
+            node = fm_model_serve_prefix_add(&serve->prefix, last_node(entry), ids, FM_MODEL_BLOCK,
+                                             session->table[entry->path_count]);
+        if (!node)
+            return; // without memory they are not shared
+        fm_model_session_share(session, node->block);
+        go_along(serve, entry, node);
+    }
+}
+
+// Keeps what a finished request has of a block that is not whole, in place of what somebody had of it.
+static void keep_part(fm_serve *serve, struct serve_entry *entry)
+{
+    int length, count = entry->fed - boundary(entry);
+    const int32_t *ids = entry->ids + boundary(entry);
+    if (count < 1 || count >= FM_MODEL_BLOCK || entry->fed < SERVE_PREFIX_MIN)
+        return;
+    struct serve_node *node =
+        fm_model_serve_prefix_longest(&serve->prefix, last_node(entry), ids, count, &length);
+    if (length == count)
+        return; // all of it is there
+    if (node && node->filled == length)
+        fm_model_serve_prefix_remove(&serve->prefix, node);
+    node = fm_model_serve_prefix_add(&serve->prefix, last_node(entry), ids, count,
+                                     entry->session->table[entry->path_count]);
+    if (!node)
+        return;
+    fm_model_session_share(entry->session, node->block);
+    entry->blocks--;
+    serve->reserved--;
+}
+
+// Gives an entry's cache back; what it shares stays as long as there is room.
 static void release(fm_serve *serve, struct serve_entry *entry)
 {
+    while (entry->path_count > 0)
+        fm_model_serve_prefix_leave(&serve->prefix, entry->path[--entry->path_count]);
     fm_model_session_close(entry->session);
     entry->session = NULL;
-    serve->stats.blocks_running -= entry->blocks;
+    serve->reserved -= entry->blocks;
     entry->blocks = 0;
     entry->fed = 0;
     entry->has_draft = entry->looked_up = 0;
+}
+
+// Tokens that came from a cache. After a preemption this would count what the request computed itself. Locked.
+static void count_cached(fm_serve *serve, struct serve_entry *entry, int tokens)
+{
+    serve->stats.cached_tokens += tokens;
+    if (!entry->restarted)
+        entry->cached += tokens;
+}
+
+// Tells whether an older request is filling the block of a prompt that this one has next: then it computes nothing now, and needs
+// no blocks.
+static int awaits(const fm_serve *serve, const struct serve_entry *entry)
+{
+    int begin = boundary(entry), end = begin + FM_MODEL_BLOCK;
+    if (entry->fed != begin || end >= entry->count)
+        return 0;
+    for (const struct serve_entry *other = serve->running; other && other != entry; other = other->next)
+        if (other->path_count == entry->path_count && last_node(other) == last_node(entry) &&
+            other->fed < end && end <= other->count &&
+            memcmp(other->ids + begin, entry->ids + begin, FM_MODEL_BLOCK * sizeof *entry->ids) == 0)
+            return 1;
+    return 0;
 }
 
 // Moves waiting requests to the running ones while there is room. Locked.
@@ -275,18 +368,19 @@ static void admit(fm_serve *serve)
 {
     while (serve->waiting && serve->stats.running < serve->running_max) {
         struct serve_entry *entry = serve->waiting;
-        reuse(serve, entry);
-        int64_t more = blocks_for(entry->count + 1) - entry->blocks;
-        if (more > 0 && !make_room(serve, more)) {
+        if (!entry->session && fm_model_pool_session(&serve->pool, serve->model, &entry->session) < 0)
+            break; // memory may be there at the next step
+        int cached = attach(serve, entry);
+        int64_t more = awaits(serve, entry) ? 0 : blocks_for(entry->count + 1) - entry->path_count;
+        if (!make_room(serve, more)) {
             release(serve, entry);
             break;
         }
-        if (!entry->session && fm_model_session_open(serve->model, 0, &entry->session) < 0)
-            break; // memory may be there at the next step
-        if (more > 0) {
-            entry->blocks += more;
-            serve->stats.blocks_running += more;
-        }
+        entry->blocks = more;
+        serve->reserved += more;
+        if (more > 0)
+            cached += copy_part(serve, entry);
+        count_cached(serve, entry, cached);
         serve->waiting = entry->next;
         serve->stats.waiting--;
         append(&serve->running, entry);
@@ -306,7 +400,7 @@ static struct serve_entry *youngest(const fm_serve *serve)
 static void preempt(fm_serve *serve)
 {
     struct serve_entry *entry = youngest(serve);
-    detach(&serve->running, entry);
+    unlist(&serve->running, entry);
     release(serve, entry);
     entry->restarted = 1;
     serve->stats.running--;
@@ -320,9 +414,11 @@ static void preempt(fm_serve *serve)
 static void grow(fm_serve *serve)
 {
     for (struct serve_entry *entry = serve->running, *next; entry; entry = next) {
-        int64_t more = blocks_for(entry->count + 1) - entry->blocks;
+        int64_t more = blocks_for(entry->count + 1) - entry->path_count - entry->blocks;
         if (entry->count == entry->count_max)
-            more = blocks_for(entry->count) - entry->blocks;
+            more = blocks_for(entry->count) - entry->path_count - entry->blocks;
+        if (awaits(serve, entry))
+            more = 0;
         while (more > 0 && !make_room(serve, more)) {
             int self = youngest(serve) == entry;
             preempt(serve);
@@ -331,7 +427,7 @@ static void grow(fm_serve *serve)
         }
         if (more > 0) {
             entry->blocks += more;
-            serve->stats.blocks_running += more;
+            serve->reserved += more;
         }
         next = entry->next;
     }
@@ -340,7 +436,7 @@ static void grow(fm_serve *serve)
 // Takes an entry off its list, for finish().
 static void leave(fm_serve *serve, struct serve_entry *entry, int running)
 {
-    detach(running ? &serve->running : &serve->waiting, entry);
+    unlist(running ? &serve->running : &serve->waiting, entry);
     *(running ? &serve->stats.running : &serve->stats.waiting) -= 1;
 }
 
@@ -351,19 +447,17 @@ static void finish(fm_serve *serve, struct serve_entry *entry, fm_serve_finish h
     int cached = entry->cached, put = 0;
     if (entry->session && serve->store && how != FM_SERVE_FAILED)
         put = fm_model_serve_store_save(serve, entry);
+    if (entry->session && how != FM_SERVE_FAILED) {
+        entry->fed = fm_model_session_rest(entry->session);
+        publish(serve, entry);
+        keep_part(serve, entry);
+    }
+    release(serve, entry);
+    destroy_entry(entry);
     pthread_mutex_lock(&serve->mutex);
     serve->stats.finished[how]++;
     serve->stats.stored_blocks += put;
-    if (entry->session)
-        entry->fed = fm_model_session_rest(entry->session);
-    if (entry->session && how != FM_SERVE_FAILED && entry->fed >= SERVE_PREFIX_MIN) {
-        serve->stats.blocks_running -= entry->blocks;
-        serve->stats.blocks_kept += entry->blocks;
-        append(&serve->kept, entry);
-    } else {
-        release(serve, entry);
-        destroy_entry(entry);
-    }
+    note_blocks(serve);
     pthread_mutex_unlock(&serve->mutex);
     if (request.on_end)
         request.on_end(request.context, how, cached, message);
@@ -408,7 +502,7 @@ static int gather(fm_serve *serve)
     for (int prompts = 0; prompts < 2; prompts++)
         for (struct serve_entry *entry = serve->running; entry; entry = entry->next) {
             int left = entry->count - entry->fed, take = left, guessed = 0;
-            if ((left > 1) != prompts)
+            if ((left > 1) != prompts || (prompts && awaits(serve, entry)))
                 continue;
             if (prompts) {
                 take = left < room ? left : room;
@@ -535,20 +629,27 @@ static void draft(fm_serve *serve)
         entry->has_draft = 0;
 }
 
-// What the store knows of prompts that were admitted just now, which have computed nothing.
+// What others have computed of prompts since they were admitted. Locked.
+static void share(fm_serve *serve)
+{
+    for (struct serve_entry *entry = serve->running; entry; entry = entry->next)
+        if (entry->count - entry->fed > 1)
+            count_cached(serve, entry, attach(serve, entry));
+}
+
+// What the store knows of prompts that have computed nothing, and need not wait for others who do.
 static void load(fm_serve *serve)
 {
     for (struct serve_entry *entry = serve->running; entry && serve->store; entry = entry->next) {
-        if (entry->looked_up)
+        if (entry->looked_up || awaits(serve, entry))
             continue;
         entry->looked_up = 1;
-        int tokens = fm_model_serve_store_load(serve, entry);
+        int loaded = fm_model_serve_store_load(serve, entry);
+        publish(serve, entry);
         pthread_mutex_lock(&serve->mutex);
-        serve->stats.cached_tokens += tokens;
-        serve->stats.loaded_blocks += (tokens + FM_MODEL_BLOCK - 1) / FM_MODEL_BLOCK;
+        count_cached(serve, entry, loaded);
+        serve->stats.loaded_blocks += (loaded + FM_MODEL_BLOCK - 1) / FM_MODEL_BLOCK;
         pthread_mutex_unlock(&serve->mutex);
-        if (!entry->restarted)
-            entry->cached += tokens;
     }
 }
 
@@ -571,8 +672,10 @@ fm_status fm_model_serve_step(fm_serve *serve)
 {
     end_cancelled(serve);
     pthread_mutex_lock(&serve->mutex);
+    share(serve);
     grow(serve);
     admit(serve);
+    note_blocks(serve);
     pthread_mutex_unlock(&serve->mutex);
     load(serve);
     int count = gather(serve), prompts = 0;
@@ -594,8 +697,11 @@ fm_status fm_model_serve_step(fm_serve *serve)
     }
     draft(serve);
     int64_t put = save(serve);
+    for (struct serve_entry *entry = serve->running; entry; entry = entry->next)
+        publish(serve, entry);
     replan(serve);
     pthread_mutex_lock(&serve->mutex);
+    note_blocks(serve);
     fm_model_experts_stats(serve->model, &serve->stats.experts);
     serve->stats.stored_blocks += put;
     serve->stats.steps++;
@@ -638,8 +744,6 @@ void fm_model_serve_close(fm_serve *serve)
         for (struct serve_entry *entry = list ? serve->running : serve->waiting; entry; entry = entry->next)
             entry->cancelled = 1;
     end_cancelled(serve);
-    while (serve->kept)
-        evict(serve);
     pthread_cond_destroy(&serve->work);
     pthread_mutex_destroy(&serve->mutex);
     free_step(serve);

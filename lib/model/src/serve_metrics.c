@@ -97,6 +97,8 @@ fm_status fm_model_serve_metrics_write(const struct serve_metrics *metrics, cons
         {"cache_blocks", "gauge", "blocks of the cache", stats->blocks_total},
         {"cache_blocks_running", "gauge", "of them, of running requests", stats->blocks_running},
         {"cache_blocks_kept", "gauge", "of them, of finished requests", stats->blocks_kept},
+        {"cache_blocks_shared", "gauge", "blocks that running requests would need more if they shared none",
+         stats->blocks_shared},
         {"prompt_tokens_total", "counter", "prompt tokens computed", stats->prompt_tokens},
         {"cached_tokens_total", "counter", "prompt tokens found in a cache", stats->cached_tokens},
         {"tokens_total", "counter", "tokens generated", stats->tokens},

@@ -5,9 +5,9 @@
 #include <pthread.h>
 
 #include "fathom/serve.h"
-#include "model_private.h"
+#include "serve_prefix.h"
 
-/** A request, and after it its cache. */
+/** A request. */
 struct serve_entry {
     struct serve_entry *next;
     uint64_t ticket;
@@ -24,7 +24,9 @@ struct serve_entry {
     fm_fs_kvcache_key *keys; // of the first `key_count` blocks; NULL: none yet
     int key_count;
     fm_model_session *session; // NULL while it waits
-    int64_t blocks;            // that the session has, or has reserved
+    struct serve_node **path;  // whole blocks that it may share, from the beginning on
+    int path_count;
+    int64_t blocks; // of its own behind them, which it has or may take
 };
 
 struct fm_serve {
@@ -32,7 +34,10 @@ struct fm_serve {
     int running_max, waiting_max, chunk, replan;
     pthread_mutex_t mutex;
     pthread_cond_t work;
-    struct serve_entry *waiting, *running, *kept; // oldest first
+    struct serve_entry *waiting, *running; // oldest first
+    struct fm_model_pool pool;
+    struct serve_prefix prefix; // what caches hold, of running and finished requests
+    int64_t reserved;           // blocks of running requests' own
     uint64_t last_ticket;
     fm_serve_stats stats;
     fm_fs_kvcache *store;                      // or NULL

@@ -95,7 +95,7 @@ static int read_blocks(const fm_serve *serve, struct serve_entry *entry, int fir
     }
     for (int i = 0; i < count; i++)
         blocks[i] = (fm_fs_kvcache_block){.key = entry->keys[first + i],
-                                          .buffer = session->blocks + bytes * (size_t)(first + i),
+                                          .buffer = fm_model_session_block(session, first + i),
                                           .capacity = bytes};
     if (fm_fs_kvcache_read(serve->store, blocks, (size_t)count, &hits) == FM_OK)
         while (came < count && blocks[came].size == bytes)

@@ -4,7 +4,7 @@
 #include <pthread.h>
 
 #include "fathom/rng.h"
-#include "fathom/serve.h"
+#include "serve_private.h"
 
 enum { VOCAB = 256, TEXT_MAX = 400 };
 
@@ -60,39 +60,46 @@ static fm_model *open_model(const char *name)
     return open_narrow(name, FM_DTYPE_F32, FM_DTYPE_F32);
 }
 
-// A random model with a head for drafts. So few tokens that guesses come true.
-static fm_model *open_guessing(int predict)
+// A random model with a head for drafts.
+static fm_model *open_drawn(int vocab, int predict, fm_dtype dtype, fm_dtype cache)
 {
-    static const fm_model_config config = {.family = FM_MODEL_V3,
-                                           .vocab = 6,
-                                           .hidden = 32,
-                                           .intermediate = 64,
-                                           .layers = 2,
-                                           .dense_layers = 1,
-                                           .heads = 2,
-                                           .q_lora = 16,
-                                           .kv_lora = 16,
-                                           .nope = 16,
-                                           .rope = 16,
-                                           .value = 16,
-                                           .experts = 4,
-                                           .expert_intermediate = 32,
-                                           .shared_experts = 1,
-                                           .topk = 2,
-                                           .groups = 1,
-                                           .topk_groups = 1,
-                                           .gate = FM_MODEL_SIGMOID,
-                                           .routed_scale = 1,
-                                           .epsilon = 1e-6,
-                                           .rope_theta = 10000,
-                                           .context = 200,
-                                           .predict_layers = 1,
-                                           .bos = -1,
-                                           .eos = 1};
+    const fm_model_config config = {.family = FM_MODEL_V3,
+                                    .vocab = vocab,
+                                    .hidden = 32,
+                                    .intermediate = 64,
+                                    .layers = 2,
+                                    .dense_layers = 1,
+                                    .heads = 2,
+                                    .q_lora = 16,
+                                    .kv_lora = 16,
+                                    .nope = 16,
+                                    .rope = 16,
+                                    .value = 16,
+                                    .experts = 4,
+                                    .expert_intermediate = 32,
+                                    .shared_experts = 1,
+                                    .topk = 2,
+                                    .groups = 1,
+                                    .topk_groups = 1,
+                                    .gate = FM_MODEL_SIGMOID,
+                                    .routed_scale = 1,
+                                    .epsilon = 1e-6,
+                                    .rope_theta = 10000,
+                                    .context = 200,
+                                    .predict_layers = 1,
+                                    .bos = -1,
+                                    .eos = 1};
     fm_model *model;
-    fm_model_options options = {.size = sizeof options, .threads = 1, .predict = predict};
+    fm_model_options options = {
+        .size = sizeof options, .threads = 1, .dtype = dtype, .cache_dtype = cache, .predict = predict};
     assert_ok(fm_model_open_random(&config, &options, 11, &model));
     return model;
+}
+
+// So few tokens that guesses come true.
+static fm_model *open_guessing(int predict)
+{
+    return open_drawn(6, predict, FM_DTYPE_F32, FM_DTYPE_F32);
 }
 
 // What the request gives without an engine.
@@ -309,6 +316,138 @@ static void kept_caches_are_gone_on_from(void **state)
     same_text(&second, &expected);
     fm_model_serve_close(serve);
     fm_model_close(model);
+}
+
+// No block is lost, and none is given twice: those of the tree, those reserved and those that are free are all there are.
+static void check_blocks(const fm_serve *serve)
+{
+    int64_t known = serve->reserved + serve->prefix.used + serve->prefix.unused;
+    assert_true(serve->reserved >= 0 && known <= serve->pool.capacity);
+    assert_true(serve->pool.free_count >= serve->pool.capacity - known);
+    if (!serve->running && !serve->waiting) {
+        assert_int_equal(serve->reserved + serve->prefix.used + serve->prefix.shared, 0);
+        assert_int_equal(serve->pool.free_count + serve->prefix.unused, serve->pool.capacity);
+    }
+}
+
+// Users who come together and begin alike: the beginning is computed once, and lies in the cache once.
+static void check_shared(fm_model *model)
+{
+    enum { USERS = 6, SHARED = 150, OWN = 20, ANSWER = 6 };
+    fm_serve *serve;
+    // Two shared blocks and one more of each; without sharing two requests would fill it.
+    fm_serve_options options = {
+        .size = sizeof options, .cache_bytes = (2 + USERS) * block_bytes(model), .chunk_tokens = 100};
+    static struct answer answers[USERS], expected[USERS];
+    static int32_t prompts[USERS][SHARED + OWN];
+    fm_serve_request requests[USERS];
+    fm_serve_stats stats;
+    uint64_t ticket;
+    int vocab = fm_model_config_of(model)->vocab, most = 0;
+    for (int i = 0; i < USERS; i++) {
+        for (int j = 0; j < SHARED + OWN; j++)
+            prompts[i][j] = (j < SHARED ? j * 37 + 11 : j * (i + 3) + i) % vocab;
+        requests[i] = make_request(prompts[i], SHARED + OWN, ANSWER, &answers[i]);
+        requests[i].ignore_end = 1;
+        alone(model, &requests[i], &expected[i]);
+    }
+    assert_ok(fm_model_serve_open(model, &options, &serve));
+    for (int i = 0; i < USERS; i++)
+        assert_ok(fm_model_serve_submit(serve, &requests[i], &ticket));
+    while (fm_model_serve_wait(serve, 0)) {
+        assert_ok(fm_model_serve_step(serve));
+        check_blocks(serve);
+        fm_model_serve_stats(serve, &stats);
+        most = stats.blocks_shared > most ? (int)stats.blocks_shared : most;
+        assert_int_equal(stats.waiting, 0);
+    }
+    for (int i = 0; i < USERS; i++) {
+        same_text(&answers[i], &expected[i]);
+        assert_int_equal(answers[i].cached, i ? 128 : 0);
+    }
+    assert_int_equal(most, 2 * (USERS - 1));
+    assert_int_equal(stats.preemptions, 0);
+    assert_int_equal(stats.prompt_tokens, 128 + USERS * (SHARED + OWN - 128));
+    assert_int_equal(stats.cached_tokens, 128 * (USERS - 1));
+    fm_model_serve_close(serve);
+    fm_model_close(model);
+}
+
+static void beginnings_are_shared(void **state)
+{
+    (void)state;
+    check_shared(open_drawn(VOCAB, 0, FM_DTYPE_F32, FM_DTYPE_F32));
+    check_shared(open_drawn(VOCAB, 1, FM_DTYPE_F32, FM_DTYPE_BF16));
+    check_shared(open_drawn(VOCAB, 0, FM_DTYPE_BF16, FM_DTYPE_F8_E4M3));
+    check_shared(open_drawn(VOCAB, 0, FM_DTYPE_F8_E4M3, FM_DTYPE_BF16));
+}
+
+// Requests of a family of texts come and are cancelled at random, while the cache is too small for all of them.
+static void check_storm(fm_model *model, int blocks, uint64_t seed)
+{
+    enum { TEXTS = 6, REQUESTS = 40, LONGEST = 150, ANSWER = 30 };
+    fm_serve *serve;
+    fm_serve_options options = {.size = sizeof options,
+                                .cache_bytes = blocks * block_bytes(model),
+                                .running_max = 5,
+                                .chunk_tokens = 37};
+    static struct answer answers[REQUESTS], expected[TEXTS];
+    static int32_t texts[TEXTS][LONGEST];
+    fm_serve_request requests[TEXTS];
+    uint64_t tickets[REQUESTS];
+    int which[REQUESTS], vocab = fm_model_config_of(model)->vocab, ended = 0;
+    fm_serve_stats stats;
+    fm_rng rng = fm_base_rng_begin(seed, 0);
+    for (int i = 0; i < TEXTS; i++) { // each goes along with the one before for a while
+        int same = i ? 30 + (int)fm_base_rng_below(&rng, 80) : 0,
+            count = 70 + (int)fm_base_rng_below(&rng, 75);
+        for (int j = 0; j < LONGEST; j++)
+            texts[i][j] = j < same ? texts[i - 1][j] : (int32_t)fm_base_rng_below(&rng, (uint64_t)vocab);
+        requests[i] = make_request(texts[i], count, ANSWER, &expected[i]);
+        requests[i].ignore_end = 1;
+        alone(model, &requests[i], &expected[i]);
+    }
+    assert_ok(fm_model_serve_open(model, &options, &serve));
+    for (int i = 0; i < REQUESTS; i++) {
+        which[i] = (int)fm_base_rng_below(&rng, TEXTS);
+        fm_serve_request request = requests[which[i]];
+        memset(&answers[i], 0, sizeof answers[i]);
+        request.context = &answers[i];
+        assert_ok(fm_model_serve_submit(serve, &request, &tickets[i]));
+        for (int steps = (int)fm_base_rng_below(&rng, 12); steps > 0; steps--) {
+            assert_ok(fm_model_serve_step(serve));
+            check_blocks(serve);
+        }
+        if (fm_base_rng_below(&rng, 3) == 0)
+            fm_model_serve_cancel(serve, tickets[fm_base_rng_below(&rng, (uint64_t)i + 1)]);
+    }
+    while (fm_model_serve_wait(serve, 0)) {
+        assert_ok(fm_model_serve_step(serve));
+        check_blocks(serve);
+    }
+    for (int i = 0; i < REQUESTS; i++) {
+        assert_int_equal(answers[i].ended, 1);
+        ended += answers[i].how == FM_SERVE_LENGTH;
+        if (answers[i].how == FM_SERVE_LENGTH)
+            same_text(&answers[i], &expected[which[i]]);
+        else
+            assert_memory_equal(answers[i].ids, expected[which[i]].ids,
+                                (size_t)answers[i].count * sizeof(int32_t));
+    }
+    fm_model_serve_stats(serve, &stats);
+    assert_true(ended > REQUESTS / 3 && stats.finished[FM_SERVE_CANCELLED] > 3 && stats.preemptions > 0);
+    assert_int_equal(stats.finished[FM_SERVE_FAILED], 0);
+    assert_true(stats.cached_tokens > 500);
+    fm_model_serve_close(serve);
+    fm_model_close(model);
+}
+
+static void no_block_is_lost_in_a_storm(void **state)
+{
+    (void)state;
+    check_storm(open_drawn(VOCAB, 0, FM_DTYPE_F32, FM_DTYPE_F32), 6, 1);
+    check_storm(open_drawn(VOCAB, 0, FM_DTYPE_BF16, FM_DTYPE_BF16), 6, 2);
+    check_storm(open_guessing(1), 7, 3);
 }
 
 // One prompt through an engine of its own, on the store that `path` names; gives what was found in caches.
@@ -549,6 +688,8 @@ int main(void)
         cmocka_unit_test(preempted_requests_lose_nothing),
         cmocka_unit_test(experts_change_workers_under_load),
         cmocka_unit_test(kept_caches_are_gone_on_from),
+        cmocka_unit_test(beginnings_are_shared),
+        cmocka_unit_test(no_block_is_lost_in_a_storm),
         cmocka_unit_test(stored_caches_outlive_the_engine),
         cmocka_unit_test(missing_memory_fails_a_request_alone),
         cmocka_unit_test(requests_are_cancelled_and_stopped),

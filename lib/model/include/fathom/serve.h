@@ -14,9 +14,10 @@
  * A step feeds one batch: the next token of every request that is being answered, and beside them up to
  * `chunk_tokens` of prompts, oldest request first, so that a long prompt delays nobody's answer by more than a chunk. A
  * request is admitted, in the order of submission, when the cache has blocks for its prompt. Where blocks run out later,
- * the request admitted last gives its own back and starts again, in front of the queue, with what it has written so far. The
- * cache of a finished request stays until its blocks are needed; a request whose prompt begins as that text did goes on from
- * there. With a `store` a prompt also goes on from blocks (of FM_MODEL_BLOCK tokens) that were computed before the program
+ * the request admitted last gives its own back and starts again, in front of the queue, with what it has written so far.
+ * Requests whose texts begin alike share the whole blocks (of FM_MODEL_BLOCK tokens) of that beginning, while they run as well:
+ * those who come together wait for the first of them to compute it. Blocks of finished requests stay until they are needed, the
+ * last one, which need not be whole, to be copied. With a `store` a prompt also goes on from blocks that were computed before the program
  * began; a thread that steps waits for its disk.
  *
  * Where the model was opened with its head for multi-token prediction, a step feeds a guess behind each token that is being
@@ -114,9 +115,10 @@ FM_API int fm_model_serve_wait(fm_serve *serve, int timeout_ms);
 typedef struct fm_serve_stats {
     int running, waiting;
     int64_t blocks_total, blocks_running, blocks_kept; /**< kept: of finished requests */
-    int64_t prompt_tokens, cached_tokens, tokens;      /**< computed, found in a cache, generated */
-    int64_t drafted_tokens, accepted_tokens; /**< guesses that were fed, and those that were right */
-    int64_t stored_blocks, loaded_blocks;    /**< put into the store, read from it */
+    int64_t blocks_shared; /**< that running requests would need more, if none went on from another's */
+    int64_t prompt_tokens, cached_tokens, tokens; /**< computed, found in a cache, generated */
+    int64_t drafted_tokens, accepted_tokens;      /**< guesses that were fed, and those that were right */
+    int64_t stored_blocks, loaded_blocks;         /**< put into the store, read from it */
     int64_t steps, preemptions;
     int64_t finished[FM_SERVE_FAILED + 1]; /**< by fm_serve_finish */
     fm_model_expert_stats experts;         /**< since they were placed */
