@@ -220,6 +220,15 @@ static void take_chunk(const struct fm_mla_block *block, const struct fm_mla_ker
     add_values(block, kernels, first, keys, partly, fresh, space);
 }
 
+// The same with each step of few rows: of 16 keys, and of 32 columns (or of 16, which are done sooner).
+static int few_lines(const struct fm_mla_block *block, int keys, const struct fm_mla_ahead *ahead)
+{
+    int64_t steps = fm_mla_ceil_div(keys, FM_MLA_LANES) * fm_mla_ceil_div(block->d_qk, FM_MLA_STEP) +
+                    fm_mla_ceil_div(keys, FM_MLA_STEP) * fm_mla_ceil_div(block->d_v, FM_MLA_STRIP);
+    int64_t lines = (int64_t)ahead->count * ((ahead->bytes + 63) / 64);
+    return (int)fm_mla_ceil_div(lines, steps);
+}
+
 // The same for few rows, from where the keys lie.
 static void take_few(const struct fm_mla_block *block, const struct fm_mla_kernels *kernels, int64_t at,
                      int count, int fresh, struct fm_mla_space *space)
@@ -241,6 +250,7 @@ static void take_few(const struct fm_mla_block *block, const struct fm_mla_kerne
         .o_stride = fm_mla_line((size_t)block->d_v),
         .fresh = fresh,
         .ahead = &space->ahead,
+        .ahead_lines = few_lines(block, count, &space->ahead),
     };
     kernels->few_dots(&few);
     int partly = fm_mla_block_partly(block, at, count, space);

@@ -52,6 +52,7 @@ static struct fm_mla_pages layout_of(const fm_mla_cache *cache)
 {
     struct fm_mla_pages pages = {
         .form = cache->form, .page = cache->page, .d_qk = cache->d_qk, .d_v = cache->d_v};
+    pages.shift = cache->page & (cache->page - 1) ? -1 : __builtin_ctz((unsigned)cache->page);
     size_t d_qk = (size_t)cache->d_qk, d_v = (size_t)cache->d_v, page = (size_t)cache->page;
     switch (cache->form) {
     case FM_MLA_FORM_F32:
@@ -147,8 +148,9 @@ size_t fm_mla_cache_span(const fm_mla_cache *cache)
 // A token in its page; offset of its scales, too, for FP8_584.
 static uint8_t *token_at(const struct fm_mla_pages *pages, int64_t slot, int head, uint8_t **out_scales)
 {
-    size_t offset = (size_t)(slot % pages->page);
-    uint8_t *block = pages->data + (size_t)(slot / pages->page) * pages->block_bytes;
+    int64_t in_page, page = fm_mla_pages_split(pages, slot, &in_page);
+    size_t offset = (size_t)in_page;
+    uint8_t *block = pages->data + (size_t)page * pages->block_bytes;
     *out_scales = block + (size_t)pages->page * DATA_584 + offset * SCALES_584;
     return block + offset * pages->token_bytes + (size_t)head * pages->head_bytes;
 }

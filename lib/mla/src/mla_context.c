@@ -35,6 +35,8 @@ static void install(fm_isa isa, struct fm_mla_kernels *kernels)
         fm_mla_install_avx2(kernels);
     if (isa >= FM_ISA_AVX512)
         fm_mla_install_avx512(kernels);
+    if (isa >= FM_ISA_AVX512 && fm_base_cpu_allows(FM_CPU_GFNI))
+        kernels->narrow_e4m3 = fm_mla_narrow_e4m3_gfni;
     if (isa >= FM_ISA_AMX) {
         struct fm_mla_kernels tiles = *kernels;
         fm_mla_install_amx(&tiles);

@@ -31,21 +31,6 @@ FM_INLINE __m512 filled_up(int count)
     return _mm512_set1_ps(count < FM_MLA_STEP ? 0.0F : -0.0F);
 }
 
-// Asks for a line of each of the 16 keys that have the place of these in the next chunk.
-FM_INLINE void ask(const struct fm_mla_ahead *ahead, int key, int line)
-{
-    const int at = line * FM_CACHE_LINE;
-    if (at >= ahead->bytes)
-        return;
-    if (key + LANES <= ahead->count) {
-        FM_UNROLL for (int r = 0; r < LANES; r++)
-            _mm_prefetch((const char *)ahead->keys[key + r] + at, _MM_HINT_T1);
-        return;
-    }
-    for (int r = key; r < ahead->count; r++)
-        _mm_prefetch((const char *)ahead->keys[r] + at, _MM_HINT_T1);
-}
-
 // Logits of 16 keys, from `key` on, with the rows.
 FM_INLINE void dots_of_16(const struct fm_mla_few *few, int key, int rows, __m512 acc[FM_MLA_FEW_ROWS])
 {
@@ -57,7 +42,7 @@ FM_INLINE void dots_of_16(const struct fm_mla_few *few, int key, int rows, __m51
         __m512i dwords[PAIRS];
         __m512 even[FM_MLA_FEW_ROWS], odd[FM_MLA_FEW_ROWS];
         load_transposed(few->keys + key, (size_t)at * 2, pairs, dwords);
-        ask(few->ahead, key, at / FM_MLA_STEP); // as much as was just read, or all that there is
+        fm_mla_ahead_ask(few->ahead, few->ahead_lines);
         FM_UNROLL for (int r = 0; r < rows; r++) even[r] = odd[r] = _mm512_setzero_ps();
         FM_UNROLL for (int i = 0; i < PAIRS; i++)
         {
@@ -169,10 +154,14 @@ FM_INLINE void values(const struct fm_mla_few *few, int rows)
         int count = few->count - key < FM_MLA_STEP ? few->count - key : FM_MLA_STEP;
         size_t column = 0;
         if (rows <= FM_MLA_FEW_ROWS / 2) // there are registers for both
-            for (; column + PAIRED <= (size_t)few->depth; column += PAIRED)
+            for (; column + PAIRED <= (size_t)few->depth; column += PAIRED) {
+                fm_mla_ahead_ask(few->ahead, few->ahead_lines);
                 values_of_32(few, key, count, column, rows);
-        for (; column < (size_t)few->depth; column += LANES)
+            }
+        for (; column < (size_t)few->depth; column += LANES) {
+            fm_mla_ahead_ask(few->ahead, few->ahead_lines);
             values_of_16(few, key, count, column, rows);
+        }
     }
 }
 

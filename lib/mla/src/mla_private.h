@@ -127,6 +127,7 @@ struct fm_mla_few {
     size_t o_stride;
     int fresh; // O is not read
     struct fm_mla_ahead *ahead;
+    int ahead_lines; // to ask for with each step of 16 keys, or of 16 or 32 columns
 };
 
 /** C[rows, columns] += A B, or = A B, in BF16 on tiles; columns are 16 or 32, rows are taken in whole tiles. */
@@ -200,6 +201,8 @@ int fm_mla_tiles_agree(const struct fm_mla_kernels *tiles, const struct fm_mla_k
 void fm_mla_few_dots_avx512(const struct fm_mla_few *few);
 void fm_mla_few_values_avx512(const struct fm_mla_few *few);
 void fm_mla_narrow_e4m3_avx512(const uint8_t *codes, size_t n, float scale, uint16_t *out);
+/** The same for CPUs with GFNI. */
+void fm_mla_narrow_e4m3_gfni(const uint8_t *codes, size_t n, float scale, uint16_t *out);
 
 /** Keys and values as BF16: where they lie, or in a workspace. */
 struct fm_mla_places {
@@ -286,9 +289,18 @@ struct fm_mla_pages {
     uint8_t *data;
     fm_mla_form form;
     int page, d_qk, d_v, group, groups;
+    int shift; // page is 1 << shift; -1 where it is no power of two
     int64_t slots;
     size_t block_bytes, head_bytes, token_bytes;
 };
+/** The page of a slot or place, and where in it. Each key asks: most pages spare it a division. */
+static inline int64_t fm_mla_pages_split(const struct fm_mla_pages *pages, int64_t at, int64_t *out_offset)
+{
+    int64_t page = pages->shift >= 0 ? at >> pages->shift : at / pages->page;
+    *out_offset = at - page * pages->page;
+    return page;
+}
+
 struct fm_mla_pages fm_mla_pages_of(const fm_mla_cache *cache);
 /** Bytes from the first of the cache to behind its last. */
 size_t fm_mla_cache_span(const fm_mla_cache *cache);

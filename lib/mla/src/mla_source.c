@@ -8,7 +8,8 @@ static void begin_ahead(struct fm_mla_space *space, const struct fm_mla_pages *p
 
 static int64_t table_slot(const struct fm_mla_table_source *from, int64_t at)
 {
-    return (int64_t)from->table[at / from->pages->page] * from->pages->page + at % from->pages->page;
+    int64_t offset, page = fm_mla_pages_split(from->pages, at, &offset);
+    return (int64_t)from->table[page] * from->pages->page + offset;
 }
 
 // Moves on by up to `most` keys; returns how many.

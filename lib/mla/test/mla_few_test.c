@@ -45,20 +45,37 @@ static void check_scale(const struct fm_mla_kernels *reference, const struct fm_
         assert_int_equal(got[i], POISON);
 }
 
+static void check_scales(const struct fm_mla_kernels *reference, const struct fm_mla_kernels *kernels)
+{
+    static const float scales[] = {
+        1,         0.25F,          0x1p-30F, 0x1p100F, 0x1p101F, 0x1p127F, 0x1p-100F, 0x1.8p-10F,
+        0.333333F, 0x1.fffffep-3F, -2,       -0.7F,    0,        -0.0F,    INFINITY,  NAN};
+    for (size_t i = 0; i < sizeof scales / sizeof *scales; i++)
+        for (size_t n = 16; n <= 256; n += 16)
+            check_scale(reference, kernels, scales[i], n);
+    check_scale(reference, kernels, fm_f32_from_bits(0x7FFFFFFF),
+                256); // a NaN that rounding would carry away
+}
+
 static void fp8_becomes_what_it_is_when_widened(void **state)
 {
     (void)state;
     static struct fm_mla_kernels reference, kernels;
-    static const float scales[] = {
-        1,         0.25F,          0x1p-30F, 0x1p100F, 0x1p101F, 0x1p127F, 0x1p-100F, 0x1.8p-10F,
-        0.333333F, 0x1.fffffep-3F, -2,       -0.7F,    0,        -0.0F,    INFINITY,  NAN};
     if (!install(&reference, &kernels))
         fm_test_skip("no AVX-512 here");
-    for (size_t i = 0; i < sizeof scales / sizeof *scales; i++)
-        for (size_t n = 16; n <= 256; n += 16)
-            check_scale(&reference, &kernels, scales[i], n);
-    check_scale(&reference, &kernels, fm_f32_from_bits(0x7FFFFFFF),
-                256); // a NaN that rounding would carry away
+    check_scales(&reference, &kernels);
+}
+
+static void so_it_does_by_products_of_bits(void **state)
+{
+    (void)state;
+    static struct fm_mla_kernels reference, kernels;
+    if (!install(&reference, &kernels) || !fm_base_cpu_allows(FM_CPU_GFNI))
+        fm_test_skip("no AVX-512 and GFNI here");
+#if defined(__x86_64__)
+    kernels.narrow_e4m3 = fm_mla_narrow_e4m3_gfni;
+#endif
+    check_scales(&reference, &kernels);
 }
 
 static void random_scale(fm_gen *gen)
@@ -79,6 +96,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fp8_becomes_what_it_is_when_widened),
+        cmocka_unit_test(so_it_does_by_products_of_bits),
         cmocka_unit_test(fp8_with_any_scale),
     };
     return fm_test_run("mla_few", tests);
