@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "fathom/mem.h"
+#include "fathom/span.h"
 
 #include "net_rpc.h"
 
@@ -29,6 +30,9 @@ static void complete(struct net_call *call, const fm_net_reply *reply)
 {
     void (*done)(void *context, const fm_net_reply *reply) = call->done;
     void *context = call->context;
+    FM_SPAN_ARGS(span, "done", "net", "method", "bytes");
+    span.args[0] = call->method;
+    span.args[1] = (int64_t)reply->payload_bytes;
     release_call(call);
     done(context, reply);
 }
@@ -140,7 +144,11 @@ static fm_status check_call(const fm_net_conn *conn, const fm_net_call *call)
 
 fm_status fm_net_conn_call(fm_net_conn *conn, const fm_net_call *call)
 {
+    FM_SPAN_ARGS(span, "call", "net", "method", "bytes");
     FM_TRY(check_call(conn, call));
+    span.args[0] = call->method;
+    for (size_t i = 0; i < call->body.payload_count; i++)
+        span.args[1] += (int64_t)call->body.payload[i].iov_len;
     fm_net_loop *loop = conn->loop;
     struct net_call *own = take_call(loop);
     if (!own)

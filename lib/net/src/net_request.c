@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "fathom/mem.h"
+#include "fathom/span.h"
 
 #include "net_rpc.h"
 
@@ -139,6 +140,9 @@ void fm_net_request_on_complete(void *context, fm_status status)
     } else if (request->refused < 0) {
         fm_net_request_fail(&request->shown, fm_base_error_set(request->refused, "%s", request->text));
     } else {
+        FM_SPAN_ARGS(span, "serve", "net", "method", "bytes");
+        span.args[0] = request->shown.method;
+        span.args[1] = (int64_t)request->shown.payload_bytes;
         service->serve(service->context, &request->shown);
     }
 }

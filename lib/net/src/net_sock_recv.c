@@ -4,6 +4,7 @@
 #include <sys/uio.h>
 
 #include "fathom/mem.h"
+#include "fathom/span.h"
 
 #include "net_sock.h"
 
@@ -211,6 +212,7 @@ static ssize_t receive_pieces(fm_net_ep *ep, struct iovec *pieces, int count)
 
 void fm_net_sock_receive(fm_net_ep *ep)
 {
+    FM_SPAN_ARGS(span, "receive", "net", "bytes", NULL);
     if (!ep->stage.bytes && !stage_take(ep)) {
         fm_net_sock_ep_fail(ep, fm_base_error_set(FM_ERR_NOMEM, "no memory to receive from %s", ep->name));
         return;
@@ -228,6 +230,7 @@ void fm_net_sock_receive(fm_net_ep *ep)
         return;
     }
     if (size > 0) {
+        span.args[0] = size;
         fm_net_stage_received(&ep->stage, (size_t)size);
         process(ep);
     }

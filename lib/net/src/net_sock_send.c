@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include "fathom/mem.h"
+#include "fathom/span.h"
 
 #include "net_sock.h"
 
@@ -305,6 +306,7 @@ static ssize_t send_pieces(fm_net_ep *ep, struct iovec *pieces, size_t count)
 
 void fm_net_sock_flush(fm_net_ep *ep)
 {
+    FM_SPAN_ARGS(span, "send", "net", "bytes", NULL);
     int progress = 0;
     ep->blocked = 0;
     while (ep->sends && ep->state == NET_EP_UP && !ep->blocked) {
@@ -322,6 +324,7 @@ void fm_net_sock_flush(fm_net_ep *ep)
         ep->blocked = sent < (ssize_t)bytes;
         if (sent > 0) {
             progress = 1;
+            span.args[0] += sent;
             consume(ep, (size_t)sent);
         }
     }

@@ -87,7 +87,7 @@ static void a_stopped_service_is_noticed_by_deadline(void **state)
 static void killed_clients_cost_nobody_else_anything(void **state)
 {
     (void)state;
-    net_kill_clients(40);
+    net_kill_clients(40, net_unix_address("kills"), &net_keyed);
 }
 
 static void a_stopped_reader_does_not_grow_the_service(void **state)

@@ -17,6 +17,6 @@ void net_kill(pid_t child, int signal);
 long net_resident_kib(void);
 // Kills `kills` clients at random moments, reading and writing, while another one works; fails the test when
 // the service in this process loses or leaks anything.
-void net_kill_clients(int kills);
+void net_kill_clients(int kills, const char *address, const fm_net_security *security);
 
 #endif

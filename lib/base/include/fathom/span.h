@@ -1,6 +1,6 @@
 /**
  * @file span.h
- * Spans: what each thread did and when, recorded by every library, read by one reader, free of locks.
+ * Spans: what each thread did and when, recorded by any library, read by one reader, free of locks.
  *
  *     fm_status fm_ep_dispatch(...)
  *     {
