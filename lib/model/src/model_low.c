@@ -122,15 +122,16 @@ fm_status fm_model_low_round(struct fm_model_low *low, struct fm_model_scratch *
     return FM_OK;
 }
 
-fm_status fm_model_low_round_weight(struct fm_model_low *low, struct fm_model_scratch *scratch,
-                                    struct fm_model_weight *weight)
+fm_status fm_model_low_take_weight(struct fm_model_low *low, struct fm_model_scratch *scratch,
+                                   const struct fm_model_weight *weight, fm_gemm_quantised *out)
 {
-    fm_gemm_quantised to;
-    weight->rounded = (fm_gemm_operand){0};
-    FM_TRY(take_rounded(scratch, fm_model_low_dtype(low, weight), weight->rows, weight->columns, BLOCK, &to));
-    FM_TRY(round_into(low, weight->rows, weight->columns, weight->values, &to));
-    weight->rounded = fm_gemm_quantised_operand(&to);
-    return FM_OK;
+    return take_rounded(scratch, fm_model_low_dtype(low, weight), weight->rows, weight->columns, BLOCK, out);
+}
+
+fm_status fm_model_low_round_weight(struct fm_model_low *low, const struct fm_model_weight *weight,
+                                    const fm_gemm_quantised *to)
+{
+    return round_into(low, weight->rows, weight->columns, weight->values, to);
 }
 
 // Rows of f32, transposed: BF16 as a view, E4M3 requantised with a scale for each 128 rows of a channel.

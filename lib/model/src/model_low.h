@@ -41,9 +41,12 @@ void fm_model_low_weight(struct fm_model_low *low, int64_t rows, const float *x,
 FM_MUST_USE fm_status fm_model_low_round(struct fm_model_low *low, struct fm_model_scratch *scratch,
                                          fm_dtype dtype, int64_t rows, int64_t columns, const float *x,
                                          int powers, fm_gemm_operand *out);
-/** Rounds a weight's master for all products until the next time: weight.rounded, in `scratch`. */
-FM_MUST_USE fm_status fm_model_low_round_weight(struct fm_model_low *low, struct fm_model_scratch *scratch,
-                                                struct fm_model_weight *weight);
+/** Room in `scratch` for a weight's master, rounded, and the rounding: fm_gemm_quantised_operand() of it is weight.rounded. */
+FM_MUST_USE fm_status fm_model_low_take_weight(struct fm_model_low *low, struct fm_model_scratch *scratch,
+                                               const struct fm_model_weight *weight, fm_gemm_quantised *out);
+FM_MUST_USE fm_status fm_model_low_round_weight(struct fm_model_low *low,
+                                                const struct fm_model_weight *weight,
+                                                const fm_gemm_quantised *to);
 /** The weight as products in `dtype` take it, or, `transposed`, as those for gradients of rows do. */
 FM_MUST_USE fm_status fm_model_low_weights(struct fm_model_low *low, fm_dtype dtype,
                                            const struct fm_model_weight *weight, int transposed,
