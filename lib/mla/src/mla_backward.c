@@ -340,7 +340,7 @@ fm_status fm_mla_prefill_backward(fm_mla_context *context, const fm_mla_prefill_
                                  (long long)longest, backward.group);
     span.args[0] = args->q->shape[0];
     span.args[1] = args->k->shape[0];
-    fm_mla_team_run(context, tasks, run, &backward);
+    fm_mla_team_run(context, 1, &(struct fm_mla_stage){tasks, run}, &backward);
     fm_base_mem_free(backward.sums);
     return FM_OK;
 }

@@ -105,25 +105,27 @@ fm_isa fm_mla_context_isa(const fm_mla_context *context)
     return context->kernels.isa;
 }
 
-void fm_mla_team_run(fm_mla_context *context, int64_t tasks,
-                     void (*body)(void *arg, int64_t task, struct fm_mla_space *space), void *arg)
+void fm_mla_team_run(fm_mla_context *context, int stages, const struct fm_mla_stage *stage, void *arg)
 {
 #if defined(FM_HAVE_OPENMP)
-    int team = (int)fm_mla_min(context->threads, tasks);
+    int team = (int)fm_mla_min(context->threads, stage->tasks);
     if (team > 1) {
 #pragma omp parallel num_threads(team)
         {
             uint32_t mode = enter(&context->kernels);
+            for (int i = 0; i < stages; i++) {
 #pragma omp for schedule(dynamic)
-            for (int64_t task = 0; task < tasks; task++)
-                body(arg, task, &context->spaces[omp_get_thread_num()]);
+                for (int64_t task = 0; task < stage[i].tasks; task++)
+                    stage[i].body(arg, task, &context->spaces[omp_get_thread_num()]);
+            }
             leave(&context->kernels, mode);
         }
         return;
     }
 #endif
     uint32_t mode = enter(&context->kernels);
-    for (int64_t task = 0; task < tasks; task++)
-        body(arg, task, context->spaces);
+    for (int i = 0; i < stages; i++)
+        for (int64_t task = 0; task < stage[i].tasks; task++)
+            stage[i].body(arg, task, context->spaces);
     leave(&context->kernels, mode);
 }

@@ -296,9 +296,9 @@ fm_status fm_mla_decode(fm_mla_context *context, fm_mla_plan *plan, const fm_mla
         return FM_OK;
     span.args[0] = shape->batch;
     span.args[1] = plan->splits[shape->batch];
-    fm_mla_team_run(context, plan->part_count * decode.inner, run_part, &decode);
-    if (plan->partial)
-        fm_mla_team_run(context, (int64_t)shape->batch * decode.inner * merge_tasks_of_unit(&decode),
-                        merge_rows, &decode);
+    struct fm_mla_stage stages[] = {
+        {plan->part_count * decode.inner, run_part},
+        {(int64_t)shape->batch * decode.inner * merge_tasks_of_unit(&decode), merge_rows}};
+    fm_mla_team_run(context, plan->partial ? 2 : 1, stages, &decode);
     return FM_OK;
 }

@@ -21,15 +21,16 @@ static int64_t total_length(const fm_mla_plan *plan, int64_t i)
     return plan->lengths[i] + (plan->extra_lengths ? plan->extra_lengths[i] : 0);
 }
 
-// Where pieces go; without memory for them they are only counted.
+// Where pieces go; without memory for them, or `dry`, they are only counted.
 struct pieces {
     fm_mla_plan *plan;
+    int dry;
     int64_t count, parts, slots;
 };
 
 static void add_piece(struct pieces *to, int64_t sequence, int64_t begin, int64_t end, int split)
 {
-    if (to->plan->pieces)
+    if (to->plan->pieces && !to->dry)
         to->plan->pieces[to->count] =
             (struct fm_mla_piece){(int)sequence, begin, end, split ? to->slots : -1};
     to->count++;
@@ -39,13 +40,13 @@ static void add_piece(struct pieces *to, int64_t sequence, int64_t begin, int64_
 static void end_part(struct pieces *to)
 {
     to->parts++;
-    if (to->plan->parts)
+    if (to->plan->parts && !to->dry)
         to->plan->parts[to->parts] = to->count;
 }
 
 static void end_sequence(struct pieces *to, int64_t sequence)
 {
-    if (to->plan->splits)
+    if (to->plan->splits && !to->dry)
         to->plan->splits[sequence + 1] = to->slots;
 }
 
@@ -65,13 +66,10 @@ static void cut_invariant(struct pieces *to)
 }
 
 // FlashMLA's: parts of equal payload, a list going on in the next part where the payload ends.
-static void cut_evenly(struct pieces *to, int64_t parts)
+static void cut_by_payload(struct pieces *to, int64_t payload)
 {
     const fm_mla_plan *plan = to->plan;
-    int64_t batch = plan->shape.batch, sequence = 0, block = 0, all = 0;
-    for (int64_t i = 0; i < batch; i++)
-        all += blocks_of(total_length(plan, i)) + FM_MLA_SPLIT_OVERHEAD;
-    int64_t payload = fm_mla_ceil_div(all, parts) + FM_MLA_SPLIT_OVERHEAD;
+    int64_t batch = plan->shape.batch, sequence = 0, block = 0;
     while (sequence < batch) {
         int64_t left = payload;
         while (sequence < batch) {
@@ -93,6 +91,26 @@ static void cut_evenly(struct pieces *to, int64_t parts)
         }
         end_part(to);
     }
+}
+
+// The least payload that fills no more than so many parts. FlashMLA's has room for one overhead more in each, and leaves
+// the last one short.
+static void cut_evenly(struct pieces *to, int64_t parts)
+{
+    const fm_mla_plan *plan = to->plan;
+    int64_t all = 0;
+    for (int64_t i = 0; i < plan->shape.batch; i++)
+        all += blocks_of(total_length(plan, i)) + FM_MLA_SPLIT_OVERHEAD;
+    int64_t payload = fm_mla_ceil_div(all, parts);
+    if (payload <= FM_MLA_SPLIT_OVERHEAD)
+        payload = FM_MLA_SPLIT_OVERHEAD + 1; // a block at least
+    for (;; payload++) {
+        struct pieces trial = {.plan = to->plan, .dry = 1};
+        cut_by_payload(&trial, payload);
+        if (trial.parts <= parts)
+            break;
+    }
+    cut_by_payload(to, payload);
 }
 
 static void cut(struct pieces *to, const fm_mla_split *split)

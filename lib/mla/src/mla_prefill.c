@@ -228,7 +228,9 @@ fm_status fm_mla_prefill_forward(fm_mla_context *context, const fm_mla_prefill_a
             fm_mla_ceil_div(fm_mla_prefill_length(args->cu_seqlens_q, i), forward.at_once);
     span.args[0] = args->q->shape[0];
     span.args[1] = args->k->shape[0];
-    fm_mla_team_run(context, forward.blocks_before[args->batch] * forward.prefill.h_q, run, &forward);
+    fm_mla_team_run(context, 1,
+                    &(struct fm_mla_stage){forward.blocks_before[args->batch] * forward.prefill.h_q, run},
+                    &forward);
     fm_base_mem_free(forward.blocks_before);
     return FM_OK;
 }

@@ -245,10 +245,15 @@ struct fm_mla_context {
     struct fm_mla_space *spaces; // one for each thread
 };
 
-/** Runs body(arg, task, space) for tasks 0 ... tasks - 1, each in some thread, in the floating-point mode of kernels and
- *  with tiles where there are any. */
-void fm_mla_team_run(fm_mla_context *context, int64_t tasks,
-                     void (*body)(void *arg, int64_t task, struct fm_mla_space *space), void *arg);
+/** Tasks of a call; those of one stage before those of the next. */
+struct fm_mla_stage {
+    int64_t tasks;
+    void (*body)(void *arg, int64_t task, struct fm_mla_space *space);
+};
+
+/** Runs body(arg, task, space) for tasks 0 ... tasks - 1 of each stage, each in some thread, in the floating-point mode of
+ *  kernels and with tiles where there are any. One team runs all stages: threads are woken once. */
+void fm_mla_team_run(fm_mla_context *context, int stages, const struct fm_mla_stage *stage, void *arg);
 
 /* ---- mla_args.c: checks, and access to rows of tensors ---- */
 

@@ -143,6 +143,6 @@ fm_status fm_mla_sparse_prefill(fm_mla_context *context, const fm_mla_sparse_arg
     };
     span.args[0] = batch * s_q;
     span.args[1] = args->topk;
-    fm_mla_team_run(context, batch * s_q, run_query, &prefill);
+    fm_mla_team_run(context, 1, &(struct fm_mla_stage){batch * s_q, run_query}, &prefill);
     return FM_OK;
 }
