@@ -45,6 +45,29 @@ extern const fm_command fm_cmd_fs_mount; /* cmd_fs_mount.c */
             .metavar = "FILE", .help = "certificate of the CA that has signed the members' ones"      \
     }
 
+/** The options of all services, for a struct whose FIELD()s `metrics` and `log` they are. */
+#define FM_CMD_FS_SERVICE_OPTIONS                                                           \
+    {                                                                                       \
+        "metrics",                                                                          \
+        FM_OPTION_STRING,                                                                   \
+        FIELD(metrics),                                                                     \
+        .value = "",                                                                        \
+        .metavar = "ADDRESS",                                                               \
+        .help = "answer Prometheus at http://ADDRESS/metrics; default: not"},               \
+    {                                                                                       \
+        "log", FM_OPTION_CHOICE, FIELD(log),                                                \
+            .value = "text", .choices = "text|json",                                        \
+            .help = "lines on standard error: text, or an object a line; FM_LOG says which" \
+    }
+
+/** Takes the option `log`. In JSON the levels are info and above unless FM_LOG says otherwise. cmd_fs_log.c */
+fm_status fm_cmd_fs_log_begin(const char *format);
+/** A sentence about a service's life: "fathom: ..." for people, a line of the log in JSON. */
+void fm_cmd_fs_say(const char *format, ...) FM_PRINTF(1, 2);
+
+/** Has a cluster answer scrapers at `address` ("": nobody), and says where. cmd_fs_serve.c */
+fm_status fm_cmd_fs_metrics(fm_fs_cluster *cluster, const char *address);
+
 /** Serves until SIGINT, SIGTERM or fm_fs_cluster_stop(), and ends the cluster. `ready` (or -1) is told by a byte 0 that
  * it serves, and closed. */
 fm_status fm_cmd_fs_serve_until_signal(fm_fs_cluster *cluster, int ready);

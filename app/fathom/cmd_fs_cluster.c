@@ -18,7 +18,7 @@
 
 struct cluster_options {
     int64_t targets, replicas, nodes, target_bytes;
-    const char *store, *tls_cert, *tls_key, *tls_ca;
+    const char *store, *tls_cert, *tls_key, *tls_ca, *metrics, *log;
     int detach;
     double timeout_s;
 };
@@ -85,17 +85,19 @@ static const fm_command init_command = {
 /* up */
 
 // `ready` (or -1) is told by one byte when the cluster is up, by a message when it cannot be.
-static fm_status serve(const char *dir, int ready)
+static fm_status serve(const char *dir, const char *metrics, int ready)
 {
-    fm_fs_cluster *cluster;
+    fm_fs_cluster *cluster = NULL;
     fm_status status = fm_fs_cluster_up(dir, &cluster);
+    if (status == FM_OK && (status = fm_cmd_fs_metrics(cluster, metrics)) < 0)
+        fm_fs_cluster_down(cluster);
     if (status < 0) {
         if (ready >= 0 && write(ready, fm_error_message(), strlen(fm_error_message())) < 0)
             return status; // the parent sees that nothing came
         return status;
     }
     if (ready < 0)
-        fprintf(stderr, "fathom: %s is up; Ctrl-C or 'fathom fs cluster stop %s' ends it\n", dir, dir);
+        fm_cmd_fs_say("%s is up; Ctrl-C or 'fathom fs cluster stop %s' ends it", dir, dir);
     return fm_cmd_fs_serve_until_signal(cluster, ready);
 }
 
@@ -115,7 +117,7 @@ static fm_status leave_terminal(const char *dir)
     return FM_OK;
 }
 
-static fm_status detach(const char *dir)
+static fm_status detach(const char *dir, const char *metrics)
 {
     int ready[2];
     char told[1024];
@@ -130,7 +132,7 @@ static fm_status detach(const char *dir)
         if (status < 0 && write(ready[1], fm_error_message(), strlen(fm_error_message())) < 0)
             _exit(1);
         if (status == FM_OK)
-            status = serve(dir, ready[1]);
+            status = serve(dir, metrics, ready[1]);
         _exit(status < 0);
     }
     close(ready[1]);
@@ -149,6 +151,7 @@ static fm_status detach(const char *dir)
 static const fm_option up_schema[] = {
     {"detach", FM_OPTION_FLAG, FIELD(detach), .value = "false",
      .help = "return once it is up and leave it running; its messages go to DIR/log"},
+    FM_CMD_FS_SERVICE_OPTIONS,
     {0},
 };
 
@@ -157,7 +160,8 @@ static fm_status run_up(const fm_invocation *invocation, const void *given, int 
     (void)out_exit;
     const struct cluster_options *options = given;
     const char *dir = invocation->operands[0];
-    return options->detach ? detach(dir) : serve(dir, -1);
+    FM_TRY(fm_cmd_fs_log_begin(options->log));
+    return options->detach ? detach(dir, options->metrics) : serve(dir, options->metrics, -1);
 }
 
 static const fm_command up_command = {

@@ -7,7 +7,7 @@
 #include "fathom/fs_meta_service.h"
 
 struct meta_options {
-    const char *listen, *store;
+    const char *listen, *store, *metrics, *log;
     int64_t threads;
 };
 
@@ -31,11 +31,22 @@ static fm_status run_meta(const fm_invocation *invocation, const void *given, in
                                             .store = options->store,
                                             .threads = (uint32_t)options->threads};
     (void)out_exit;
+    FM_TRY(fm_cmd_fs_log_begin(options->log));
     FM_TRY(fm_fs_meta_serve(invocation->operands[0], &serve, &running));
+    fm_status status = FM_OK;
+    const char *where;
+    if (*options->metrics)
+        status = fm_fs_meta_service_metrics(running, options->metrics, &where);
+    if (status < 0) {
+        fm_fs_meta_service_free(running);
+        return status;
+    }
+    if (*options->metrics)
+        fm_cmd_fs_say("metrics at http://%s/metrics", where);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    fprintf(stderr, "fathom: the names are served at %s\n", fm_fs_meta_service_address(running));
-    fm_status status = fm_fs_meta_service_run(running);
+    fm_cmd_fs_say("the names are served at %s", fm_fs_meta_service_address(running));
+    status = fm_fs_meta_service_run(running);
     // It is ending already; a signal must not find what is being freed.
     sigaction(SIGINT, &none, NULL);
     sigaction(SIGTERM, &none, NULL);
@@ -51,6 +62,7 @@ static const fm_option meta_schema[] = {
              "lmdb:DIR/names"},
     {"threads", FM_OPTION_INT, FIELD(threads), .value = "32", .min = 1, .max = 256,
      .help = "transactions at once"},
+    FM_CMD_FS_SERVICE_OPTIONS,
     {0},
 };
 

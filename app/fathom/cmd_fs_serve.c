@@ -42,17 +42,33 @@ fm_status fm_cmd_fs_serve_until_signal(fm_fs_cluster *cluster, int ready)
 }
 
 struct serve_options {
-    const char *listen, *store, *targets, *tls_cert, *tls_key, *tls_ca;
+    const char *listen, *store, *targets, *tls_cert, *tls_key, *tls_ca, *metrics, *log;
     int64_t node, target_bytes, sync_rate;
 };
 
 #define FIELD(name) offsetof(struct serve_options, name)
 
-static fm_status serve(const char *dir, const fm_fs_serve_options *options)
+fm_status fm_cmd_fs_metrics(fm_fs_cluster *cluster, const char *address)
+{
+    const char *where;
+    if (!*address)
+        return FM_OK;
+    FM_TRY(fm_fs_cluster_metrics(cluster, address, &where));
+    fm_cmd_fs_say("metrics at http://%s/metrics", where);
+    return FM_OK;
+}
+
+static fm_status serve(const char *dir, const fm_fs_serve_options *options, const struct serve_options *given)
 {
     fm_fs_cluster *cluster;
+    FM_TRY(fm_cmd_fs_log_begin(given->log));
     FM_TRY(fm_fs_cluster_serve(dir, options, &cluster));
-    fprintf(stderr, "fathom: node %u serves at %s\n", options->node, fm_fs_cluster_address(cluster));
+    fm_status status = fm_cmd_fs_metrics(cluster, given->metrics);
+    if (status < 0) {
+        fm_fs_cluster_down(cluster);
+        return status;
+    }
+    fm_cmd_fs_say("node %u serves at %s", options->node, fm_fs_cluster_address(cluster));
     return fm_cmd_fs_serve_until_signal(cluster, -1);
 }
 
@@ -66,6 +82,7 @@ static const fm_option manager_schema[] = {
     {"store", FM_OPTION_STRING, FIELD(store), .metavar = "STORE",
      .help = "the cluster's state, as lmdb:DIR or postgresql:CONNINFO; default: lmdb:DIR/meta"},
     FM_CMD_FS_TLS_OPTIONS("what DIR/tls names"),
+    FM_CMD_FS_SERVICE_OPTIONS,
     {0},
 };
 
@@ -81,7 +98,7 @@ static fm_status run_manager(const fm_invocation *invocation, const void *given,
                                          .tls_cert = options->tls_cert,
                                          .tls_key = options->tls_key,
                                          .tls_ca = options->tls_ca};
-    return serve(invocation->operands[0], &service);
+    return serve(invocation->operands[0], &service, options);
 }
 
 static const fm_command manager_command = {
@@ -114,6 +131,7 @@ static const fm_option storage_schema[] = {
     {"sync-rate", FM_OPTION_SIZE, FIELD(sync_rate), .value = "0", .min = 0, .max = 0x1p50,
      .help = "bytes a second that filling another replica sends at most; 0: as fast as it can"},
     FM_CMD_FS_TLS_OPTIONS("what DIR/tls names"),
+    FM_CMD_FS_SERVICE_OPTIONS,
     {0},
 };
 
@@ -158,7 +176,7 @@ static fm_status run_storage(const fm_invocation *invocation, const void *given,
         FM_TRY(read_targets(options->targets, targets, &service.target_count));
         service.targets = targets;
     }
-    return serve(invocation->operands[0], &service);
+    return serve(invocation->operands[0], &service, options);
 }
 
 static const fm_command storage_command = {

@@ -9,7 +9,7 @@ finish() {
 trap finish EXIT
 serve() { # name: a service of the names at a socket of that name, ready when this returns
     : >"$1.txt"
-    "$fathom" fs serve meta c --listen "unix:$scratch/$1" 2>"$1.txt" &
+    "$fathom" fs serve meta c --listen "unix:$scratch/$1" --metrics 127.0.0.1:0 2>"$1.txt" &
     process[$1]=$!
     for ((i = 0; i < 600; i++)); do
         if grep -qF 'names are served at' "$1.txt"; then return; fi
@@ -27,7 +27,17 @@ if ! "$fathom" fs cluster init c --targets 2 --replicas 1 --target-bytes 1G 2>er
     says err.txt 'not a store of this build'
     exit 77
 fi
-"$fathom" fs cluster up c 2>up.txt &
+scrape() { # file with "metrics at http://HOST:PORT/metrics": what is answered there, into out.txt
+    local at
+    at=$(sed -n 's|.*metrics at http://\([0-9.:]*\)/metrics.*|\1|p' "$1")
+    exec 3<>"/dev/tcp/${at%:*}/${at##*:}"
+    printf 'GET /metrics HTTP/1.1\r\n\r\n' >&3
+    cat <&3 >out.txt
+    exec 3>&-
+}
+expect 1 "$fathom" fs cluster up c --metrics nonsense
+says err.txt 'nonsense'
+"$fathom" fs cluster up c --metrics 127.0.0.1:0 --log json 2>up.txt &
 process[up]=$!
 serve a
 serve b
@@ -65,6 +75,18 @@ expect 0 "$fathom" fs ls far:/d
 [ "$(grep -c '^.*[1-4]-[1-5]' out.txt)" = 20 ]
 expect 0 "$fathom" fs fsck far
 says out.txt 'sound'
+
+# What the services count, and say.
+scrape a.txt
+says out.txt '# TYPE fathom_fs_meta_requests_total counter'
+says out.txt 'fathom_fs_meta_connections 0'
+scrape up.txt
+says out.txt 'fathom_fs_chains{state="whole"} 2'
+says out.txt 'fathom_fs_manager_primary 1'
+says out.txt 'fathom_fs_target_up{target="2"} 1'
+grep -qE '^fathom_fs_storage_updates_total\{node="101"\} [1-9]' out.txt
+if grep -qvE '^\{"time":"[0-9T:.Z-]+","level":"[a-z]+","library":"[a-z]+","process":[0-9]+,"text":".*"\}$' up.txt; then cat up.txt; exit 1; fi
+says up.txt '"level":"info"'
 
 # Users. Nobody but root and the administrator speaks for others.
 expect 0 "$fathom" fs user add c ada --uid 1000 --groups 100,200

@@ -15,6 +15,7 @@
 #include "fathom/file.h"
 #include "fathom/fs_placement.h"
 #include "fs_cluster_private.h"
+#include "fs_cluster_process.h"
 #include "host.h"
 #include "manager.h"
 #include "storage.h"
@@ -37,7 +38,9 @@ struct fm_fs_cluster {
     fm_fs_runtime *manager_runtime;
     fm_fs_manager *manager;
     fm_fs_disk *disks[FM_FS_CLUSTER_TARGETS_MAX];
+    uint32_t targets[FM_FS_CLUSTER_TARGETS_MAX]; // of the disks
     uint32_t disk_count;
+    fm_fs_metrics *metrics;
     uint64_t sync_bytes_per_s;
     struct service services[FM_FS_CLUSTER_TARGETS_MAX];
     uint32_t service_count;
@@ -208,7 +211,7 @@ static fm_status open_disk(fm_fs_cluster *cluster, const char *dir, uint32_t tar
     snprintf(name, sizeof name, "target-%u", target);
     FM_TRY(fm_fs_cluster_path(dir, name, path));
     FM_TRY(fm_fs_disk_open(fm_fs_host_loop(cluster->host), path, bytes, 0, disk));
-    cluster->disk_count++;
+    cluster->targets[cluster->disk_count++] = target;
     // A directory that is empty is a new disk: it is formatted, and filled from the other replicas.
     *out_disk = (fm_fs_storage_disk){.target = target, .disk = *disk, .format = 1};
     if (getrandom(out_disk->identity, sizeof out_disk->identity, 0) != (ssize_t)sizeof out_disk->identity)
@@ -436,10 +439,39 @@ void fm_fs_cluster_stop(fm_fs_cluster *cluster)
     fm_net_loop_stop(fm_fs_host_loop(cluster->host));
 }
 
+static void write_metrics(void *context, struct fm_fs_metrics_text *text)
+{
+    const fm_fs_cluster *cluster = context;
+    struct fm_fs_cluster_process process = {.manager = cluster->manager,
+                                            .storage_count = cluster->service_count,
+                                            .target_count = cluster->disk_count};
+    for (uint32_t i = 0; i < cluster->service_count; i++) {
+        process.storage[i] = cluster->services[i].storage;
+        process.nodes[i] = cluster->services[i].runtime->node;
+    }
+    for (uint32_t i = 0; i < cluster->disk_count; i++) {
+        process.targets[i] = cluster->targets[i];
+        process.capacities[i] = cluster->disks[i]->capacity_bytes;
+    }
+    fm_fs_cluster_metrics_write(&process, text);
+}
+
+fm_status fm_fs_cluster_metrics(fm_fs_cluster *cluster, const char *address, const char **out_address)
+{
+    if (cluster->metrics)
+        return fm_base_error_set(FM_ERR_STATE, "metrics are at %s already",
+                                 fm_fs_metrics_address(cluster->metrics));
+    FM_TRY(fm_fs_metrics_open(fm_fs_host_loop(cluster->host), address, write_metrics, cluster,
+                              &cluster->metrics));
+    *out_address = fm_fs_metrics_address(cluster->metrics);
+    return FM_OK;
+}
+
 void fm_fs_cluster_down(fm_fs_cluster *cluster)
 {
     if (!cluster)
         return;
+    fm_fs_metrics_close(cluster->metrics);
     fm_fs_host_end(cluster->host);
     // What the kernel still writes comes to its end before the memory goes.
     for (uint32_t i = 0; i < cluster->disk_count; i++)

@@ -1,6 +1,9 @@
 #include "manager.h"
 
+#include <stdio.h>
+
 #include "cluster_change.h"
+#include "fathom/log.h"
 
 enum {
     CHAINS_AT_ONCE = 16,  // in one transaction: each is two writes or a few more
@@ -441,6 +444,24 @@ static void lease_done(fm_fs_manager *manager, fm_status status)
     manager->trusted_until_ns = manager->renewed_ns + manager->options.lease_ns;
 }
 
+// What an operator would ask about later: which chains changed, and how their members stand.
+static void log_changes(const fm_fs_routing *before, const fm_fs_routing *after)
+{
+    for (uint32_t i = 0; i < after->chain_count; i++) {
+        const fm_fs_chain *chain = &after->chains[i];
+        const fm_fs_chain *old = fm_fs_routing_chain(before, chain->id);
+        char members[FM_FS_REPLICAS_MAX * 40] = "";
+        size_t length = 0;
+        if (old && old->version == chain->version)
+            continue;
+        for (uint32_t m = 0; m < chain->count; m++)
+            length +=
+                (size_t)snprintf(members + length, sizeof members - length, "%s target %u %s", m ? "," : "",
+                                 chain->members[m].target, fm_fs_public_name(chain->members[m].state));
+        fm_log_info("fs", "chain %u, version %u:%s", chain->id, chain->version, members);
+    }
+}
+
 static void load_done(fm_fs_manager *manager, fm_status status)
 {
     if (status < 0) {
@@ -450,6 +471,8 @@ static void load_done(fm_fs_manager *manager, fm_status status)
         return;
     }
     int first = !manager->loaded;
+    if (!first)
+        log_changes(&manager->routing, &manager->tx.routing);
     fm_fs_routing_clear(&manager->routing);
     fm_base_mem_free(manager->targets);
     manager->routing = manager->tx.routing;

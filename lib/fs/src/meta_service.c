@@ -7,6 +7,7 @@
 #include "fathom/net.h"
 #include "meta_service_private.h"
 #include "meta_serve.h"
+#include "metrics.h"
 
 enum {
     THREADS = 32, // transactions that LMDB commits together; PostgreSQL has 16 connections for them
@@ -40,6 +41,7 @@ struct fm_fs_meta_service {
     struct fm_fs_meta_hosting hosting;
     fm_net_loop *loop;
     fm_net_listener *listener;
+    fm_fs_metrics *metrics;
     pthread_t threads[THREADS_MAX + 1];
     uint32_t thread_count;
     pthread_mutex_t lock;
@@ -377,6 +379,7 @@ static void end_threads(fm_fs_meta_service *service)
 
 static void end_loop(fm_fs_meta_service *service)
 {
+    fm_fs_metrics_close(service->metrics);
     if (service->listener)
         fm_net_listener_close(service->listener);
     while (service->posted && fm_net_loop_progress(service->loop, 0) == FM_OK)
@@ -421,4 +424,33 @@ void fm_fs_meta_service_count(fm_fs_meta_service *service, fm_fs_meta_service_co
                                     .connections = __atomic_load_n(&counts->connections, __ATOMIC_RELAXED),
                                     .busy_ns = __atomic_load_n(&counts->busy_ns, __ATOMIC_RELAXED),
                                     .collected = __atomic_load_n(&counts->collected, __ATOMIC_RELAXED)};
+}
+
+static void write_metrics(void *context, struct fm_fs_metrics_text *text)
+{
+    fm_fs_meta_service_counts counts;
+    fm_fs_meta_service_count(context, &counts);
+    fm_fs_metrics_one(text, "meta_requests_total", "counter", "Requests that were served.",
+                      (double)counts.requests);
+    fm_fs_metrics_one(text, "meta_failures_total", "counter", "Requests that failed, refused ones aside.",
+                      (double)counts.failures);
+    fm_fs_metrics_one(text, "meta_refused_total", "counter",
+                      "Requests refused for want of a token or of a permission.", (double)counts.refused);
+    fm_fs_metrics_one(text, "meta_connections", "gauge", "Connections that are open.",
+                      (double)counts.connections);
+    fm_fs_metrics_one(text, "meta_busy_seconds_total", "counter",
+                      "Time that requests took in the service, summed.", (double)counts.busy_ns * 1e-9);
+    fm_fs_metrics_one(text, "meta_collected_total", "counter",
+                      "Pieces of what removals left that were collected.", (double)counts.collected);
+}
+
+fm_status fm_fs_meta_service_metrics(fm_fs_meta_service *service, const char *address,
+                                     const char **out_address)
+{
+    if (service->metrics)
+        return fm_base_error_set(FM_ERR_STATE, "metrics are at %s already",
+                                 fm_fs_metrics_address(service->metrics));
+    FM_TRY(fm_fs_metrics_open(service->loop, address, write_metrics, service, &service->metrics));
+    *out_address = fm_fs_metrics_address(service->metrics);
+    return FM_OK;
 }

@@ -2,6 +2,8 @@
 // storage_read.c, storage_sync.c, storage_forget.c.
 #include "storage_private.h"
 
+#include "fathom/log.h"
+
 enum {
     RETRY_FIRST_MS = 20,
     RETRY_DOUBLINGS = 5 // 640 ms at most between two tries
@@ -119,6 +121,7 @@ int fm_fs_target_reads(fm_fs_target *target)
 void fm_fs_target_fail(fm_fs_target *target)
 {
     target->local = FM_FS_DOWN;
+    fm_log_info("fs", "target %u leaves its chain, to be filled anew", target->id);
     // Told at once, so that the chain goes on without this target.
     if (!target->storage->beating)
         fm_fs_timer_start(target->storage->runtime, &target->storage->heartbeat, 0);

@@ -99,6 +99,10 @@ FM_API FM_MUST_USE fm_status fm_fs_cluster_serve(const char *dir, const fm_fs_se
                                                  fm_fs_cluster **out_cluster);
 /** Where the others reach it. */
 FM_API const char *fm_fs_cluster_address(const fm_fs_cluster *cluster);
+/** Answers GET /metrics at the TCP address, in Prometheus' text, while it runs; `*out_address` (the cluster's) has the port that
+ *  was chosen. Anybody who reaches it may read. FM_ERR_ARG, FM_ERR_EXISTS, FM_ERR_IO. */
+FM_API FM_MUST_USE fm_status fm_fs_cluster_metrics(fm_fs_cluster *cluster, const char *address,
+                                                   const char **out_address);
 /** Serves until fm_fs_cluster_stop(). */
 FM_API FM_MUST_USE fm_status fm_fs_cluster_run(fm_fs_cluster *cluster);
 FM_API void fm_fs_cluster_stop(fm_fs_cluster *cluster);

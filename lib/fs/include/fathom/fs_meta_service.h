@@ -21,6 +21,9 @@
  * one of a user with uid 0, and the administrator's, which follows from the cluster's key and is sent by whoever has
  * that. A user's contents are checked at every call, not only when he opens a file: what he lost the right to he cannot finish.
  *
+ * A token goes to the service as it is, over a connection that proves who speaks and hides nothing: over a network that others
+ * can listen to, use TLS (the file `tls` of the cluster's directory).
+ *
  * Tokens are random; the store has their hashes alone, with the time when they end. A token that was withdrawn is refused
  * within FM_FS_META_RECHECK_MS.
  *
@@ -39,6 +42,7 @@ extern "C" {
 #endif
 
 struct fm_net_key;
+struct fm_net_tls;
 
 enum {
     FM_FS_META_SERVERS_MAX = 16,
@@ -99,6 +103,9 @@ FM_API FM_MUST_USE fm_status fm_fs_meta_serve(const char *dir, const fm_fs_meta_
                                               fm_fs_meta_service **out_service);
 /** Where it listens, with the port that was chosen. */
 FM_API const char *fm_fs_meta_service_address(const fm_fs_meta_service *service);
+/** As fm_fs_cluster_metrics(). */
+FM_API FM_MUST_USE fm_status fm_fs_meta_service_metrics(fm_fs_meta_service *service, const char *address,
+                                                        const char **out_address);
 FM_API FM_MUST_USE fm_status fm_fs_meta_service_run(fm_fs_meta_service *service);
 /** Any thread, and signal handlers. */
 FM_API void fm_fs_meta_service_stop(fm_fs_meta_service *service);
