@@ -19,6 +19,7 @@
 #include "fathom/progress.h"
 #include "fathom/span.h"
 #include "fathom/tokenizer.h"
+#include "fathom/trace_report.h"
 #include "fathom/trace_write.h"
 #include "generation.h"
 #include "pipeline_figures.h"
@@ -372,13 +373,53 @@ static fm_status save_state(struct job *job)
     return fm_app_checkpoint_put(job->checkpointer, done, files, job->rebalance ? 3 : 2);
 }
 
+// Ranks that are processes write what they did to files that begin so.
+#define RANK_TRACES "trace.rank"
+
 // Records what every thread does from here on.
 static fm_status begin_trace(struct job *job)
 {
     char path[4096];
     path_in(job, "trace.json", path);
     FM_TRY(fm_trace_writer_open(path, &job->trace));
-    return fm_base_span_enable(0);
+    FM_TRY(fm_base_span_enable(0));
+    path_in(job, RANK_TRACES, path);
+    return fm_model_trainer_record(job->trainer, path);
+}
+
+// The traces of all ranks and of this process become one, by one clock.
+static fm_status join_traces(const struct job *job)
+{
+    const fm_trace_read_options reading = {.size = sizeof reading, .keep_args = 1};
+    int count = 1 + (int)(job->options->pipe_ranks * job->options->expert_ranks);
+    char(*names)[4096] = fm_base_mem_zalloc((size_t)count, sizeof *names);
+    const char **paths = fm_base_mem_zalloc((size_t)count, sizeof *paths);
+    fm_trace *trace = NULL;
+    fm_trace_rules *rules = NULL;
+    fm_status status =
+        names && paths ? FM_OK : fm_base_error_set(FM_ERR_NOMEM, "no memory to join %d traces", count);
+    for (int i = 0; i < count && status == FM_OK; i++) {
+        path_in(job, i ? RANK_TRACES : "trace.json", names[i]);
+        if (i > 0)
+            snprintf(names[i] + strlen(names[i]), 16, "%d", i - 1);
+        paths[i] = names[i];
+    }
+    if (status == FM_OK)
+        status = fm_trace_data_read(paths, (size_t)count, &reading, &trace);
+    if (status == FM_OK)
+        status = fm_trace_rules_load(NULL, &rules);
+    if (status == FM_OK)
+        status = fm_trace_clocks_align(trace, rules);
+    if (status == FM_OK)
+        status = fm_trace_data_save(trace, names[0]);
+    for (int i = 1; i < count && names; i++)
+        if (names[i][0])
+            (void)!fm_base_dir_remove(names[i]); // whatever is left is removed with the stage's folder
+    fm_trace_rules_free(rules);
+    fm_trace_data_free(trace);
+    fm_base_mem_free(paths);
+    fm_base_mem_free(names);
+    return status;
 }
 
 static fm_status end_trace(struct job *job)
@@ -388,7 +429,16 @@ static fm_status end_trace(struct job *job)
         return FM_OK;
     fm_base_span_disable();
     job->trace = NULL;
-    return fm_trace_writer_close(trace);
+    fm_status recorded = fm_model_trainer_record(job->trainer, NULL), closed = fm_trace_writer_close(trace);
+    FM_TRY(closed);
+    if (strcmp(job->options->transport, "processes") != 0)
+        return recorded;
+    // What ranks did is a drawing in the report; a run is not lost for it.
+    if (recorded == FM_OK)
+        recorded = join_traces(job);
+    if (recorded < 0)
+        fm_log_warn("train", "the timeline lacks what ranks did: %s", fm_error_message());
+    return FM_OK;
 }
 
 // Between two steps; a span tells where experts moved.

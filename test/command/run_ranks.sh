@@ -56,6 +56,10 @@ if [ "${2:-OFF}" = ON ] && [ -n "$(command -v mpirun)" ]; then
     sed -i 's/expert-ranks: 2/expert-ranks: 2, transport: processes/' r.yaml
     expect 0 "$fathom" run r.yaml
     od -An -v -w4 -tf4 run/train/losses.f32 >losses
+    # All ranks' spans are in one timeline, and the bubble is measured in it.
+    [ "$(ls run/train/trace.*)" = run/train/trace.json ]
+    for rank in 0 1 2 3; do says run/train/trace.json "trace.rank$rank rank $rank"; done
+    says run/summary.json 'bubble, measured'
     paste "losses 2 2" losses | awk '$1 != $2 { exit 1 }' || { echo "processes: $(paste "losses 2 2" losses)" >&2; exit 1; }
 else
     echo 'SKIP processes: no mpirun, or a build without MPI' >&2

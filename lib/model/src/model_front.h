@@ -17,6 +17,7 @@ enum fm_model_front_op {
     FM_MODEL_FRONT_UNPACK,   // payload: name, then from byte b what PACK gave
     FM_MODEL_FRONT_PLACE,    // payload: the expert in each slot of all layers
     FM_MODEL_FRONT_PRODUCTS, // a dtype
+    FM_MODEL_FRONT_RECORD,   // payload: what paths of spans begin with; nothing: no longer
     FM_MODEL_FRONT_QUIT,
 };
 

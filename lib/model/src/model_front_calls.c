@@ -141,3 +141,12 @@ fm_status fm_model_front_place(struct fm_trainer *trainer, const int32_t *expert
     *out_moved = reply.number;
     return FM_OK;
 }
+
+fm_status fm_model_trainer_record(fm_trainer *trainer, const char *path)
+{
+    struct fm_model_front_reply reply;
+    if (!trainer->front)
+        return FM_OK;
+    return fm_model_front_ask(trainer, FM_MODEL_FRONT_RECORD, 0, 0, path, path ? strlen(path) + 1 : 0, &reply,
+                              NULL);
+}

@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "fathom/span.h"
 #include "model_front.h"
 
 enum { NOTES_MAX = 64, SHARD_MAGIC = 0x314b5246 }; // "FRK1"
@@ -19,7 +20,9 @@ struct worker {
     struct fm_model_front_request request;
     char *payload;
     struct fm_model_front_reply reply;
-    void *data; // that the reply carries
+    void *data;                             // that the reply carries
+    const fm_model_rank_recorder *recorder; // or NULL
+    int records;
 };
 
 static int is_first(const struct worker *worker)
@@ -201,6 +204,24 @@ static fm_status place(struct worker *worker)
     return answer_sum(worker, moved);
 }
 
+static fm_status record(struct worker *worker)
+{
+    const fm_model_rank_recorder *recorder = worker->recorder;
+    char path[4096];
+    if (!recorder)
+        return FM_OK;
+    if (worker->records) {
+        worker->records = 0;
+        FM_TRY(recorder->end(recorder->context));
+    }
+    if (worker->request.bytes == 0)
+        return FM_OK;
+    snprintf(path, sizeof path, "%s%d", worker->payload, worker->trainer->rank->number);
+    FM_TRY(recorder->begin(recorder->context, path));
+    worker->records = 1;
+    return FM_OK;
+}
+
 static fm_status act(struct worker *worker)
 {
     struct fm_trainer *trainer = worker->trainer;
@@ -233,6 +254,8 @@ static fm_status act(struct worker *worker)
         return answer_map(worker);
     case FM_MODEL_FRONT_PRODUCTS:
         return answer_sum(worker, fm_model_trainer_products(trainer, (fm_dtype)request->a));
+    case FM_MODEL_FRONT_RECORD:
+        return fm_model_rank_agree(trainer, record(worker));
     default:
         return fm_base_error_set(FM_ERR_ARG, "request %u is none that ranks know", request->op);
     }
@@ -265,6 +288,8 @@ static fm_status serve(struct worker *worker)
         if (status < 0)
             continue;
         fm_status done = act(worker);
+        if (worker->records && worker->recorder->drain(worker->recorder->context) < 0)
+            worker->records = 0; // what is lost is a drawing
         if (is_first(worker))
             status = reply(worker, done);
     }
@@ -303,13 +328,15 @@ static fm_status call(const char *address, int *out_socket)
     return FM_OK;
 }
 
-fm_status fm_model_rank_run(const char *address, const char *start)
+fm_status fm_model_rank_run(const char *address, const char *start, const fm_model_rank_recorder *recorder)
 {
     struct fm_model_front_start given;
-    struct worker worker = {.socket = -1};
+    struct worker worker = {.socket = -1, .recorder = recorder};
     FM_TRY(read_start(start, &given));
     FM_TRY(fm_model_trainer_open(&given.config, &given.training, &worker.trainer));
     fm_status status = FM_OK;
+    fm_base_span_set_rank(worker.trainer->rank->number);
+    fm_base_span_set_thread(-1, "rank");
     if (is_first(&worker))
         status = call(address, &worker.socket);
     status = fm_model_rank_agree(worker.trainer, status);

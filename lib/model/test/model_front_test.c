@@ -90,7 +90,7 @@ static void what_cannot_be_started_is_named(void **state)
     assert_fails(open_front(nothing, 2, 1, &trainer), FM_ERR_ARG, "rank_command is empty");
     assert_fails(open_front(missing, 2, 1, &trainer), FM_ERR_UNAVAILABLE, "no-such-launcher");
     assert_fails(open_front(failing, 2, 1, &trainer), FM_ERR_UNAVAILABLE, "status 1");
-    assert_fails(fm_model_rank_run("/nowhere/socket", "12"), FM_ERR_ARG, "2 digits");
+    assert_fails(fm_model_rank_run("/nowhere/socket", "12", NULL), FM_ERR_ARG, "2 digits");
 }
 
 // As when one end is killed: this one has an error, and the ranks end by themselves.
@@ -119,7 +119,7 @@ static void a_lost_connection_ends_the_ranks(void **state)
 int main(int count, char **arguments)
 {
     if (count == 3) {
-        fm_status status = fm_model_rank_run(arguments[1], arguments[2]);
+        fm_status status = fm_model_rank_run(arguments[1], arguments[2], NULL);
         if (status < 0)
             fprintf(stderr, "%s\n", fm_error_message());
         return status < 0;

@@ -89,11 +89,20 @@ typedef struct fm_trainer fm_trainer;
 FM_API FM_MUST_USE fm_status fm_model_trainer_open(const fm_model_config *config,
                                                    const fm_model_training *training,
                                                    fm_trainer **out_trainer);
+/** How a process that is a rank records spans (fathom/span.h); all on the thread that is the rank. */
+typedef struct fm_model_rank_recorder {
+    void *context;
+    fm_status (*begin)(void *context, const char *path); /**< from here on, to a file */
+    fm_status (*drain)(void *context); /**< behind every call of the trainer, while it records */
+    fm_status (*end)(void *context);   /**< the file is whole */
+} fm_model_rank_recorder;
+
 /**
  * What a process does that FM_MODEL_PROCESSES has started: it is a rank until its trainer is closed. `address` and `start` are
- * the arguments that it was given. FM_ERR_ARG: they are none; FM_ERR_IO: nobody is there; or as fm_model_trainer_open().
+ * the arguments that it was given; without a `recorder` it records nothing. FM_ERR_ARG: they are none; FM_ERR_IO: nobody is there; or as fm_model_trainer_open().
  */
-FM_API FM_MUST_USE fm_status fm_model_rank_run(const char *address, const char *start);
+FM_API FM_MUST_USE fm_status fm_model_rank_run(const char *address, const char *start,
+                                               const fm_model_rank_recorder *recorder);
 /** NULL is allowed. */
 FM_API void fm_model_trainer_close(fm_trainer *trainer);
 /** Steps that are done. */
@@ -123,6 +132,11 @@ FM_API FM_MUST_USE fm_status fm_model_trainer_evaluate(fm_trainer *trainer, cons
 FM_API int64_t fm_model_trainer_products(fm_trainer *trainer, fm_dtype dtype);
 /** Tokens that each expert of a layer got in the last step; [experts]. NULL for a dense layer. */
 FM_API const int64_t *fm_model_trainer_loads(const fm_trainer *trainer, int layer);
+
+/** Where ranks are processes that the trainer started: each records its spans to a file of its own, `path` and its number, from
+ *  here on or, where that is NULL, no longer. Elsewhere nothing happens: spans of threads are this process's. Fails as the
+ *  rank's recorder does. */
+FM_API FM_MUST_USE fm_status fm_model_trainer_record(fm_trainer *trainer, const char *path);
 
 /**
  * Carries out a plan of eplb for the layers with experts (predictors' last), each rank a GPU, as many slots as experts:
