@@ -37,7 +37,9 @@ static int meets_plain_text(fm_net_ep *ep)
         // Nobody vouches for a refusal, and it ends no more than closing would.
         if (size == sizeof bytes)
             why = fm_net_shake_step(ep->shake, bytes, answer, &has_answer);
-        why = fm_base_error_prefix(why < 0 ? why : FM_ERR_FORMAT, "handshake with %s", ep->name);
+        if (size < (ssize_t)sizeof bytes || why == FM_OK)
+            why = fm_base_error_set(FM_ERR_FORMAT, "the peer does not speak TLS");
+        why = fm_base_error_prefix(why, "handshake with %s", ep->name);
     } else {
         fm_net_shake_refuse(NET_REFUSED_PLAIN, answer);
         (void)!send(ep->fd, answer, sizeof answer, MSG_NOSIGNAL);

@@ -67,8 +67,13 @@ static int settle(fm_net_worker *worker)
             upcalls |= !ep->caller; // sent()
             fm_net_sock_flush(ep);
         }
-        while (!net_list_empty(&worker->resumable)) {
-            fm_net_ep *ep = NET_OF(worker->resumable.next, fm_net_ep, resume);
+        // Those of now: one with more in its TLS than is taken at once comes again, behind the others.
+        struct net_link batch;
+        net_list_init(&batch);
+        while (!net_list_empty(&worker->resumable))
+            net_list_append(&batch, worker->resumable.next);
+        while (!net_list_empty(&batch)) {
+            fm_net_ep *ep = NET_OF(batch.next, fm_net_ep, resume);
             net_link_remove(&ep->resume);
             upcalls = 1;
             fm_net_sock_resume(ep);

@@ -446,6 +446,45 @@ static void strangers_cost_nothing(void **state)
     fm_net_tls_free(a);
 }
 
+static fm_status whole_life(void *context)
+{
+    (void)context;
+    fm_net_tls *tls;
+    FM_TRY(new_tls("a.pem", "a.key", "ca.pem", &tls));
+    const fm_net_security security = in_tls(tls, &net_test_key);
+    fm_net_loop *loop = NULL;
+    fm_net_listener *listener;
+    struct net_service service = {0};
+    struct net_client client = {0};
+    struct net_outcome outcome = {0};
+    const fm_net_listen_options listening = net_service_options(&service, &security);
+    const fm_net_connect_options connecting = {.size = sizeof connecting, .security = security};
+    fm_status status = fm_net_loop_new(NULL, &loop);
+    if (status == FM_OK)
+        status = fm_net_loop_listen(loop, any_port, &listening, &listener);
+    if (status == FM_OK)
+        status = fm_net_loop_connect(loop, fm_net_listener_address(listener), &connecting, &client.conn);
+    if (status == FM_OK)
+        status = net_client_call(&client, &outcome, NET_WRITE, 0, 50000, 0);
+    if (status == FM_OK) {
+        net_until(loop, &outcome.count, 1);
+        // A refusal on one side shows as a connection that ended on the other.
+        status = outcome.status == FM_ERR_NET_CLOSED ? FM_ERR_NOMEM : outcome.status;
+    }
+    fm_net_loop_free(loop);
+    fm_net_tls_free(tls);
+    return status;
+}
+
+static void refused_allocations_leave_nothing(void **state)
+{
+    (void)state;
+    fm_net_tls_free(member("a", "ca")); // makes the files, or skips
+    int fds = net_count_fds();
+    fm_test_each_alloc_fails(whole_life, NULL);
+    assert_int_equal(net_count_fds(), fds);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -457,6 +496,7 @@ int main(void)
         cmocka_unit_test(damage_ends_the_connection),
         cmocka_unit_test(certificates_alone_are_not_enough),
         cmocka_unit_test(strangers_cost_nothing),
+        cmocka_unit_test(refused_allocations_leave_nothing),
     };
     return fm_test_run("net.tls", tests);
 }
