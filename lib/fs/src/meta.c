@@ -114,6 +114,7 @@ fm_status fm_fs_meta_run(struct fm_fs_meta_op *op)
         return fm_fs_meta_remote_refuse("this");
     op->now_ns = (int64_t)meta->options.now(meta->options.now_context);
     op->look = foreign;
+    op->leased = served ? served->session : __atomic_load_n(&meta->leased, __ATOMIC_RELAXED);
     if (foreign) {
         op->client = client->client;
         op->slot = client->slot;

@@ -11,6 +11,7 @@
  *     B ino               an inline file's bytes, or a link's target
  *     X ino name          an extended attribute
  *     S ino client        4: how often the client holds the file open
+ *     L ino               its locks, 40 each: client 8, owner 8, begin 8, end 8, kind 1, whether of flock 1, 2 of 0, pid 4
  *     C client            8: when its lease ends
  *     Q dir               a quota: bytes_max, inodes_max, bytes, inodes, 8 each
  *     R client slot(4)    the slot's last request: sequence 8, time 8, ino of the result 8, made 4
@@ -57,6 +58,7 @@ struct fm_fs_meta {
     struct fm_fs_meta_remote *remote; // the way there
     fm_fs_meta_options options;
     uint64_t client; // drawn: names this process's slots
+    uint64_t leased; // the client of this process that has a lease; atomic
     pthread_mutex_t lock;
     pthread_cond_t slot_free;
     uint64_t busy_slots; // a bit each
@@ -89,7 +91,8 @@ struct fm_fs_meta_op {
     int64_t now_ns;
     uint64_t client, sequence; // set by fm_fs_meta_run()
     uint32_t slot;
-    int look; // for the record of an earlier try
+    int look;        // for the record of an earlier try
+    uint64_t leased; // the asker's client, if it has a lease
 };
 
 // meta.c
@@ -151,12 +154,24 @@ fm_status fm_fs_meta_load_parent(fm_fs_kv_tx *tx, const fm_fs_who *who, uint64_t
 fm_status fm_fs_meta_may_take(const fm_fs_who *who, const fm_fs_node *dir, const fm_fs_node *node);
 fm_status fm_fs_meta_may_change(const fm_fs_node *node); // not immutable
 
+// meta_data.c
+
+// fm_fs_meta_lease() for a client of another process.
+fm_status fm_fs_meta_lease_other(fm_fs_meta *meta, uint64_t client, uint64_t until_ns);
+
+// meta_lock.c
+
+enum { FM_FS_META_LOCK_BYTES = 40 };
+void fm_fs_meta_lock_encode(const fm_fs_lock *lock, uint8_t out_bytes[FM_FS_META_LOCK_BYTES]);
+void fm_fs_meta_lock_decode(const uint8_t bytes[FM_FS_META_LOCK_BYTES], fm_fs_lock *out_lock);
+
 // meta_remove.c
 
 // A node loses a name (a directory: its only one). The node is stored, or gone.
 fm_status fm_fs_meta_drop_link(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, fm_fs_node *node);
+// The collector takes it `grace_ns` after what is usual.
 fm_status fm_fs_meta_work_put(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, enum fm_fs_meta_work kind,
-                              const fm_fs_node *node);
+                              const fm_fs_node *node, uint64_t grace_ns);
 // A name was made or removed in a directory; `subdirectories` of them.
 fm_status fm_fs_meta_touch_dir(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, fm_fs_node *dir,
                                int subdirectories);

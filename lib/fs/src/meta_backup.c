@@ -64,7 +64,8 @@ static fm_status emit_record(struct output *output, const fm_fs_kv_item *item)
 {
     uint8_t head[RECORD_BYTES];
     char kind = *(const char *)item->key.data;
-    if (kind == 'R' || kind == 'S' || kind == 'C') // of clients that will not be those of the restored names
+    if (kind == 'R' || kind == 'S' || kind == 'C' ||
+        kind == 'L') // of clients that will not be those of the restored names
         return FM_OK;
     fm_put_le32(head, (uint32_t)item->key.size);
     fm_put_le32(head + 4, (uint32_t)item->value.size);

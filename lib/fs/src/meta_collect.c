@@ -3,7 +3,7 @@
 #include "meta_remote.h"
 
 enum {
-    // Entries of a tree in one transaction: each writes up to seven records, of a hundred that one may.
+    // Entries of a tree in one transaction: each writes up to eight records, of a hundred that one may.
     TREE_STEP = 12,
     XATTR_STEP = 32,
     PAGE = 32,
@@ -118,6 +118,7 @@ static fm_status clear_node(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     struct fm_fs_meta_key record = fm_fs_meta_key('I', work->number);
     struct fm_fs_meta_key content = fm_fs_meta_key('B', work->number);
     struct fm_fs_meta_key quota = fm_fs_meta_key('Q', work->number);
+    struct fm_fs_meta_key locks = fm_fs_meta_key('L', work->number);
     fm_fs_kv_item items[XATTR_STEP];
     size_t count;
     fm_fs_meta_span('X', work->number, &lo, &hi);
@@ -130,6 +131,7 @@ static fm_status clear_node(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     FM_TRY(fm_fs_meta_delete(tx, &record));
     FM_TRY(fm_fs_meta_delete(tx, &content));
     FM_TRY(fm_fs_meta_delete(tx, &quota));
+    FM_TRY(fm_fs_meta_delete(tx, &locks));
     return fm_fs_meta_delete(tx, &work->key);
 }
 
@@ -160,7 +162,7 @@ static fm_status empty_dir(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
             node.nlink = 0;
             FM_TRY(fm_fs_meta_charge(tx, node.project, 0, -1));
             FM_TRY(fm_fs_meta_store(tx, &node));
-            FM_TRY(fm_fs_meta_work_put(tx, op, FM_FS_META_WORK_TREE, &node));
+            FM_TRY(fm_fs_meta_work_put(tx, op, FM_FS_META_WORK_TREE, &node, 0));
         } else {
             FM_TRY(fm_fs_meta_drop_link(tx, op, &node));
         }

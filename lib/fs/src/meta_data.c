@@ -1,6 +1,10 @@
 // Lengths and contents of files: inline ones whole, of all others the records.
 #include "meta_remote.h"
 
+enum { FORGET_PAGE = 64 };
+
+static const uint64_t forget_ns = (uint64_t)3600 * 1000000000;
+
 struct piece {
     uint64_t offset;
     const void *from;
@@ -170,6 +174,7 @@ static fm_status extend(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
         FM_TRY(resize(tx, &node, piece->size));
     if (piece->size > node.reach)
         node.reach = piece->size;
+    node.version++;
     changed(op, &node);
     op->node = node;
     return fm_fs_meta_store(tx, &node);
@@ -209,7 +214,7 @@ static fm_status truncate(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
         FM_TRY(truncate_inline(tx, op, piece->size));
     } else if (piece->size == 0) {
         if (node->reach)
-            FM_TRY(fm_fs_meta_work_put(tx, op, FM_FS_META_WORK_DATA, node));
+            FM_TRY(fm_fs_meta_work_put(tx, op, FM_FS_META_WORK_DATA, node, 0));
         node->data = op->number;
         node->reach = 0;
         if (op->meta->options.inline_max)
@@ -288,22 +293,45 @@ fm_status fm_fs_meta_release(fm_fs_meta *meta, uint64_t client, uint64_t ino)
     return fm_fs_meta_run(&op);
 }
 
+// Drops leases that ended so long ago that nobody asks for them: of clients that were killed.
+static fm_status forget_clients(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op)
+{
+    static const uint8_t from[1] = {'C'};
+    static const uint8_t behind[1] = {'C' + 1};
+    fm_fs_kv_item items[FORGET_PAGE];
+    size_t count;
+    FM_TRY(fm_fs_kv_range(tx, (fm_fs_kv_bytes){from, 1}, (fm_fs_kv_bytes){behind, 1}, FORGET_PAGE, 0, items,
+                          &count));
+    for (size_t i = 0; i < count; i++)
+        if (items[i].value.size != 8 || ((uint64_t)op->now_ns > forget_ns &&
+                                         fm_get_le64(items[i].value.data) < (uint64_t)op->now_ns - forget_ns))
+            FM_TRY(fm_fs_kv_delete(tx, items[i].key));
+    return FM_OK;
+}
+
 static fm_status lease(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
 {
     const struct hold *wanted = op->more;
     struct fm_fs_meta_key key = fm_fs_meta_key('C', wanted->client);
     uint8_t until[8];
+    FM_TRY(forget_clients(tx, op));
     if (!wanted->until_ns)
         return fm_fs_meta_delete(tx, &key);
     fm_put_le64(until, wanted->until_ns);
     return fm_fs_meta_put(tx, &key, until, sizeof until);
 }
 
-fm_status fm_fs_meta_lease(fm_fs_meta *meta, uint64_t client, uint64_t until_ns)
+fm_status fm_fs_meta_lease_other(fm_fs_meta *meta, uint64_t client, uint64_t until_ns)
 {
     struct hold wanted = {.client = client, .until_ns = until_ns};
     struct fm_fs_meta_op op = {.meta = meta, .body = lease, .more = &wanted};
-    if (meta->remote)
-        return fm_fs_meta_remote_session(meta, FM_FS_META_LEASE, client, until_ns, NULL);
     return fm_fs_meta_run(&op);
+}
+
+fm_status fm_fs_meta_lease(fm_fs_meta *meta, uint64_t client, uint64_t until_ns)
+{
+    if (until_ns || __atomic_load_n(&meta->leased, __ATOMIC_RELAXED) == client)
+        __atomic_store_n(&meta->leased, until_ns ? client : 0, __ATOMIC_RELAXED);
+    return meta->remote ? fm_fs_meta_remote_session(meta, FM_FS_META_LEASE, client, until_ns, NULL)
+                        : fm_fs_meta_lease_other(meta, client, until_ns);
 }

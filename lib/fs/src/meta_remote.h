@@ -60,6 +60,10 @@ fm_status fm_fs_meta_remote_truncate(fm_fs_meta *meta, const fm_fs_who *who, uin
 // HOLD, RELEASE or LEASE; `number` is an ino, or when the lease ends
 fm_status fm_fs_meta_remote_session(fm_fs_meta *meta, enum fm_fs_meta_method method, uint64_t client,
                                     uint64_t number, fm_fs_node *out_node);
+fm_status fm_fs_meta_remote_lock(fm_fs_meta *meta, uint64_t ino, const fm_fs_lock *wanted, int *out_granted,
+                                 fm_fs_node *out_node);
+fm_status fm_fs_meta_remote_lock_test(fm_fs_meta *meta, uint64_t ino, const fm_fs_lock *wanted,
+                                      fm_fs_lock *out_conflict);
 fm_status fm_fs_meta_remote_quota_set(fm_fs_meta *meta, const fm_fs_who *who, uint64_t dir,
                                       const fm_fs_quota *quota);
 fm_status fm_fs_meta_remote_quota_get(fm_fs_meta *meta, uint64_t ino, fm_fs_quota *out_quota);

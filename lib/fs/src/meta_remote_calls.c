@@ -18,6 +18,12 @@ static fm_status ask_done(fm_fs_meta *meta, const fm_fs_who *who, struct fm_fs_m
     return fm_fs_meta_ask(meta, who, request, &answer, NULL, 0);
 }
 
+// For the files that lose their last name: which client may have them open itself.
+static uint64_t leased(fm_fs_meta *meta)
+{
+    return __atomic_load_n(&meta->leased, __ATOMIC_RELAXED);
+}
+
 /* Looking */
 
 fm_status fm_fs_meta_remote_node(fm_fs_meta *meta, uint64_t ino, fm_fs_node *out_node)
@@ -98,14 +104,16 @@ fm_status fm_fs_meta_remote_link(fm_fs_meta *meta, const fm_fs_who *who, uint64_
 fm_status fm_fs_meta_remote_remove(fm_fs_meta *meta, enum fm_fs_meta_method method, const fm_fs_who *who,
                                    uint64_t parent, const char *name)
 {
-    struct fm_fs_meta_request request = {.method = method, .numbers = {parent}, .name = name};
+    struct fm_fs_meta_request request = {
+        .method = method, .numbers = {parent, 0, 0, leased(meta)}, .name = name};
     return ask_done(meta, who, &request);
 }
 
 fm_status fm_fs_meta_remote_rename(fm_fs_meta *meta, const fm_fs_who *who, uint64_t parent, const char *name,
                                    uint64_t to_parent, const char *to_name, unsigned flags)
 {
-    ASKING(RENAME, .numbers = {parent, to_parent}, .flags = {flags}, .name = name, .other = to_name);
+    ASKING(RENAME, .numbers = {parent, to_parent, 0, leased(meta)}, .flags = {flags}, .name = name,
+           .other = to_name);
     return ask_done(meta, who, &request);
 }
 
@@ -226,6 +234,34 @@ fm_status fm_fs_meta_remote_session(fm_fs_meta *meta, enum fm_fs_meta_method met
     FM_TRY(ask_node(meta, NULL, &request, &node));
     if (out_node)
         *out_node = node;
+    return FM_OK;
+}
+
+fm_status fm_fs_meta_remote_lock(fm_fs_meta *meta, uint64_t ino, const fm_fs_lock *wanted, int *out_granted,
+                                 fm_fs_node *out_node)
+{
+    uint8_t lock[FM_FS_META_LOCK_BYTES];
+    struct fm_fs_meta_answer answer;
+    fm_fs_meta_lock_encode(wanted, lock);
+    ASKING(LOCK, .numbers = {ino}, .payload = lock, .payload_bytes = sizeof lock);
+    FM_TRY(fm_fs_meta_ask(meta, NULL, &request, &answer, NULL, 0));
+    *out_granted = answer.numbers[0] == 1;
+    *out_node = answer.node;
+    return FM_OK;
+}
+
+fm_status fm_fs_meta_remote_lock_test(fm_fs_meta *meta, uint64_t ino, const fm_fs_lock *wanted,
+                                      fm_fs_lock *out_conflict)
+{
+    uint8_t lock[FM_FS_META_LOCK_BYTES];
+    uint8_t conflict[FM_FS_META_LOCK_BYTES];
+    struct fm_fs_meta_answer answer;
+    fm_fs_meta_lock_encode(wanted, lock);
+    ASKING(LOCK_TEST, .numbers = {ino}, .payload = lock, .payload_bytes = sizeof lock);
+    FM_TRY(fm_fs_meta_ask(meta, NULL, &request, &answer, conflict, sizeof conflict));
+    if (answer.payload_bytes != sizeof conflict)
+        return fm_base_error_set(FM_ERR_FORMAT, "a lock of %zu bytes", answer.payload_bytes);
+    fm_fs_meta_lock_decode(conflict, out_conflict);
     return FM_OK;
 }
 

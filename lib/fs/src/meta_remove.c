@@ -1,6 +1,10 @@
 // Removing names: of files, of empty directories, of whole trees.
 #include "meta_remote.h"
 
+enum { CLIENTS_PAGE = 64 }; // of other clients; where there are more, some live
+
+static const uint64_t others_ns = (uint64_t)FM_FS_META_GRACE_S * 1000000000;
+
 fm_status fm_fs_meta_touch_dir(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, fm_fs_node *dir,
                                int subdirectories)
 {
@@ -18,10 +22,10 @@ fm_status fm_fs_meta_check_empty(fm_fs_kv_tx *tx, const fm_fs_node *dir, const c
 }
 
 fm_status fm_fs_meta_work_put(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, enum fm_fs_meta_work kind,
-                              const fm_fs_node *node)
+                              const fm_fs_node *node, uint64_t grace_ns)
 {
     uint8_t value[FM_FS_META_DATA_WORK_BYTES];
-    uint64_t due = (uint64_t)op->now_ns + op->meta->options.retention_ns;
+    uint64_t due = (uint64_t)op->now_ns + op->meta->options.retention_ns + grace_ns;
     struct fm_fs_meta_key key =
         fm_fs_meta_key_two('G', due, kind == FM_FS_META_WORK_DATA ? node->data : node->ino);
     fm_put_le32(value, kind);
@@ -30,9 +34,27 @@ fm_status fm_fs_meta_work_put(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, e
     return fm_fs_meta_put(tx, &key, value, kind == FM_FS_META_WORK_DATA ? sizeof value : 4);
 }
 
+// Whether clients of other processes live: they may have open what loses its last name here.
+static fm_status are_others(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, int *out_others)
+{
+    static const uint8_t from[1] = {'C'};
+    static const uint8_t behind[1] = {'C' + 1};
+    fm_fs_kv_item items[CLIENTS_PAGE];
+    size_t count;
+    FM_TRY(fm_fs_kv_range(tx, (fm_fs_kv_bytes){from, 1}, (fm_fs_kv_bytes){behind, 1}, CLIENTS_PAGE, 0, items,
+                          &count));
+    *out_others = count == CLIENTS_PAGE;
+    for (size_t i = 0; i < count && !*out_others; i++)
+        *out_others = items[i].key.size == 9 && items[i].value.size == 8 &&
+                      fm_fs_meta_number_at((const uint8_t *)items[i].key.data + 1) != op->leased &&
+                      fm_get_le64(items[i].value.data) > (uint64_t)op->now_ns;
+    return FM_OK;
+}
+
 fm_status fm_fs_meta_drop_link(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, fm_fs_node *node)
 {
     int held = 0;
+    int others = 0;
     node->nlink = S_ISDIR(node->mode) ? 0 : node->nlink - 1;
     node->ctime_ns = op->now_ns;
     if (node->nlink > 0)
@@ -43,14 +65,18 @@ fm_status fm_fs_meta_drop_link(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, 
         FM_TRY(fm_fs_meta_delete(tx, &quota));
     }
     FM_TRY(fm_fs_meta_any(tx, 'S', node->ino, &held));
-    if (held || (node->flags & FM_FS_NODE_XATTRS) || node->reach) {
+    if (S_ISREG(node->mode))
+        FM_TRY(are_others(tx, op, &others));
+    if (held || others || (node->flags & FM_FS_NODE_XATTRS) || node->reach) {
         FM_TRY(fm_fs_meta_store(tx, node));
-        return fm_fs_meta_work_put(tx, op, FM_FS_META_WORK_NODE, node);
+        return fm_fs_meta_work_put(tx, op, FM_FS_META_WORK_NODE, node, others ? others_ns : 0);
     }
+    struct fm_fs_meta_key locks = fm_fs_meta_key('L', node->ino);
     struct fm_fs_meta_key record = fm_fs_meta_key('I', node->ino);
     struct fm_fs_meta_key content = fm_fs_meta_key('B', node->ino);
     if (node->flags & FM_FS_NODE_INLINE)
         FM_TRY(fm_fs_meta_delete(tx, &content));
+    FM_TRY(fm_fs_meta_delete(tx, &locks));
     return fm_fs_meta_delete(tx, &record);
 }
 
@@ -103,7 +129,7 @@ static fm_status remove_tree(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     node.nlink = 0;
     FM_TRY(fm_fs_meta_charge(tx, node.project, 0, -1));
     FM_TRY(fm_fs_meta_store(tx, &node));
-    return fm_fs_meta_work_put(tx, op, FM_FS_META_WORK_TREE, &node);
+    return fm_fs_meta_work_put(tx, op, FM_FS_META_WORK_TREE, &node, 0);
 }
 
 static fm_status remove_entry(fm_fs_meta *meta, enum fm_fs_meta_method method, const fm_fs_who *who,

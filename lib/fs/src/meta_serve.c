@@ -187,7 +187,8 @@ static fm_status serve_quota_get(const struct serving *serving)
 int fm_fs_meta_answers_bulk(uint32_t method)
 {
     return method == FM_FS_META_LIST || method == FM_FS_META_READLINK || method == FM_FS_META_XATTR_GET ||
-           method == FM_FS_META_XATTR_LIST || method == FM_FS_META_INLINE_READ || method == FM_FS_META_CHECK;
+           method == FM_FS_META_XATTR_LIST || method == FM_FS_META_INLINE_READ ||
+           method == FM_FS_META_CHECK || method == FM_FS_META_LOCK_TEST;
 }
 
 static fm_status serve_names(const struct serving *serving)
@@ -291,8 +292,30 @@ static fm_status serve_contents(const struct serving *serving)
     case FM_FS_META_RELEASE:
         return fm_fs_meta_release(meta, numbers[0], numbers[1]);
     default: // LEASE
-        return fm_fs_meta_lease(meta, numbers[0], numbers[1]);
+        return fm_fs_meta_lease_other(meta, numbers[0], numbers[1]);
     }
+}
+
+static fm_status serve_lock(const struct serving *serving)
+{
+    const struct fm_fs_meta_request *request = serving->request;
+    struct fm_fs_meta_answer *answer = serving->answer;
+    fm_fs_lock lock;
+    fm_fs_lock conflict;
+    int granted;
+    if (request->payload_bytes != FM_FS_META_LOCK_BYTES)
+        return fm_base_error_set(FM_ERR_FORMAT, "a lock of %zu bytes", request->payload_bytes);
+    fm_fs_meta_lock_decode(request->payload, &lock);
+    FM_TRY(may_reach(serving, 4));
+    if (request->method == FM_FS_META_LOCK) {
+        FM_TRY(fm_fs_meta_lock(serving->meta, request->numbers[0], &lock, &granted, &answer->node));
+        answer->numbers[0] = granted ? 1 : 0;
+        return FM_OK;
+    }
+    FM_TRY(fm_fs_meta_lock_test(serving->meta, request->numbers[0], &lock, &conflict));
+    fm_fs_meta_lock_encode(&conflict, serving->payload);
+    answer->payload_bytes = FM_FS_META_LOCK_BYTES;
+    return FM_OK;
 }
 
 static fm_status serve(const struct serving *serving)
@@ -305,6 +328,8 @@ static fm_status serve(const struct serving *serving)
         return serve_attributes(serving);
     if (method >= FM_FS_META_INLINE_READ && method <= FM_FS_META_LEASE)
         return serve_contents(serving);
+    if (method == FM_FS_META_LOCK || method == FM_FS_META_LOCK_TEST)
+        return serve_lock(serving);
     return fm_base_error_set(FM_ERR_UNSUPPORTED, "method %u is not known to this service", method);
 }
 
@@ -315,7 +340,12 @@ fm_status fm_fs_meta_serve_request(fm_fs_meta *meta, const struct fm_fs_meta_ide
     fm_fs_who who;
     struct serving serving = {
         .meta = meta, .identity = identity, .request = request, .answer = out_answer, .payload = payload};
-    const fm_fs_who slot = {.client = request->client, .slot = request->slot, .sequence = request->sequence};
+    const int removes = request->method == FM_FS_META_UNLINK || request->method == FM_FS_META_REMOVE_ALL ||
+                        request->method == FM_FS_META_RENAME;
+    const fm_fs_who slot = {.client = request->client,
+                            .slot = request->slot,
+                            .sequence = request->sequence,
+                            .session = removes ? request->numbers[3] : 0};
     *out_answer = (struct fm_fs_meta_answer){0};
     FM_TRY(find_who(identity, request, &who, &serving.who));
     fm_fs_meta_serve_for(&slot);

@@ -288,8 +288,16 @@ fm_status fm_fs_volume_read(fm_fs_volume *volume, uint64_t ino, void *buffer, si
     return status;
 }
 
+// The version that a change of one's own led to, if it was that change alone which led there.
+static void follow(uint64_t *version, const fm_fs_node *node)
+{
+    if (version)
+        *version = *version != FM_FS_VOLUME_UNKNOWN && node->version == *version + 1 ? node->version
+                                                                                     : FM_FS_VOLUME_UNKNOWN;
+}
+
 // Takes an inline file's bytes to its chunks. FM_ERR_STATE: somebody changed it meanwhile.
-static fm_status spill(fm_fs_volume *volume, uint64_t ino)
+static fm_status spill(fm_fs_volume *volume, uint64_t ino, uint64_t *version)
 {
     uint8_t bytes[16384]; // the most that is inline
     size_t read;
@@ -298,41 +306,65 @@ static fm_status spill(fm_fs_volume *volume, uint64_t ino)
     if (!(node.flags & FM_FS_NODE_INLINE))
         return FM_OK;
     FM_TRY(fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_WRITE, 0, read, NULL, bytes));
-    return fm_fs_meta_spill(volume->meta, ino, node.version, &node);
+    FM_TRY(fm_fs_meta_spill(volume->meta, ino, node.version, &node));
+    follow(version, &node);
+    return FM_OK;
 }
 
-static fm_status write_once(fm_fs_volume *volume, uint64_t ino, const void *bytes, size_t length,
-                            uint64_t offset)
+static fm_status write_inline(fm_fs_volume *volume, uint64_t ino, const struct fm_fs_volume_piece *pieces,
+                              size_t count, uint64_t *version)
 {
     fm_fs_node node;
-    FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
-    if (node.flags & FM_FS_NODE_INLINE)
-        return fm_fs_meta_inline_write(volume->meta, ino, offset, bytes, length, &node);
-    int64_t now = (int64_t)fm_base_clock_unix_ns();
-    if (offset + length > node.size || now > node.mtime_ns + FM_FS_VOLUME_TOUCH_NS || now < node.mtime_ns)
-        FM_TRY(fm_fs_meta_extend(volume->meta, ino, node.data, offset + length, &node));
-    return fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_WRITE, offset, length, NULL, bytes);
+    for (size_t i = 0; i < count; i++) {
+        FM_TRY(fm_fs_meta_inline_write(volume->meta, ino, pieces[i].offset, pieces[i].bytes, pieces[i].size,
+                                       &node));
+        follow(version, &node);
+    }
+    return FM_OK;
 }
 
-fm_status fm_fs_volume_write(fm_fs_volume *volume, uint64_t ino, const void *bytes, size_t length,
-                             uint64_t offset)
+static fm_status write_once(fm_fs_volume *volume, uint64_t ino, const struct fm_fs_volume_piece *pieces,
+                            size_t count, uint64_t *version)
+{
+    fm_fs_node node;
+    uint64_t end = 0;
+    FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
+    if (node.flags & FM_FS_NODE_INLINE)
+        return write_inline(volume, ino, pieces, count, version);
+    for (size_t i = 0; i < count; i++)
+        end = pieces[i].offset + pieces[i].size > end ? pieces[i].offset + pieces[i].size : end;
+    int64_t now = (int64_t)fm_base_clock_unix_ns();
+    if (end > node.size || now > node.mtime_ns + FM_FS_VOLUME_TOUCH_NS || now < node.mtime_ns) {
+        FM_TRY(fm_fs_meta_extend(volume->meta, ino, node.data, end, &node));
+        follow(version, &node);
+    }
+    return fm_fs_volume_transfer_pieces(volume, &node, pieces, count);
+}
+
+fm_status fm_fs_volume_write_pieces(fm_fs_volume *volume, uint64_t ino,
+                                    const struct fm_fs_volume_piece *pieces, size_t count, uint64_t *version)
 {
     fm_status status = FM_OK;
-    if (!length)
-        return FM_OK;
     for (int i = 0; i < TRIES; i++) {
         fm_fs_volume_enter(volume, ino);
-        status = write_once(volume, ino, bytes, length, offset);
+        status = write_once(volume, ino, pieces, count, version);
         fm_fs_volume_exit(volume, ino);
         if (status != FM_ERR_STATE)
             return status;
         enter_alone(volume, ino);
-        status = spill(volume, ino);
+        status = spill(volume, ino, version);
         exit_alone(volume, ino);
         if (status < 0 && status != FM_ERR_STATE)
             return status;
     }
     return status;
+}
+
+fm_status fm_fs_volume_write(fm_fs_volume *volume, uint64_t ino, const void *bytes, size_t length,
+                             uint64_t offset)
+{
+    const struct fm_fs_volume_piece piece = {offset, length, bytes};
+    return length ? fm_fs_volume_write_pieces(volume, ino, &piece, 1, NULL) : FM_OK;
 }
 
 fm_status fm_fs_volume_grow(fm_fs_volume *volume, uint64_t ino, uint64_t end)
@@ -344,10 +376,24 @@ fm_status fm_fs_volume_grow(fm_fs_volume *volume, uint64_t ino, uint64_t end)
     return fm_fs_meta_extend(volume->meta, ino, node.data, end, &node);
 }
 
+fm_status fm_fs_volume_settle(fm_fs_volume *volume, uint64_t ino, uint64_t *version)
+{
+    fm_fs_node node;
+    fm_status status = FM_ERR_STATE;
+    for (int i = 0; i < TRIES && status == FM_ERR_STATE; i++) {
+        FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
+        if (node.flags & FM_FS_NODE_INLINE) // whose writes each told their time
+            return FM_OK;
+        status = fm_fs_meta_extend(volume->meta, ino, node.data, 0, &node);
+    }
+    if (status == FM_OK)
+        follow(version, &node);
+    return status;
+}
+
 fm_status fm_fs_volume_touch(fm_fs_volume *volume, uint64_t ino)
 {
-    fm_fs_node values = {0};
-    return fm_fs_meta_setattr(volume->meta, NULL, ino, FM_FS_META_MTIME_NOW, &values, &values);
+    return fm_fs_volume_settle(volume, ino, NULL);
 }
 
 /* Sizes */
@@ -379,7 +425,7 @@ static fm_status truncate_once(fm_fs_volume *volume, const fm_fs_who *who, uint6
     fm_status status =
         fm_fs_meta_truncate(volume->meta, who, ino, node.data, size, shrinks ? node.reach : 0, out_node);
     if (status == FM_ERR_STATE && (node.flags & FM_FS_NODE_INLINE))
-        FM_TRY(spill(volume, ino));
+        FM_TRY(spill(volume, ino, NULL));
     return status;
 }
 
@@ -403,7 +449,7 @@ static fm_status write_zeros(fm_fs_volume *volume, const fm_fs_node *node, uint6
 static fm_status punch(fm_fs_volume *volume, uint64_t ino, uint64_t offset, uint64_t length)
 {
     fm_fs_node node;
-    FM_TRY(spill(volume, ino));
+    FM_TRY(spill(volume, ino, NULL));
     FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
     const uint64_t chunk = node.layout.chunk_bytes;
     uint64_t end_at = length < node.size && offset < node.size - length ? offset + length : node.size;

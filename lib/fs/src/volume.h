@@ -78,6 +78,24 @@ struct fm_fs_volume_part {
     uint32_t index, offset, size;
 };
 
+// Bytes that are to be written.
+struct fm_fs_volume_piece {
+    uint64_t offset;
+    size_t size;
+    const uint8_t *bytes; // NULL: zeros
+};
+
+#define FM_FS_VOLUME_UNKNOWN UINT64_MAX
+
+/*
+ * Writes pieces that do not overlap; the file grows as needed. `version` (or NULL) is the node's version as its owner knows
+ * it: it follows the changes of this call, and is unknown afterwards when somebody else's came between.
+ */
+fm_status fm_fs_volume_write_pieces(fm_fs_volume *volume, uint64_t ino,
+                                    const struct fm_fs_volume_piece *pieces, size_t count, uint64_t *version);
+// fm_fs_volume_touch(), with the version.
+fm_status fm_fs_volume_settle(fm_fs_volume *volume, uint64_t ino, uint64_t *version);
+
 // What is to be done with a file's chunks in a range, several at a time.
 enum fm_fs_volume_action { FM_FS_VOLUME_READ, FM_FS_VOLUME_WRITE, FM_FS_VOLUME_REMOVE, FM_FS_VOLUME_CUT };
 
@@ -88,5 +106,8 @@ enum fm_fs_volume_action { FM_FS_VOLUME_READ, FM_FS_VOLUME_WRITE, FM_FS_VOLUME_R
  */
 fm_status fm_fs_volume_transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_fs_volume_action action,
                                 uint64_t offset, uint64_t length, void *to, const void *from);
+// WRITE of several pieces, as many chunks at once as may be.
+fm_status fm_fs_volume_transfer_pieces(fm_fs_volume *volume, const fm_fs_node *node,
+                                       const struct fm_fs_volume_piece *pieces, size_t count);
 
 #endif

@@ -35,11 +35,10 @@ struct batch {
     const fm_fs_node *node;
     enum fm_fs_volume_action action;
     int64_t timeout_ns;
-    uint8_t *to;
-    const uint8_t *from;
     fm_fs_client_io ios[FM_FS_VOLUME_BATCH];
     struct fm_fs_volume_part parts[FM_FS_VOLUME_BATCH];
-    uint64_t places[FM_FS_VOLUME_BATCH]; // of the parts in `to` and `from`
+    uint8_t *to[FM_FS_VOLUME_BATCH];         // READ: where each part goes
+    const uint8_t *from[FM_FS_VOLUME_BATCH]; // WRITE: where each is; NULL: zeros
     size_t count, running;
 };
 
@@ -50,9 +49,10 @@ static void io_done(fm_fs_client_io *io)
         batch->chunks->done = 1;
 }
 
-static fm_status prepare(struct batch *batch, fm_fs_client_io *io, const struct fm_fs_volume_part *part,
-                         uint64_t place)
+static fm_status prepare(struct batch *batch, size_t i)
 {
+    fm_fs_client_io *io = &batch->ios[i];
+    const struct fm_fs_volume_part *part = &batch->parts[i];
     *io = (fm_fs_client_io){.timeout_ns = batch->timeout_ns, .done = io_done, .context = batch};
     fm_fs_meta_chunk(batch->node, part->index, &io->chain, io->id.bytes);
     io->offset = part->offset;
@@ -66,8 +66,8 @@ static fm_status prepare(struct batch *batch, fm_fs_client_io *io, const struct 
         io->data = fm_fs_buffer_new(part->size);
         if (!io->data)
             return fm_base_error_set(FM_ERR_NOMEM, "no memory for %u bytes of a chunk", part->size);
-        if (batch->from)
-            memcpy(io->data->data, batch->from + place, part->size);
+        if (batch->from[i])
+            memcpy(io->data->data, batch->from[i], part->size);
         else
             memset(io->data->data, 0, part->size);
         break;
@@ -88,7 +88,7 @@ static void take_bytes(struct batch *batch, size_t i)
 {
     const struct fm_fs_volume_part *part = &batch->parts[i];
     fm_fs_client_io *io = &batch->ios[i];
-    uint8_t *to = batch->to + batch->places[i];
+    uint8_t *to = batch->to[i];
     size_t got = io->bytes ? io->bytes->size : 0;
     if (got)
         memcpy(to, io->bytes->data, got);
@@ -102,8 +102,7 @@ static fm_status run(struct batch *batch)
     fm_status status = FM_OK;
     size_t prepared = 0;
     while (prepared < batch->count && status == FM_OK) {
-        status = prepare(batch, &batch->ios[prepared], &batch->parts[prepared], batch->places[prepared]);
-        prepared++;
+        status = prepare(batch, prepared++);
     }
     if (status == FM_OK) {
         batch->running = batch->count;
@@ -133,11 +132,11 @@ static fm_status reaches(struct batch *batch, const struct fm_fs_volume_part *pa
                          .node = batch->node,
                          .action = FM_FS_VOLUME_READ,
                          .timeout_ns = batch->timeout_ns,
-                         .to = &byte,
+                         .to = {&byte},
                          .parts = {{part->index, part->offset, 1}},
                          .count = 1};
     fm_fs_client_io *io = &look.ios[0];
-    FM_TRY(prepare(&look, io, &look.parts[0], 0));
+    FM_TRY(prepare(&look, 0));
     look.running = 1;
     look.chunks->done = 0;
     fm_fs_client_start(look.chunks->client, io);
@@ -148,22 +147,35 @@ static fm_status reaches(struct batch *batch, const struct fm_fs_volume_part *pa
     return FM_OK;
 }
 
-static fm_status run_all(struct batch *batch, uint64_t offset, uint64_t length)
+// Adds the part of a piece that begins at `done`; how long it is.
+static uint32_t add_part(struct batch *batch, const struct fm_fs_volume_piece *piece, size_t done,
+                         uint8_t *to)
 {
     const uint64_t chunk = batch->node->layout.chunk_bytes;
-    uint64_t done = 0;
-    int worth = 1;
-    while (done < length) {
+    uint64_t at = piece->offset + done;
+    uint64_t left = chunk - at % chunk;
+    uint32_t size = (uint32_t)(left < piece->size - done ? left : piece->size - done);
+    batch->parts[batch->count] =
+        (struct fm_fs_volume_part){(uint32_t)(at / chunk), (uint32_t)(at % chunk), size};
+    batch->to[batch->count] = to ? to + done : NULL;
+    batch->from[batch->count++] = piece->bytes ? piece->bytes + done : NULL;
+    return size;
+}
+
+static fm_status run_all(struct batch *batch, const struct fm_fs_volume_piece *pieces, size_t count,
+                         uint8_t *to)
+{
+    size_t done = 0;
+    for (size_t i = 0; i < count;) {
         batch->count = 0;
-        while (done < length && batch->count < FM_FS_VOLUME_BATCH) {
-            uint64_t at = offset + done;
-            uint64_t left = chunk - at % chunk;
-            batch->parts[batch->count] =
-                (struct fm_fs_volume_part){(uint32_t)(at / chunk), (uint32_t)(at % chunk),
-                                           (uint32_t)(left < length - done ? left : length - done)};
-            batch->places[batch->count] = done;
-            done += batch->parts[batch->count++].size;
+        while (i < count && batch->count < FM_FS_VOLUME_BATCH) {
+            done += add_part(batch, &pieces[i], done, to);
+            if (done == pieces[i].size) {
+                i++;
+                done = 0;
+            }
         }
+        int worth = 1;
         if (batch->action == FM_FS_VOLUME_CUT)
             FM_TRY(reaches(batch, &batch->parts[0], &worth));
         if (worth)
@@ -172,21 +184,31 @@ static fm_status run_all(struct batch *batch, uint64_t offset, uint64_t length)
     return FM_OK;
 }
 
+static fm_status transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_fs_volume_action action,
+                          const struct fm_fs_volume_piece *pieces, size_t count, uint8_t *to)
+{
+    struct batch batch = {.node = node, .action = action, .timeout_ns = volume->options.timeout_ms * 1000000};
+    for (size_t i = 0; i < count; i++) {
+        uint64_t last = pieces[i].offset + pieces[i].size - 1;
+        if (last / node->layout.chunk_bytes > UINT32_MAX)
+            return fm_base_error_set(FM_ERR_LIMIT, "byte %llu of a file with chunks of %u bytes",
+                                     (unsigned long long)last, node->layout.chunk_bytes);
+    }
+    FM_TRY(fm_fs_volume_take(volume, &batch.chunks));
+    fm_status status = run_all(&batch, pieces, count, to);
+    fm_fs_volume_leave(volume, batch.chunks);
+    return status;
+}
+
 fm_status fm_fs_volume_transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_fs_volume_action action,
                                 uint64_t offset, uint64_t length, void *to, const void *from)
 {
-    struct batch batch = {.node = node,
-                          .action = action,
-                          .timeout_ns = volume->options.timeout_ms * 1000000,
-                          .to = to,
-                          .from = from};
-    if (length == 0)
-        return FM_OK;
-    if ((offset + length - 1) / node->layout.chunk_bytes > UINT32_MAX)
-        return fm_base_error_set(FM_ERR_LIMIT, "byte %llu of a file with chunks of %u bytes",
-                                 (unsigned long long)(offset + length - 1), node->layout.chunk_bytes);
-    FM_TRY(fm_fs_volume_take(volume, &batch.chunks));
-    fm_status status = run_all(&batch, offset, length);
-    fm_fs_volume_leave(volume, batch.chunks);
-    return status;
+    const struct fm_fs_volume_piece piece = {offset, length, from};
+    return length ? transfer(volume, node, action, &piece, 1, to) : FM_OK;
+}
+
+fm_status fm_fs_volume_transfer_pieces(fm_fs_volume *volume, const fm_fs_node *node,
+                                       const struct fm_fs_volume_piece *pieces, size_t count)
+{
+    return transfer(volume, node, FM_FS_VOLUME_WRITE, pieces, count, NULL);
 }

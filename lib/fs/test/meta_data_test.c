@@ -184,6 +184,40 @@ static void open_files_outlive_their_names(void **state)
     names_close(&names);
 }
 
+static void removed_files_wait_for_other_clients(void **state)
+{
+    (void)state;
+    struct names names;
+    size_t read;
+    char byte;
+    names_open(&names, NULL);
+    fm_fs_node node = names_make(&names, ROOT, "a", S_IFREG | 0644);
+    fm_fs_node other = names_make(&names, ROOT, "b", S_IFREG | 0644);
+    assert_ok(fm_fs_meta_inline_write(names.meta, node.ino, 0, "x", 1, &node));
+    assert_ok(fm_fs_meta_lease(names.meta, 5, UINT64_MAX));
+    assert_ok(fm_fs_meta_lease(names.meta, 6, UINT64_MAX)); // this process is 6 now, and 5 another
+    assert_ok(fm_fs_meta_unlink(names.meta, NULL, ROOT, "a"));
+    assert_ok(fm_fs_meta_unlink(names.meta, NULL, ROOT, "b"));
+    names.now += (uint64_t)(FM_FS_META_GRACE_S - 1) * 1000000000;
+    assert_int_equal(names_collect(&names), 0);
+    assert_ok(fm_fs_meta_node(names.meta, node.ino, &node));
+    assert_int_equal(node.nlink, 0);
+    assert_ok(fm_fs_meta_hold(names.meta, 5, node.ino, &node)); // it has seen it
+    names.now += (uint64_t)2 * 1000000000;
+    assert_int_equal(names_collect(&names), 1);
+    assert_fails(fm_fs_meta_node(names.meta, other.ino, &other), FM_ERR_NOT_FOUND, "does not exist");
+    assert_ok(fm_fs_meta_inline_read(names.meta, node.ino, 0, &byte, 1, &read, &node));
+    assert_true(read == 1 && byte == 'x');
+    assert_ok(fm_fs_meta_lease(names.meta, 5, 0));
+    names.now += (uint64_t)2 * 1000000000;
+    assert_int_equal(names_collect(&names), 1);
+    // Alone again, it goes at once.
+    names_make(&names, ROOT, "c", S_IFREG | 0644);
+    assert_ok(fm_fs_meta_unlink(names.meta, NULL, ROOT, "c"));
+    assert_int_equal(names_census(&names).collectable, 0);
+    names_close(&names);
+}
+
 static void trees_are_emptied_later(void **state)
 {
     (void)state;
@@ -225,6 +259,7 @@ int main(void)
         cmocka_unit_test(removed_files_are_collected),
         cmocka_unit_test(what_cannot_be_removed_waits),
         cmocka_unit_test(open_files_outlive_their_names),
+        cmocka_unit_test(removed_files_wait_for_other_clients),
         cmocka_unit_test(trees_are_emptied_later),
     };
     return fm_test_run("meta_data", tests);

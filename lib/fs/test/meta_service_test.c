@@ -212,6 +212,38 @@ static void links_and_attributes_go_through(void **state)
     close_world();
 }
 
+static void locks_go_through(void **state)
+{
+    (void)state;
+    open_world(NULL);
+    fm_fs_meta *meta = connect_admin();
+    fm_fs_meta *other = connect_admin();
+    fm_fs_node node;
+    fm_fs_lock conflict;
+    int granted = 0;
+    const fm_fs_lock lock = {
+        .client = 1, .owner = 2, .begin = 3, .end = 9, .kind = FM_FS_LOCK_EXCLUSIVE, .pid = 17};
+    const fm_fs_lock wanted = {
+        .client = 2, .owner = 2, .begin = 5, .end = UINT64_MAX, .kind = FM_FS_LOCK_SHARED};
+    assert_ok(fm_fs_meta_create(meta, NULL, FM_FS_META_ROOT, "f", S_IFREG | 0644, 0, 1, &node, NULL));
+    assert_ok(fm_fs_meta_lease(meta, 1, UINT64_MAX));
+    assert_ok(fm_fs_meta_lease(other, 2, UINT64_MAX));
+    assert_ok(fm_fs_meta_lock(meta, node.ino, &lock, &granted, &node));
+    assert_int_equal(granted, 1);
+    assert_ok(fm_fs_meta_lock_test(other, node.ino, &wanted, &conflict));
+    assert_true(conflict.client == 1 && conflict.owner == 2 && conflict.begin == 3 && conflict.end == 9 &&
+                conflict.kind == FM_FS_LOCK_EXCLUSIVE && conflict.pid == 17 && !conflict.flock);
+    assert_ok(fm_fs_meta_lock(other, node.ino, &wanted, &granted, &node));
+    assert_int_equal(granted, 0);
+    assert_ok(fm_fs_meta_lease(meta, 1, 0));
+    assert_ok(fm_fs_meta_lock(other, node.ino, &wanted, &granted, &node));
+    assert_int_equal(granted, 1);
+    assert_fails(fm_fs_meta_lock(other, 999, &wanted, &granted, &node), FM_ERR_NOT_FOUND, "999");
+    fm_fs_meta_close(other);
+    fm_fs_meta_close(meta);
+    close_world();
+}
+
 static void removals_go_through(void **state)
 {
     (void)state;
@@ -628,6 +660,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(contents_go_through),
         cmocka_unit_test(links_and_attributes_go_through),
+        cmocka_unit_test(locks_go_through),
         cmocka_unit_test(removals_go_through),
         cmocka_unit_test(findings_come_back),
         cmocka_unit_test(names_asked_of_services_agree_with_the_model),

@@ -55,7 +55,8 @@ enum {
     FM_FS_META_LINK_MAX = 4095, /**< bytes of a symbolic link's target */
     FM_FS_META_LINKS_MAX = 65000,
     FM_FS_META_XATTR_MAX = 65536, /**< bytes of an extended attribute */
-    FM_FS_META_PAGE_MAX = 64      /**< entries of a page of a directory */
+    FM_FS_META_PAGE_MAX = 64,     /**< entries of a page of a directory */
+    FM_FS_META_GRACE_S = 90
 };
 
 /** Who asks. NULL stands for the superuser. */
@@ -66,6 +67,7 @@ typedef struct fm_fs_who {
     uint64_t client;   /**< 0: a program that calls these functions itself; else with slot and sequence: */
     uint32_t slot;     /**< one request at a time, */
     uint64_t sequence; /**< and each has the next number, from 1; a repeated one has that of the first try */
+    uint64_t session;  /**< the client with the lease (fm_fs_meta_lease()) for which it asks. 0: none */
 } fm_fs_who;
 
 /** Where the chunks of a file lie: chunk i on chain 1 + (base + i mod stripe) mod chains. */
@@ -90,7 +92,7 @@ typedef struct fm_fs_node {
     uint64_t rdev;
     uint64_t size; /**< bytes of a file or a link's target */
     int64_t atime_ns, mtime_ns, ctime_ns;
-    uint64_t version; /**< grows with each truncation, spill and inline write */
+    uint64_t version; /**< grows with each truncation, spill, inline write and fm_fs_meta_extend() */
     uint64_t parent;  /**< of a directory */
     uint64_t project; /**< the directory whose quota it counts for; 0: none */
     uint64_t data;    /**< names a file's chunks */
@@ -234,8 +236,34 @@ FM_API FM_MUST_USE fm_status fm_fs_meta_truncate(fm_fs_meta *meta, const fm_fs_w
 FM_API FM_MUST_USE fm_status fm_fs_meta_hold(fm_fs_meta *meta, uint64_t client, uint64_t ino,
                                              fm_fs_node *out_node);
 FM_API FM_MUST_USE fm_status fm_fs_meta_release(fm_fs_meta *meta, uint64_t client, uint64_t ino);
-/** The client lives until `until_ns`; what it holds is let go afterwards. 0: it ends. */
+/**
+ * The client lives until `until_ns`; what it holds and has locked is let go afterwards. 0: it ends. While clients of other
+ * processes live, a file whose last name is removed waits for FM_FS_META_GRACE_S before it is collected, so that they can
+ * hold it; they look whether their open files have names more often than that.
+ */
 FM_API FM_MUST_USE fm_status fm_fs_meta_lease(fm_fs_meta *meta, uint64_t client, uint64_t until_ns);
+
+/* Locks: advisory ones, as flock() and fcntl() have them, between all clients */
+
+typedef enum fm_fs_lock_kind { FM_FS_LOCK_NONE, FM_FS_LOCK_SHARED, FM_FS_LOCK_EXCLUSIVE } fm_fs_lock_kind;
+typedef struct fm_fs_lock {
+    uint64_t client, owner; /**< whose it is: an owner of a client with a lease */
+    uint64_t begin, end;    /**< first and last byte; UINT64_MAX: as far as the file may grow */
+    fm_fs_lock_kind kind;
+    int flock;    /**< 1: of flock(), which does not meet those of fcntl() */
+    uint32_t pid; /**< told to who asks what is in the way */
+} fm_fs_lock;
+/**
+ * Gives an owner this kind of lock (FM_FS_LOCK_NONE: none) on a range, instead of what it had there. `*out_granted` 0:
+ * another owner is in the way, and nothing was changed; an owner's flock() of another kind is let go, though. Locks of
+ * clients without a lease are in nobody's way. Deadlocks are not looked for. FM_ERR_LIMIT: 400 locks on one inode.
+ * `*out_node` is the inode as it then was.
+ */
+FM_API FM_MUST_USE fm_status fm_fs_meta_lock(fm_fs_meta *meta, uint64_t ino, const fm_fs_lock *wanted,
+                                             int *out_granted, fm_fs_node *out_node);
+/** A lock that is in the way of this one; its kind is FM_FS_LOCK_NONE when none is. */
+FM_API FM_MUST_USE fm_status fm_fs_meta_lock_test(fm_fs_meta *meta, uint64_t ino, const fm_fs_lock *wanted,
+                                                  fm_fs_lock *out_conflict);
 
 /* Collecting */
 

@@ -8,16 +8,24 @@
  *
  * Semantics are POSIX's, as fathom/fs_meta.h has them; the kernel checks permissions, and the names check them again.
  * Between mounts: names and attributes are asked for whenever they are used, so what one mount has done the others see at
- * once. Bytes that the kernel keeps are dropped when a file is opened, and when its size or time has changed, so who opens
- * a file sees all that was written before it was closed elsewhere. write() has stored its bytes durably when it returns;
- * fsync() has nothing left to do. A file that is removed on the same mount lives as long as it is open; one that another
- * mount removes is gone (ESTALE). Locks (flock, fcntl) hold within one mount.
+ * once; of an open descriptor the attributes are a second old at most.
  *
- * Threads: libfuse's, as many as requests need; one more renews the lease on removed open files and collects what removals
- * leave. Children of a process that has mounted do not use it.
+ * Contents are close-to-open: who opens a file, or gets a lock on it, sees all that was written before it was closed, synced
+ * or unlocked elsewhere. The kernel keeps the bytes of a file that nobody else has changed since. What is written waits in
+ * the mount for more (16 MiB a file, 5 s, 256 MiB in all) and is durable when fsync() or close() has returned; a failure
+ * (ENOSPC, EDQUOT, EIO) is told there, once to each descriptor, and by write() itself from then on. O_DIRECT and O_SYNC
+ * writes do not wait. A time that is set, a stat() and reads see what waits, too.
+ *
+ * A file that is removed lives as long as it is open, on whichever mounts. Locks (flock, fcntl) hold between mounts; waiting
+ * ones are woken at once on the same machine, and within 100 ms elsewhere; deadlocks are not looked for.
+ *
+ * Threads: libfuse's, as many as requests need; one more renews the lease on locks and removed files, writes what has
+ * waited and collects what removals leave; one tries for locks. Children of a process that has mounted do not use it.
  */
 #ifndef FATHOM_FS_MOUNT_H
 #define FATHOM_FS_MOUNT_H
+
+#include <sys/ioctl.h>
 
 #include "fathom/fs_volume.h"
 
@@ -31,9 +39,20 @@ typedef struct fm_fs_mount_options {
     uint32_t connections; /**< to the cluster. 8 */
     int allow_other; /**< 1: other users may look, too; who is not root needs user_allow_other in fuse.conf */
     int read_only;
+    /** How long a mount that is killed, or stopped, keeps its locks and the removed files that it has open. One that was away
+     *  for so long fails with EIO what was locked by it, until it is opened anew. 60000 */
+    uint32_t lease_ms;
 } fm_fs_mount_options;
 
 typedef struct fm_fs_mount fm_fs_mount;
+
+/**
+ * ioctl() on whatever is open on a mount: its layout; and on a directory, how files that are made in it from now on are laid
+ * out (by its owner; `chunk_bytes` and `stripe` of 0 stay as they are, `chains` and `base` are not taken; ENOTDIR: a file's
+ * layout is fixed when it is made). FS_IOC_GETFLAGS and FS_IOC_SETFLAGS know FS_IMMUTABLE_FL.
+ */
+#define FM_FS_MOUNT_LAYOUT_GET _IOR(0xf7, 1, fm_fs_layout)
+#define FM_FS_MOUNT_LAYOUT_SET _IOW(0xf7, 2, fm_fs_layout)
 
 /** Mounts the cluster in `cluster` on the directory `dir`. FM_ERR_UNSUPPORTED (built without FUSE), FM_ERR_UNAVAILABLE
  *  (the machine has no FUSE, or does not let this process mount), and as fm_fs_volume_open(). */

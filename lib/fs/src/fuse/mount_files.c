@@ -9,83 +9,41 @@
 
 enum { COPY_BYTES = 4 << 20 };
 
-// Counts an opening. FM_ERR_NOMEM.
-static fm_status count_open(fm_fs_mount *mount, uint64_t ino)
+static int write_errno(fm_status status)
 {
-    struct fm_fs_mount_file *made = fm_base_mem_zalloc(1, sizeof *made);
-    if (!made)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for an open file");
-    pthread_mutex_lock(&mount->lock);
-    struct fm_fs_mount_file *file = fm_fs_mount_file(mount, ino);
-    if (file) {
-        file->opens++;
-        fm_base_mem_free(made);
-    } else {
-        struct fm_fs_mount_file **bucket = &mount->files[ino % FM_FS_MOUNT_BUCKETS];
-        *made = (struct fm_fs_mount_file){.next = *bucket, .ino = ino, .opens = 1};
-        *bucket = made;
-    }
-    pthread_mutex_unlock(&mount->lock);
+    return status == FM_ERR_NOT_FOUND ? ESTALE : status == FM_ERR_LIMIT ? EFBIG : fm_fs_mount_errno(status);
+}
+
+static fm_status open_node(fm_fs_mount *mount, fm_fs_node *node, struct fuse_file_info *info)
+{
+    struct fm_fs_mount_handle *handle;
+    int keep;
+    if ((info->flags & O_ACCMODE) != O_RDONLY && node->flags & FM_FS_NODE_IMMUTABLE)
+        return fm_base_error_set(FM_ERR_PERM, "inode %llu is immutable", (unsigned long long)node->ino);
+    if ((info->flags & O_TRUNC) && node->size)
+        FM_TRY(fm_fs_volume_truncate(mount->volume, NULL, node->ino, 0, node));
+    FM_TRY(fm_fs_mount_file_open(mount, node, info->flags, &handle, &keep));
+    info->fh = (uintptr_t)handle;
+    info->keep_cache = keep ? 1 : 0;
+    // The size that a look-up told may be older than this opening, and the kernel would read no further.
+    if (!keep && fuse_lowlevel_notify_inval_inode(mount->session, node->ino, -1, 0) < 0)
+        return FM_OK; // it knows none
     return FM_OK;
-}
-
-static void count_close(fm_fs_mount *mount, uint64_t ino)
-{
-    int held = 0;
-    pthread_mutex_lock(&mount->lock);
-    struct fm_fs_mount_file *file = fm_fs_mount_file(mount, ino);
-    if (file && --file->opens == 0) {
-        struct fm_fs_mount_file **at = &mount->files[ino % FM_FS_MOUNT_BUCKETS];
-        while (*at != file)
-            at = &(*at)->next;
-        *at = file->next;
-        held = file->held;
-        mount->held -= held ? 1u : 0;
-        fm_base_mem_free(file);
-    }
-    pthread_mutex_unlock(&mount->lock);
-    // If it cannot be told, the lease tells it later.
-    if (held && fm_fs_meta_release(mount->meta, mount->client, ino) < 0)
-        return;
-}
-
-static void note_written(fm_fs_mount *mount, uint64_t ino)
-{
-    pthread_mutex_lock(&mount->lock);
-    struct fm_fs_mount_file *file = fm_fs_mount_file(mount, ino);
-    if (file)
-        file->written = 1;
-    pthread_mutex_unlock(&mount->lock);
-}
-
-// Tells the time of the last write, for others to see that there was one.
-static fm_status settle(fm_fs_mount *mount, uint64_t ino)
-{
-    pthread_mutex_lock(&mount->lock);
-    struct fm_fs_mount_file *file = fm_fs_mount_file(mount, ino);
-    int written = file && file->written;
-    if (file)
-        file->written = 0;
-    pthread_mutex_unlock(&mount->lock);
-    return written ? fm_fs_volume_touch(mount->volume, ino) : FM_OK;
 }
 
 static void on_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
     fm_fs_mount *mount = fm_fs_mount_of(request);
     fm_fs_node node;
-    fm_status status = fm_fs_meta_node(mount->meta, ino, &node);
+    // What another opening here has written comes before this one. A failure is told to those who wrote.
+    fm_status status = fm_fs_mount_flush_ino(mount, ino);
+    status = fm_fs_meta_node(mount->meta, ino, &node);
     if (status == FM_OK)
-        status = count_open(mount, ino);
-    if (status == FM_OK && (info->flags & O_TRUNC) && node.size) {
-        status = fm_fs_volume_truncate(mount->volume, NULL, ino, 0, &node);
-        if (status < 0)
-            count_close(mount, ino);
-    }
+        status = open_node(mount, &node, info);
     if (status < 0)
-        fuse_reply_err(request, status == FM_ERR_NOT_FOUND ? ESTALE : fm_fs_mount_errno(status));
+        fuse_reply_err(request, write_errno(status));
     else if (fuse_reply_open(request, info) != 0) // the caller was interrupted and will not close it
-        count_close(mount, ino);
+        fm_fs_mount_file_close(mount, fm_fs_mount_handle_of(info));
 }
 
 static void on_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
@@ -93,77 +51,105 @@ static void on_create(fuse_req_t request, fuse_ino_t parent, const char *name, m
 {
     fm_fs_mount *mount = fm_fs_mount_of(request);
     struct fm_fs_mount_who asker;
-    struct fuse_entry_param entry = {.ino = 0};
+    struct fuse_entry_param entry = {.attr_timeout = FM_FS_MOUNT_ATTR_S};
     fm_fs_node node;
     fm_fs_mount_who(request, &asker);
+    int made = 0;
     fm_status status = fm_fs_meta_create(mount->meta, &asker.who, parent, name, S_IFREG | (mode & 07777), 0,
-                                         (info->flags & O_EXCL) != 0, &node, NULL);
-    if (status == FM_OK && (info->flags & O_TRUNC) && node.size)
-        status = fm_fs_volume_truncate(mount->volume, &asker.who, node.ino, 0, &node);
+                                         (info->flags & O_EXCL) != 0, &node, &made);
     if (status == FM_OK)
-        status = count_open(mount, node.ino);
+        status = open_node(mount, &node, info);
     if (status < 0) {
         fm_fs_mount_reply_status(request, status);
         return;
     }
+    if (made) // then there is nothing to be dropped
+        fm_fs_mount_handle_used(fm_fs_mount_handle_of(info));
     entry.ino = node.ino;
     fm_fs_mount_stat(&node, &entry.attr);
     if (fuse_reply_create(request, &entry, info) != 0)
-        count_close(mount, node.ino);
+        fm_fs_mount_file_close(mount, fm_fs_mount_handle_of(info));
+}
+
+// Under locks that went with the lease nothing is read or written any more.
+static int is_lost(const struct fuse_file_info *info)
+{
+    fm_fs_mount_handle_used(fm_fs_mount_handle_of(info));
+    return __atomic_load_n(&fm_fs_mount_handle_of(info)->file->lost, __ATOMIC_RELAXED);
 }
 
 static void on_read(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset,
                     struct fuse_file_info *info)
 {
     size_t read = 0;
-    (void)info;
+    (void)ino;
+    if (is_lost(info)) {
+        fuse_reply_err(request, EIO);
+        return;
+    }
     char *buffer = fm_base_mem_alloc(size);
-    fm_status status = buffer ? fm_fs_volume_read(fm_fs_mount_of(request)->volume, ino, buffer, size,
-                                                  (uint64_t)offset, &read)
-                              : FM_ERR_NOMEM;
+    fm_status status =
+        buffer ? fm_fs_mount_buffer_read(fm_fs_mount_of(request), fm_fs_mount_handle_of(info)->file, buffer,
+                                         size, (uint64_t)offset, &read)
+               : FM_ERR_NOMEM;
     if (status < 0)
-        fuse_reply_err(request, status == FM_ERR_NOT_FOUND ? ESTALE : fm_fs_mount_errno(status));
+        fuse_reply_err(request, write_errno(status));
     else
         fuse_reply_buf(request, buffer, read);
     fm_base_mem_free(buffer);
 }
 
-static int write_errno(fm_status status)
-{
-    return status == FM_ERR_NOT_FOUND ? ESTALE : status == FM_ERR_LIMIT ? EFBIG : fm_fs_mount_errno(status);
-}
-
 static void on_write(fuse_req_t request, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
                      struct fuse_file_info *info)
 {
-    fm_fs_mount *mount = fm_fs_mount_of(request);
-    (void)info;
-    fm_status status = fm_fs_volume_write(mount->volume, ino, bytes, size, (uint64_t)offset);
-    note_written(mount, ino);
+    const struct fm_fs_mount_handle *handle = fm_fs_mount_handle_of(info);
+    (void)ino;
+    if (is_lost(info)) {
+        fuse_reply_err(request, EIO);
+        return;
+    }
+    fm_status status = fm_fs_mount_buffer_write(fm_fs_mount_of(request), handle->file, bytes, size,
+                                                (uint64_t)offset, handle->direct);
     if (status < 0)
         fuse_reply_err(request, write_errno(status));
     else
         fuse_reply_write(request, size);
 }
 
+static int sync_handle(fm_fs_mount *mount, struct fm_fs_mount_handle *handle)
+{
+    fm_fs_mount_handle_used(handle);
+    fm_status flushed = fm_fs_mount_flush(mount, handle->file);
+    fm_status status = fm_fs_mount_error(handle); // this one's, or one before it
+    return write_errno(status < 0 ? status : flushed);
+}
+
 static void on_flush(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
-    (void)info;
-    fm_status status = settle(fm_fs_mount_of(request), ino);
-    fuse_reply_err(request, status == FM_ERR_NOT_FOUND ? 0 : fm_fs_mount_errno(status));
+    struct fm_fs_mount_handle *handle = fm_fs_mount_handle_of(info);
+    int err = sync_handle(fm_fs_mount_of(request), handle);
+    (void)ino;
+    fm_fs_mount_unlock(fm_fs_mount_of(request), handle, info, 0); // as a close does for its process
+    fuse_reply_err(request, err);
 }
 
 static void on_fsync(fuse_req_t request, fuse_ino_t ino, int only_data, struct fuse_file_info *info)
 {
+    (void)ino;
     (void)only_data;
-    on_flush(request, ino, info);
+    fuse_reply_err(request, sync_handle(fm_fs_mount_of(request), fm_fs_mount_handle_of(info)));
 }
 
 static void on_release(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
-    (void)info;
-    count_close(fm_fs_mount_of(request), ino);
-    fuse_reply_err(request, 0);
+    fm_fs_mount *mount = fm_fs_mount_of(request);
+    struct fm_fs_mount_handle *handle = fm_fs_mount_handle_of(info);
+    // Pages of a mapping that outlived the descriptor come after its flush; there is nobody left to be told of a failure.
+    fm_status status = fm_fs_mount_flush_ino(mount, ino);
+    if (info->flock_release)
+        fm_fs_mount_unlock(mount, handle, info, 1);
+    fm_fs_mount_file_close(mount, handle);
+    fuse_reply_err(request, status < 0 ? fm_fs_mount_errno(status) : 0);
 }
 
 // Space is not set aside: the chunks of a range that was never written take none.
@@ -181,8 +167,11 @@ static void on_fallocate(fuse_req_t request, fuse_ino_t ino, int mode, off_t off
     fm_fs_mount *mount = fm_fs_mount_of(request);
     int keep_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
     uint64_t end = (uint64_t)offset + (uint64_t)length;
+    struct fm_fs_mount_file *file = fm_fs_mount_handle_of(info)->file;
     fm_status status = FM_ERR_UNSUPPORTED;
-    (void)info;
+    pthread_rwlock_wrlock(&file->lock);
+    fm_status flushed = fm_fs_mount_flush_locked(mount, file, 1);
+    file->version = FM_FS_VOLUME_UNKNOWN; // whatever this makes of it: the next opening begins anew
     switch (mode & ~FALLOC_FL_KEEP_SIZE) {
     case 0:
         status = reserve(mount, ino, end, keep_size);
@@ -198,21 +187,26 @@ static void on_fallocate(fuse_req_t request, fuse_ino_t ino, int mode, off_t off
     default:
         break;
     }
+    pthread_rwlock_unlock(&file->lock);
+    if (flushed < 0 && status == FM_OK) // what was to be there before is not
+        status = flushed;
     fuse_reply_err(request, write_errno(status));
 }
 
 static void on_lseek(fuse_req_t request, fuse_ino_t ino, off_t offset, int whence,
                      struct fuse_file_info *info)
 {
+    fm_fs_mount *mount = fm_fs_mount_of(request);
     uint64_t at = 0;
-    (void)info;
     if (whence != SEEK_DATA && whence != SEEK_HOLE) {
         fuse_reply_err(request, EINVAL);
         return;
     }
-    fm_status status = offset < 0 ? FM_ERR_NOT_FOUND
-                                  : fm_fs_volume_seek(fm_fs_mount_of(request)->volume, ino, (uint64_t)offset,
-                                                      whence == SEEK_HOLE, &at);
+    fm_status status = fm_fs_mount_flush(mount, fm_fs_mount_handle_of(info)->file);
+    if (status == FM_OK)
+        status = offset < 0
+                     ? FM_ERR_NOT_FOUND
+                     : fm_fs_volume_seek(mount->volume, ino, (uint64_t)offset, whence == SEEK_HOLE, &at);
     if (status == FM_OK)
         fuse_reply_lseek(request, (off_t)at);
     else
@@ -224,21 +218,29 @@ static void on_copy(fuse_req_t request, fuse_ino_t from, off_t from_offset, stru
 {
     fm_fs_mount *mount = fm_fs_mount_of(request);
     char *buffer = fm_base_mem_alloc(COPY_BYTES);
+    (void)from;
+    (void)to;
     fm_status status = buffer ? FM_OK : FM_ERR_NOMEM;
     size_t done = 0;
     size_t read = 1;
-    (void)from_info;
-    (void)to_info;
+    struct fm_fs_mount_file *target = fm_fs_mount_handle_of(to_info)->file;
     (void)flags;
     while (status == FM_OK && done < length && read) {
         size_t wanted = length - done < COPY_BYTES ? length - done : COPY_BYTES;
-        status = fm_fs_volume_read(mount->volume, from, buffer, wanted, (uint64_t)from_offset + done, &read);
-        if (status == FM_OK)
-            status = fm_fs_volume_write(mount->volume, to, buffer, read, (uint64_t)to_offset + done);
+        status = fm_fs_mount_buffer_read(mount, fm_fs_mount_handle_of(from_info)->file, buffer, wanted,
+                                         (uint64_t)from_offset + done, &read);
+        if (status == FM_OK && read)
+            status = fm_fs_mount_buffer_write(mount, target, buffer, read, (uint64_t)to_offset + done, 1);
         done += status == FM_OK ? read : 0;
     }
     fm_base_mem_free(buffer);
-    note_written(mount, to);
+    if (done) {
+        pthread_rwlock_wrlock(&target->lock);
+        fm_status settled = fm_fs_mount_flush_locked(mount, target, 1);
+        pthread_rwlock_unlock(&target->lock);
+        if (settled < 0)
+            status = settled;
+    }
     if (status < 0 && !done)
         fuse_reply_err(request, write_errno(status));
     else

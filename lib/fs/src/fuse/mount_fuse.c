@@ -13,11 +13,12 @@ enum {
     TRANSFER_MAX = 1 << 20, // what FUSE moves in one request, at most
     READAHEAD_MAX = 16 << 20,
     KEEPER_MS = 1000,
-    COLLECT = 64 // pieces of the collector's work a second
+    COLLECT = 64,     // pieces of the collector's work a second
+    THREADS_MAX = 64, // requests at once: most of them wait for the disk
+    THREADS_IDLE = 10,
+    LEASE_MS = 60000,
+    RENEWALS = 6 // of the lease, in its time
 };
-
-// A mount that was killed lets go of removed files so much later.
-static const uint64_t lease_ns = (uint64_t)60 * 1000000000;
 
 fm_fs_mount *fm_fs_mount_of(fuse_req_t request)
 {
@@ -98,7 +99,8 @@ void fm_fs_mount_stat(const fm_fs_node *node, struct stat *out_stat)
 
 void fm_fs_mount_reply_entry(fuse_req_t request, const fm_fs_node *node)
 {
-    struct fuse_entry_param entry = {.ino = node->ino}; // timeouts of 0: names are asked for each time
+    // A timeout of 0: names are asked for each time.
+    struct fuse_entry_param entry = {.ino = node->ino, .attr_timeout = FM_FS_MOUNT_ATTR_S};
     fm_fs_mount_stat(node, &entry.attr);
     fuse_reply_entry(request, &entry);
 }
@@ -108,59 +110,38 @@ void fm_fs_mount_reply_status(fuse_req_t request, fm_status status)
     fuse_reply_err(request, fm_fs_mount_errno(status));
 }
 
-/* Open files */
-
-struct fm_fs_mount_file *fm_fs_mount_file(fm_fs_mount *mount, uint64_t ino)
+fm_status fm_fs_mount_renew(fm_fs_mount *mount)
 {
-    struct fm_fs_mount_file *file = mount->files[ino % FM_FS_MOUNT_BUCKETS];
-    while (file && file->ino != ino)
-        file = file->next;
-    return file;
-}
-
-static fm_status renew(fm_fs_mount *mount)
-{
-    return fm_fs_meta_lease(mount->meta, mount->client, fm_base_clock_unix_ns() + lease_ns);
-}
-
-fm_status fm_fs_mount_keep(fm_fs_mount *mount, uint64_t parent, const char *name)
-{
-    fm_fs_node node;
-    if (fm_fs_meta_lookup(mount->meta, NULL, parent, name, &node) < 0 || node.nlink != 1)
-        return FM_OK; // the removal itself says what is wrong
-    fm_status status = FM_OK;
-    pthread_mutex_lock(&mount->lock);
-    struct fm_fs_mount_file *file = fm_fs_mount_file(mount, node.ino);
-    if (file && !file->held) {
-        status = renew(mount);
-        if (status == FM_OK)
-            status = fm_fs_meta_hold(mount->meta, mount->client, node.ino, &node);
-        file->held = status == FM_OK;
-        mount->held += status == FM_OK;
-    }
-    pthread_mutex_unlock(&mount->lock);
-    return status;
+    const uint64_t lease_ns = (uint64_t)mount->options.lease_ms * 1000000;
+    uint64_t now = fm_base_clock_ns();
+    uint64_t before = __atomic_load_n(&mount->renewed_ns, __ATOMIC_RELAXED);
+    FM_TRY(fm_fs_meta_lease(mount->meta, mount->client, fm_base_clock_unix_ns() + lease_ns));
+    // Others may have taken its locks in between.
+    if (before && now - before >= lease_ns)
+        fm_fs_mount_lose_locks(mount);
+    __atomic_store_n(&mount->renewed_ns, now, __ATOMIC_RELAXED);
+    return FM_OK;
 }
 
 // Renews the lease while anything is held, and collects.
 static void *keep(void *context)
 {
     fm_fs_mount *mount = context;
-    unsigned turn = 0;
+    const uint64_t renew_ns = (uint64_t)mount->options.lease_ms * 1000000 / RENEWALS;
     pthread_mutex_lock(&mount->lock);
     while (!mount->ending) {
         uint64_t until_ns = fm_base_clock_unix_ns() + (uint64_t)KEEPER_MS * 1000000;
         struct timespec until = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
         pthread_cond_timedwait(&mount->wake, &mount->lock, &until);
-        int renewing = mount->held && turn++ % 10 == 0;
         int ending = mount->ending;
         pthread_mutex_unlock(&mount->lock);
         size_t done;
-        // What fails is tried again a second later.
-        if (renewing && renew(mount) < 0)
-            turn = 0;
-        if (!ending && !mount->options.read_only && fm_fs_volume_collect(mount->volume, COLLECT, &done) < 0)
-            done = 0;
+        fm_status status = FM_OK;
+        if (fm_base_clock_ns() - __atomic_load_n(&mount->renewed_ns, __ATOMIC_RELAXED) >= renew_ns)
+            status = fm_fs_mount_renew(mount); // a failure is tried again a second later, as are those below
+        fm_fs_mount_tend(mount);
+        if (status == FM_OK && !ending && !mount->options.read_only)
+            status = fm_fs_volume_collect(mount->volume, COLLECT, &done);
         pthread_mutex_lock(&mount->lock);
     }
     pthread_mutex_unlock(&mount->lock);
@@ -175,8 +156,13 @@ static void on_init(void *context, struct fuse_conn_info *conn)
     conn->max_write = TRANSFER_MAX;
     conn->max_readahead = READAHEAD_MAX;
     conn->time_gran = 1;
+    // Pages are dropped when a file is opened that somebody else has changed, not whenever its time is another: its time is
+    // another after each write of this mount's own, too.
+    conn->want &= ~(unsigned)FUSE_CAP_AUTO_INVAL_DATA;
     if (conn->capable & FUSE_CAP_READDIRPLUS)
         conn->want |= FUSE_CAP_READDIRPLUS;
+    if (conn->capable & FUSE_CAP_IOCTL_DIR)
+        conn->want |= FUSE_CAP_IOCTL_DIR;
     if (conn->capable & FUSE_CAP_PARALLEL_DIROPS)
         conn->want |= FUSE_CAP_PARALLEL_DIROPS;
 }
@@ -216,6 +202,8 @@ static fm_status mount_on(fm_fs_mount *mount, const char *dir)
     struct fuse_args args = FUSE_ARGS_INIT(3, argv);
     fm_fs_mount_names(&ops);
     fm_fs_mount_files(&ops);
+    fm_fs_mount_locks(&ops);
+    fm_fs_mount_ioctl(&ops);
     fuse_set_log_func(note);
     mount->session = fuse_session_new(&args, &ops, sizeof ops, mount);
     fuse_opt_free_args(&args);
@@ -238,19 +226,31 @@ fm_status fm_fs_mount_open(const char *cluster, const char *dir, const fm_fs_mou
     fm_fs_mount *mount = fm_base_mem_zalloc(1, sizeof *mount);
     if (!mount)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a mount");
+    mount->paged = fm_base_mem_zalloc(FM_FS_MOUNT_PAGED, sizeof *mount->paged);
+    if (!mount->paged) {
+        fm_base_mem_free(mount);
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a mount");
+    }
     if (options)
         mount->options = *options;
+    if (!mount->options.lease_ms)
+        mount->options.lease_ms = LEASE_MS;
     if (mount->options.connections)
         volume.connections = mount->options.connections;
     pthread_mutex_init(&mount->lock, NULL);
     pthread_cond_init(&mount->wake, NULL);
+    pthread_cond_init(&mount->waiting, NULL);
     fm_status status = fm_fs_volume_open(cluster, &volume, &mount->volume);
     if (status == FM_OK &&
         getrandom(&mount->client, sizeof mount->client, 0) != (ssize_t)sizeof mount->client)
         status = fm_base_error_set(FM_ERR_IO, "the system gives no random numbers");
     if (status == FM_OK) {
         mount->meta = fm_fs_volume_meta(mount->volume);
-        status = mount_on(mount, dir);
+        status = fm_fs_mount_locks_begin(mount);
+        if (status == FM_OK)
+            status = fm_fs_mount_renew(mount);
+        if (status == FM_OK)
+            status = mount_on(mount, dir);
     }
     if (status < 0) {
         fm_fs_mount_close(mount);
@@ -260,13 +260,30 @@ fm_status fm_fs_mount_open(const char *cluster, const char *dir, const fm_fs_mou
     return FM_OK;
 }
 
+static int serve(struct fuse_session *session)
+{
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 12)
+    struct fuse_loop_config *config = fuse_loop_cfg_create();
+    if (!config)
+        return -ENOMEM;
+    fuse_loop_cfg_set_max_threads(config, THREADS_MAX);
+    fuse_loop_cfg_set_idle_threads(config, THREADS_IDLE);
+    int result = fuse_session_loop_mt(session, config);
+    fuse_loop_cfg_destroy(config);
+    return result;
+#else
+    struct fuse_loop_config config = {.max_idle_threads = THREADS_IDLE};
+    return fuse_session_loop_mt(session, &config);
+#endif
+}
+
 fm_status fm_fs_mount_run(fm_fs_mount *mount)
 {
-    struct fuse_loop_config config = {.clone_fd = 0, .max_idle_threads = 10};
     if (pthread_create(&mount->keeper, NULL, keep, mount) != 0)
         return fm_base_error_set(FM_ERR_NOMEM, "no thread for a mount");
     mount->keeping = 1;
-    int result = fuse_session_loop_mt(mount->session, &config);
+    FM_TRY(fm_fs_mount_locks_run(mount));
+    int result = serve(mount->session);
     // A signal's number is no failure: it is how a mount is ended.
     return result < 0 ? fm_base_error_set_errno(FM_ERR_IO, -result, "serving the mount") : FM_OK;
 }
@@ -275,31 +292,28 @@ void fm_fs_mount_close(fm_fs_mount *mount)
 {
     if (!mount)
         return;
-    if (mount->keeping) {
-        pthread_mutex_lock(&mount->lock);
-        mount->ending = 1;
-        pthread_cond_signal(&mount->wake);
-        pthread_mutex_unlock(&mount->lock);
+    pthread_mutex_lock(&mount->lock);
+    mount->ending = 1;
+    pthread_cond_signal(&mount->wake);
+    pthread_mutex_unlock(&mount->lock);
+    if (mount->keeping)
         pthread_join(mount->keeper, NULL);
-    }
     if (mount->signals)
         fuse_remove_signal_handlers(mount->session);
     if (mount->mounted)
         fuse_session_unmount(mount->session);
+    fm_fs_mount_locks_end(mount);
     if (mount->session)
         fuse_session_destroy(mount->session);
-    // What this mount held is let go: nobody has it open any more.
-    if (mount->held && fm_fs_meta_lease(mount->meta, mount->client, 0) < 0)
+    fm_fs_mount_files_end(mount);
+    // What this mount held and had locked is let go: nobody has it open any more.
+    if (mount->renewed_ns && fm_fs_meta_lease(mount->meta, mount->client, 0) < 0)
         mount->held = 0;
-    for (size_t i = 0; i < FM_FS_MOUNT_BUCKETS; i++) {
-        struct fm_fs_mount_file *next;
-        for (struct fm_fs_mount_file *file = mount->files[i]; file; file = next) {
-            next = file->next;
-            fm_base_mem_free(file);
-        }
-    }
+    fm_fs_mount_locks_free(mount);
     fm_fs_volume_close(mount->volume);
     pthread_cond_destroy(&mount->wake);
+    pthread_cond_destroy(&mount->waiting);
     pthread_mutex_destroy(&mount->lock);
+    fm_base_mem_free(mount->paged);
     fm_base_mem_free(mount);
 }

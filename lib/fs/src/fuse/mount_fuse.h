@@ -6,22 +6,62 @@
 #ifndef FATHOM_MOUNT_FUSE_H
 #define FATHOM_MOUNT_FUSE_H
 
-#define FUSE_USE_VERSION 35
+#define FUSE_USE_VERSION 312
 #include <fuse_lowlevel.h>
 #include <pthread.h>
 
 #include "fathom/fs_mount.h"
 #include "fathom/mem.h"
 
-enum { FM_FS_MOUNT_BUCKETS = 256, FM_FS_MOUNT_GROUPS = 64 };
+#include "volume.h"
+
+enum {
+    FM_FS_MOUNT_BUCKETS = 256,
+    FM_FS_MOUNT_GROUPS = 64,
+    // Files of which it is remembered what the kernel's pages of them rest on: 16 bytes each.
+    FM_FS_MOUNT_PAGED = 1 << 16,
+    // For so many seconds the kernel answers for an open file's attributes itself. A path is looked up each time.
+    FM_FS_MOUNT_ATTR_S = 1
+};
+
+// Bytes that were written and are not in the volume yet.
+struct fm_fs_mount_extent {
+    uint64_t offset;
+    size_t size, room;
+    uint8_t *bytes;
+};
 
 // A file that is open here.
 struct fm_fs_mount_file {
-    struct fm_fs_mount_file *next; // in its bucket
+    struct fm_fs_mount_file *next; // in its bucket; this and the next three with the mount's lock
     uint64_t ino;
-    unsigned opens;
-    int held;    // its last name was removed here
-    int written; // since the time of change was told
+    unsigned opens, uses; // an opening is a use, too
+    int held;             // its last name was removed; it is held by this mount
+    // All below. Held for reading while bytes are read, so that they do not move from here to the volume meanwhile.
+    pthread_rwlock_t lock;
+    uint64_t version;                   // that the kernel's pages have, or unknown
+    struct fm_fs_mount_extent *extents; // in order, with gaps between them
+    size_t count, capacity, dirty;
+    uint64_t dirty_ns;   // since when
+    int unsettled;       // the last change has not been told
+    int through;         // a flush has failed: from now on writes wait for the volume
+    int lost;            // its locks went with the lease: it must be opened anew; atomic
+    int locked, flocked; // had a lock here of fcntl(), of flock(); atomic
+    fm_status error;     // of the last flush that failed,
+    unsigned error_turn; // and how many have
+};
+
+// One opening of it.
+struct fm_fs_mount_handle {
+    struct fm_fs_mount_file *file;
+    unsigned error_turn; // up to where errors were told
+    int direct;          // O_DIRECT
+    uint64_t dropping;   // the version that the kernel's pages have once it has dropped those it had; atomic
+};
+
+// What the kernel's pages of a file that is not open rest on.
+struct fm_fs_mount_paged {
+    uint64_t ino, version;
 };
 
 struct fm_fs_mount {
@@ -36,8 +76,17 @@ struct fm_fs_mount {
     pthread_mutex_t lock; // all below
     pthread_cond_t wake;
     int ending;
+    uint64_t renewed_ns; // the lease; atomic
     unsigned held;
     struct fm_fs_mount_file *files[FM_FS_MOUNT_BUCKETS];
+    struct fm_fs_mount_paged *paged; // by ino mod FM_FS_MOUNT_PAGED
+    size_t dirty;                    // of all files; atomic
+    struct fm_fs_mount_wait *waits;  // for locks, in order of their coming
+    pthread_cond_t waiting;
+    pthread_t attendant; // tries for them
+    int attending;
+    uint32_t *word;  // counted up when a lock is let go; atomic
+    int word_shared; // with all mounts of this cluster
 };
 
 // Who asks, with the further groups of the asking process.
@@ -54,13 +103,65 @@ int fm_fs_mount_errno(fm_status status);
 void fm_fs_mount_stat(const fm_fs_node *node, struct stat *out_stat);
 void fm_fs_mount_reply_entry(fuse_req_t request, const fm_fs_node *node);
 void fm_fs_mount_reply_status(fuse_req_t request, fm_status status);
-// The open file `ino`; NULL: it is not open here. With `lock` held.
-struct fm_fs_mount_file *fm_fs_mount_file(fm_fs_mount *mount, uint64_t ino);
+fm_status fm_fs_mount_renew(fm_fs_mount *mount); // its lease
+
+// mount_open.c
+
+// Opens a file whose node is `node`. `*out_keep`: the kernel's pages of it are still right.
+fm_status fm_fs_mount_file_open(fm_fs_mount *mount, const fm_fs_node *node, int flags,
+                                struct fm_fs_mount_handle **out_handle, int *out_keep);
+// A request about the opening: the kernel has done what belongs to it.
+void fm_fs_mount_handle_used(struct fm_fs_mount_handle *handle);
+void fm_fs_mount_file_close(fm_fs_mount *mount, struct fm_fs_mount_handle *handle);
+// The open file, for use until fm_fs_mount_leave(); NULL: it is not open here.
+struct fm_fs_mount_file *fm_fs_mount_use(fm_fs_mount *mount, uint64_t ino);
+void fm_fs_mount_leave(fm_fs_mount *mount, struct fm_fs_mount_file *file);
 // Before a name is removed: if the node is open here and this is its last name, it is held.
 fm_status fm_fs_mount_keep(fm_fs_mount *mount, uint64_t parent, const char *name);
+// Ends what is still open, when the mount ends.
+void fm_fs_mount_files_end(fm_fs_mount *mount);
+// What is due once a second: old bytes go to the volume, files that others have removed are held.
+void fm_fs_mount_tend(fm_fs_mount *mount);
 
-// mount_names.c, mount_files.c: fill in their requests
+// mount_buffer.c
+
+// Takes bytes; they are in the volume at the next flush, or before. FM_ERR_NOMEM, or as a write to the volume.
+fm_status fm_fs_mount_buffer_write(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes,
+                                   size_t size, uint64_t offset, int direct);
+fm_status fm_fs_mount_buffer_read(fm_fs_mount *mount, struct fm_fs_mount_file *file, void *buffer,
+                                  size_t size, uint64_t offset, size_t *out_read);
+// Takes what is here to the volume and tells the time of the last change. A failure is remembered for all who have the
+// file open; the bytes are gone then. The second one with the file's lock held for writing.
+fm_status fm_fs_mount_flush(fm_fs_mount *mount, struct fm_fs_mount_file *file);
+fm_status fm_fs_mount_flush_locked(fm_fs_mount *mount, struct fm_fs_mount_file *file, int settle);
+// The same of the file `ino`, if it is open here and has anything.
+fm_status fm_fs_mount_flush_ino(fm_fs_mount *mount, uint64_t ino);
+// The first failure that this opening has not been told of.
+fm_status fm_fs_mount_error(struct fm_fs_mount_handle *handle);
+
+static inline struct fm_fs_mount_handle *fm_fs_mount_handle_of(const struct fuse_file_info *info)
+{
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): FUSE hands it back so
+    return (struct fm_fs_mount_handle *)(uintptr_t)info->fh;
+}
+
+// mount_locks.c
+
+fm_status fm_fs_mount_locks_begin(fm_fs_mount *mount);
+fm_status fm_fs_mount_locks_run(fm_fs_mount *mount);
+void fm_fs_mount_locks_end(fm_fs_mount *mount); // after `ending` was set
+void fm_fs_mount_locks_wake(fm_fs_mount *mount);
+void fm_fs_mount_locks_free(fm_fs_mount *mount);
+// The lease had ended: whoever has a file locked here may not have it any more, and is told so by EIO.
+void fm_fs_mount_lose_locks(fm_fs_mount *mount);
+// Lets go what the owner that `info` names has locked by fcntl(), or by flock().
+void fm_fs_mount_unlock(fm_fs_mount *mount, struct fm_fs_mount_handle *handle,
+                        const struct fuse_file_info *info, int flock);
+
+// mount_names.c, mount_files.c, mount_locks.c, mount_ioctl.c: fill in their requests
 void fm_fs_mount_names(struct fuse_lowlevel_ops *ops);
 void fm_fs_mount_files(struct fuse_lowlevel_ops *ops);
+void fm_fs_mount_locks(struct fuse_lowlevel_ops *ops);
+void fm_fs_mount_ioctl(struct fuse_lowlevel_ops *ops);
 
 #endif

@@ -6,10 +6,28 @@
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 
+// Takes what was written here to the volume, so that size and time are right. A failure is told to who wrote.
+static fm_status freshen(fm_fs_mount *mount, fm_fs_node *node)
+{
+    struct fm_fs_mount_file *file = S_ISREG(node->mode) ? fm_fs_mount_use(mount, node->ino) : NULL;
+    if (!file)
+        return FM_OK;
+    pthread_rwlock_rdlock(&file->lock);
+    int waits = file->count > 0 || file->unsettled;
+    pthread_rwlock_unlock(&file->lock);
+    if (waits && fm_fs_mount_flush(mount, file) < 0)
+        waits = 1; // what is there is told
+    fm_fs_mount_leave(mount, file);
+    return waits ? fm_fs_meta_node(mount->meta, node->ino, node) : FM_OK;
+}
+
 static void on_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
 {
+    fm_fs_mount *mount = fm_fs_mount_of(request);
     fm_fs_node node;
-    fm_status status = fm_fs_meta_lookup(fm_fs_mount_of(request)->meta, NULL, parent, name, &node);
+    fm_status status = fm_fs_meta_lookup(mount->meta, NULL, parent, name, &node);
+    if (status == FM_OK && freshen(mount, &node) < 0)
+        status = FM_ERR_NOT_FOUND; // it went meanwhile
     if (status == FM_OK)
         fm_fs_mount_reply_entry(request, &node);
     else
@@ -34,13 +52,16 @@ static void on_getattr(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info
     fm_fs_node node;
     struct stat attr;
     (void)info;
-    fm_status status = fm_fs_meta_node(fm_fs_mount_of(request)->meta, ino, &node);
+    fm_fs_mount *mount = fm_fs_mount_of(request);
+    fm_status status = fm_fs_meta_node(mount->meta, ino, &node);
+    if (status == FM_OK)
+        status = freshen(mount, &node);
     if (status < 0) {
         reply_gone(request, status);
         return;
     }
     fm_fs_mount_stat(&node, &attr);
-    fuse_reply_attr(request, &attr, 0);
+    fuse_reply_attr(request, &attr, FM_FS_MOUNT_ATTR_S);
 }
 
 static int64_t ns_of(struct timespec time)
@@ -55,7 +76,21 @@ static fm_status set_size(fm_fs_mount *mount, const fm_fs_who *who, uint64_t ino
     FM_TRY(fm_fs_meta_node(mount->meta, ino, node));
     if (!opened)
         FM_TRY(fm_fs_meta_access(who, node, 2));
-    return fm_fs_volume_truncate(mount->volume, who, ino, size, node);
+    struct fm_fs_mount_file *file = fm_fs_mount_use(mount, ino);
+    if (!file)
+        return fm_fs_volume_truncate(mount->volume, who, ino, size, node);
+    pthread_rwlock_wrlock(&file->lock);
+    fm_status status = fm_fs_mount_flush_locked(mount, file, 1);
+    if (status == FM_OK)
+        status = fm_fs_volume_truncate(mount->volume, who, ino, size, node);
+    // The kernel cuts its pages as this cuts the file.
+    if (status == FM_OK)
+        file->version = file->version != FM_FS_VOLUME_UNKNOWN && node->version == file->version + 1
+                            ? node->version
+                            : FM_FS_VOLUME_UNKNOWN;
+    pthread_rwlock_unlock(&file->lock);
+    fm_fs_mount_leave(mount, file);
+    return status;
 }
 
 // Writing ends set-user-ID and set-group-ID: the kernel then sends the mode without them in the writer's name, who need not
@@ -102,6 +137,8 @@ static void on_setattr(fuse_req_t request, fuse_ino_t ino, struct stat *attr, in
     if (set & FM_FS_META_MTIME_NOW)
         set &= ~(unsigned)FM_FS_META_MTIME;
     fm_fs_mount_who(request, &asker);
+    if (fm_fs_mount_flush_ino(mount, ino) < 0) // a time that is set stays; a failure is told to who wrote
+        status = FM_OK;
     if (to_set & FUSE_SET_ATTR_SIZE)
         status = set_size(mount, &asker.who, ino, (uint64_t)attr->st_size, info != NULL, &out);
     int ends = set == FM_FS_META_MODE && only_ends_powers(mount, ino, attr->st_mode);
@@ -115,7 +152,7 @@ static void on_setattr(fuse_req_t request, fuse_ino_t ino, struct stat *attr, in
         return;
     }
     fm_fs_mount_stat(&out, attr);
-    fuse_reply_attr(request, attr, 0);
+    fuse_reply_attr(request, attr, FM_FS_MOUNT_ATTR_S);
 }
 
 static void on_readlink(fuse_req_t request, fuse_ino_t ino)
@@ -293,8 +330,13 @@ static void list(fuse_req_t request, size_t size, off_t offset, const struct fus
     for (size_t at = (size_t)offset; at < listing->count + 2; at++) {
         fm_fs_node node;
         const char *name = entry_at(listing, at, &node);
-        struct fuse_entry_param entry = {.ino =
-                                             at < 2 ? 0 : node.ino}; // of the dots the kernel wants no lookup
+        // Of the dots the kernel wants no lookup.
+        struct fuse_entry_param entry = {.ino = at < 2 ? 0 : node.ino, .attr_timeout = FM_FS_MOUNT_ATTR_S};
+        // What was read for an earlier request may have changed since, and the kernel would believe it.
+        if (plus && at >= 2 && offset > 0 && fm_fs_meta_node(mount->meta, node.ino, &node) < 0)
+            entry.ino = 0; // it went meanwhile: a name without attributes
+        if (plus && entry.ino && freshen(mount, &node) < 0)
+            entry.ino = 0;
         fm_fs_mount_stat(&node, &entry.attr);
         size_t needed =
             plus ? fuse_add_direntry_plus(request, buffer + used, size - used, name, &entry, (off_t)at + 1)

@@ -1,0 +1,249 @@
+// What was written and is not in the volume yet: small writes wait here to become large ones.
+#include "mount_fuse.h"
+
+#include <string.h>
+
+#include "fathom/clock.h"
+
+enum {
+    FILE_MAX = 16 << 20,   // of one file: as many chunks of the usual size as travel at once
+    MOUNT_MAX = 256 << 20, // of all files; who meets it waits for the volume
+    EXTENTS_MAX = 4096,    // of one file: what is scattered wider gains little by waiting
+    ROOM_MIN = 4096,
+    ROOM_STEP = 1 << 20 // from there on an extent grows by so much, not twofold
+};
+
+// The first extent that ends at `offset` or behind it.
+static size_t first_at(const struct fm_fs_mount_file *file, uint64_t offset)
+{
+    size_t low = 0;
+    size_t high = file->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        const struct fm_fs_mount_extent *extent = &file->extents[middle];
+        if (extent->offset + extent->size < offset)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static fm_status make_room(struct fm_fs_mount_extent *extent, size_t size)
+{
+    size_t room = extent->room ? extent->room : ROOM_MIN;
+    while (room < size)
+        room += room < ROOM_STEP ? room : ROOM_STEP;
+    if (room == extent->room)
+        return FM_OK;
+    uint8_t *bytes = fm_base_mem_realloc(extent->bytes, room, 1);
+    if (!bytes)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu bytes that are to be written", room);
+    extent->bytes = bytes;
+    extent->room = room;
+    return FM_OK;
+}
+
+static void dirtied(fm_fs_mount *mount, struct fm_fs_mount_file *file, size_t before, size_t after)
+{
+    if (!file->dirty)
+        file->dirty_ns = fm_base_clock_ns();
+    file->dirty += after - before; // also where that is negative
+    __atomic_add_fetch(&mount->dirty, after - before, __ATOMIC_RELAXED);
+}
+
+static fm_status insert(fm_fs_mount *mount, struct fm_fs_mount_file *file, size_t at, const void *bytes,
+                        size_t size, uint64_t offset)
+{
+    struct fm_fs_mount_extent extent = {.offset = offset, .size = size};
+    if (file->count == file->capacity) {
+        size_t capacity = file->capacity ? 2 * file->capacity : 4;
+        struct fm_fs_mount_extent *moved = fm_base_mem_realloc(file->extents, capacity, sizeof *moved);
+        if (!moved)
+            return fm_base_error_set(FM_ERR_NOMEM, "no memory for what is to be written");
+        file->extents = moved;
+        file->capacity = capacity;
+    }
+    FM_TRY(make_room(&extent, size));
+    memcpy(extent.bytes, bytes, size);
+    memmove(file->extents + at + 1, file->extents + at, (file->count - at) * sizeof extent);
+    file->extents[at] = extent;
+    file->count++;
+    dirtied(mount, file, 0, size);
+    return FM_OK;
+}
+
+// Adds bytes to the extents. FM_ERR_LIMIT: they are too scattered; FM_ERR_NOMEM. Both leave all as it was.
+static fm_status add(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes, size_t size,
+                     uint64_t offset)
+{
+    size_t at = first_at(file, offset);
+    struct fm_fs_mount_extent *extent = at < file->count ? &file->extents[at] : NULL;
+    if (!extent || extent->offset > offset + size)
+        return file->count == EXTENTS_MAX ? FM_ERR_LIMIT : insert(mount, file, at, bytes, size, offset);
+    // It touches this extent. Reaching into the next one, or before this one, is rare enough to be a flush's affair.
+    if (offset < extent->offset || (at + 1 < file->count && offset + size >= extent[1].offset))
+        return FM_ERR_LIMIT;
+    size_t end = (size_t)(offset - extent->offset) + size;
+    size_t before = extent->size;
+    if (end > extent->size) {
+        FM_TRY(make_room(extent, end));
+        extent->size = end;
+    }
+    memcpy(extent->bytes + (offset - extent->offset), bytes, size);
+    dirtied(mount, file, before, extent->size);
+    return FM_OK;
+}
+
+static void clear(fm_fs_mount *mount, struct fm_fs_mount_file *file)
+{
+    for (size_t i = 0; i < file->count; i++)
+        fm_base_mem_free(file->extents[i].bytes);
+    file->count = 0;
+    dirtied(mount, file, file->dirty, 0);
+}
+
+static fm_status write_extents(fm_fs_mount *mount, struct fm_fs_mount_file *file)
+{
+    struct fm_fs_volume_piece few[16] = {0};
+    struct fm_fs_volume_piece *pieces =
+        file->count <= 16 ? few : fm_base_mem_realloc(NULL, file->count, sizeof *pieces);
+    if (!pieces)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu pieces that are to be written",
+                                 file->count);
+    for (size_t i = 0; i < file->count; i++)
+        pieces[i] = (struct fm_fs_volume_piece){file->extents[i].offset, file->extents[i].size,
+                                                file->extents[i].bytes};
+    fm_status status =
+        fm_fs_volume_write_pieces(mount->volume, file->ino, pieces, file->count, &file->version);
+    if (pieces != few)
+        fm_base_mem_free(pieces);
+    return status;
+}
+
+static fm_status fail(struct fm_fs_mount_file *file, fm_status status)
+{
+    file->error = status;
+    file->error_turn++;
+    file->through = 1;
+    return status;
+}
+
+fm_status fm_fs_mount_flush_locked(fm_fs_mount *mount, struct fm_fs_mount_file *file, int settle)
+{
+    if (file->count) {
+        fm_status status = write_extents(mount, file);
+        clear(mount, file);
+        file->unsettled = 1;
+        if (status < 0)
+            return fail(file, status);
+    }
+    if (!settle || !file->unsettled)
+        return FM_OK;
+    file->unsettled = 0;
+    fm_status status = fm_fs_volume_settle(mount->volume, file->ino, &file->version);
+    // A file that was removed elsewhere meanwhile has no time to be told.
+    return status < 0 && status != FM_ERR_NOT_FOUND ? fail(file, status) : FM_OK;
+}
+
+fm_status fm_fs_mount_flush(fm_fs_mount *mount, struct fm_fs_mount_file *file)
+{
+    pthread_rwlock_wrlock(&file->lock);
+    fm_status status = fm_fs_mount_flush_locked(mount, file, 1);
+    pthread_rwlock_unlock(&file->lock);
+    return status;
+}
+
+fm_status fm_fs_mount_flush_ino(fm_fs_mount *mount, uint64_t ino)
+{
+    struct fm_fs_mount_file *file = fm_fs_mount_use(mount, ino);
+    if (!file)
+        return FM_OK;
+    fm_status status = fm_fs_mount_flush(mount, file);
+    fm_fs_mount_leave(mount, file);
+    return status;
+}
+
+fm_status fm_fs_mount_error(struct fm_fs_mount_handle *handle)
+{
+    struct fm_fs_mount_file *file = handle->file;
+    pthread_rwlock_rdlock(&file->lock);
+    fm_status status = handle->error_turn == file->error_turn ? FM_OK : file->error;
+    handle->error_turn = file->error_turn;
+    pthread_rwlock_unlock(&file->lock);
+    return status;
+}
+
+static fm_status write_through(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes,
+                               size_t size, uint64_t offset)
+{
+    const struct fm_fs_volume_piece piece = {offset, size, bytes};
+    FM_TRY(fm_fs_mount_flush_locked(mount, file, 0)); // what was written before comes before
+    FM_TRY(fm_fs_volume_write_pieces(mount->volume, file->ino, &piece, 1, &file->version));
+    file->unsettled = 1;
+    return FM_OK;
+}
+
+static fm_status write_locked(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes,
+                              size_t size, uint64_t offset, int direct)
+{
+    if (direct || file->through || __atomic_load_n(&mount->dirty, __ATOMIC_RELAXED) + size > MOUNT_MAX)
+        return write_through(mount, file, bytes, size, offset);
+    fm_status status = add(mount, file, bytes, size, offset);
+    if (status == FM_ERR_LIMIT) {
+        if (fm_fs_mount_flush_locked(mount, file, 0) < 0) // told at fsync or close
+            return write_through(mount, file, bytes, size, offset);
+        status = add(mount, file, bytes, size, offset);
+    }
+    if (status < 0)
+        return write_through(mount, file, bytes, size, offset);
+    // A failure is told at fsync or close, as by the kernel's own cache: these bytes were taken.
+    if (file->dirty >= FILE_MAX && fm_fs_mount_flush_locked(mount, file, 0) < 0)
+        return FM_OK;
+    return FM_OK;
+}
+
+fm_status fm_fs_mount_buffer_write(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes,
+                                   size_t size, uint64_t offset, int direct)
+{
+    pthread_rwlock_wrlock(&file->lock);
+    fm_status status = write_locked(mount, file, bytes, size, offset, direct);
+    pthread_rwlock_unlock(&file->lock);
+    return status;
+}
+
+// Whether the volume alone cannot answer a read of which it gave `read` bytes: some are here, or the file's end is.
+static int is_missed(const struct fm_fs_mount_file *file, uint64_t offset, size_t size, size_t read)
+{
+    if (!file->count)
+        return 0;
+    const struct fm_fs_mount_extent *last = &file->extents[file->count - 1];
+    if (read < size && last->offset + last->size > offset + read)
+        return 1;
+    size_t at = first_at(file, offset + 1);
+    return at < file->count && file->extents[at].offset < offset + size;
+}
+
+fm_status fm_fs_mount_buffer_read(fm_fs_mount *mount, struct fm_fs_mount_file *file, void *buffer,
+                                  size_t size, uint64_t offset, size_t *out_read)
+{
+    fm_status status;
+    int missed;
+    size_t read;
+    do {
+        read = 0;
+        pthread_rwlock_rdlock(&file->lock);
+        missed = is_missed(file, offset, size, size);
+        status = missed ? FM_OK : fm_fs_volume_read(mount->volume, file->ino, buffer, size, offset, &read);
+        missed = missed || (status == FM_OK && is_missed(file, offset, size, read));
+        pthread_rwlock_unlock(&file->lock);
+        if (missed) {
+            pthread_rwlock_wrlock(&file->lock);
+            status = fm_fs_mount_flush_locked(mount, file, 0); // told at fsync or close; what is left is read
+            pthread_rwlock_unlock(&file->lock);
+        }
+    } while (missed);
+    FM_TRY(status);
+    *out_read = read;
+    return FM_OK;
+}
