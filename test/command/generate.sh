@@ -71,8 +71,9 @@ echo '{"weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safeten
 refused 'model-00001-of-00002.safetensors' "$fathom" generate --model bad --ids 1
 
 mkdir empty
-for corpus in empty zeros nothing; do
+for corpus in empty zeros nothing sparse; do
     case $corpus in
+    sparse) words='this is no text' && truncate -s 10G sparse ;;
     empty) words='the corpus is empty' ;;
     zeros) words='this is no text' && head -c 100 /dev/zero >zeros ;;
     nothing) words='nothing is not there' ;;

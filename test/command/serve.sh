@@ -74,6 +74,7 @@ grep -q 'another program does' second.txt || fail "the port in use was not named
 
 cat >client.mjs <<'JS'
 import assert from 'node:assert';
+import fs from 'node:fs';
 import net from 'node:net';
 const port = Number(process.argv[2]), base = `http://127.0.0.1:${port}`;
 const auth = { Authorization: 'Bearer secret-two' };
@@ -201,25 +202,41 @@ const one = async (i) => {
   assert.equal(got.length, body.max_tokens);
   return [i % 5, got];
 };
-const results = (await Promise.all(Array.from({ length: 64 }, (_, i) => one(i)))).filter(Boolean);
-for (const [kind, got] of results) // one prompt, one text, whoever ran beside it
-  for (const [other, more] of results)
-    if (kind === other) assert.deepEqual(got.slice(0, more.length), more.slice(0, got.length));
-for (let tries = 0; ; tries++) {
-  const metrics = await (await fetch(base + '/metrics')).text();
-  const value = (name) => Number(metrics.match(new RegExp(`^fathom_${name} (.*)$`, 'm'))[1]);
-  if (value('requests_running') + value('requests_waiting') + value('cache_blocks_running') === 0 && value('http_exchanges') === 1) {
-    assert.ok(value('first_token_seconds_count') >= 64 && value('tokens_total') > 500);
-    break;
+const crowd = async () => {
+  const results = (await Promise.all(Array.from({ length: 64 }, (_, i) => one(i)))).filter(Boolean);
+  for (const [kind, got] of results) // one prompt, one text, whoever ran beside it
+    for (const [other, more] of results)
+      if (kind === other) assert.deepEqual(got.slice(0, more.length), more.slice(0, got.length));
+  for (let tries = 0; ; tries++) {
+    const metrics = await (await fetch(base + '/metrics')).text();
+    const value = (name) => Number(metrics.match(new RegExp(`^fathom_${name} (.*)$`, 'm'))[1]);
+    if (value('requests_running') + value('requests_waiting') + value('cache_blocks_running') === 0 && value('http_exchanges') === 1) {
+      assert.ok(value('first_token_seconds_count') >= 64 && value('tokens_total') > 500);
+      break;
+    }
+    assert.ok(tries < 600, 'requests were left behind');
+    await new Promise((resolve) => setTimeout(resolve, 100));
   }
-  assert.ok(tries < 600, 'requests were left behind');
-  await new Promise((resolve) => setTimeout(resolve, 100));
-}
+  const status = fs.readFileSync(`/proc/${process.argv[5]}/status`, 'utf8');
+  return ['Threads', 'VmRSS'].map((name) => Number(status.match(new RegExp(`^${name}:\\s*(\\d+)`, 'm'))[1]));
+};
+// A second crowd needs no thread, and hardly any memory, that the first has not left.
+const [threads, kib] = await crowd(), [threads_later, kib_later] = await crowd();
+assert.equal(threads_later, threads);
+assert.ok(kib_later < kib + Number(process.argv[6]), `${kib} KiB, then ${kib_later}`);
 console.log('served');
 JS
 prompt=5,66,102,7,33,90,12,240,77,150,31,8,99,201,45,60,188,3,127,16
 expected=$("$fathom" generate --model "$golden" --ids $prompt --max-tokens 24 --threads 1)
-timeout 240 node client.mjs "$port" "$expected" $prompt || fail "the client found a fault"
+files=$(find "/proc/$server/fd" | wc -l)
+more_kib=16384
+! grep -qaE 'AddressSanitizer|ThreadSanitizer' "$fathom" || more_kib=4194304 # they keep what is freed
+timeout 240 node client.mjs "$port" "$expected" $prompt "$server" $more_kib || fail "the client found a fault"
+for _ in $(seq 600); do # cut connections close when the server has seen it
+    [ "$(find "/proc/$server/fd" | wc -l)" -gt "$files" ] || break
+    sleep 0.1
+done
+[ "$(find "/proc/$server/fd" | wc -l)" -le "$files" ] || fail "files were left open"
 
 # A stop while answers run: they end, and new ones are refused.
 cat >stop.mjs <<'JS'
