@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-enum { BATCH_MAX = 6 };
+enum { BATCH_MAX = 64 };
 
 // A cache of its own memory, all poison but for the slots that were written, with what decode should find there.
 struct store {
@@ -138,19 +138,11 @@ static void make_outputs(fm_gen *gen, struct problem *problem)
     }
 }
 
-static struct problem dense_problem(fm_gen *gen, int length_max)
+// The rest of a problem whose shape and cache are chosen.
+static struct problem dense_of(fm_gen *gen, struct problem problem, int length_max)
 {
-    struct problem problem = {
-        .shape = {.batch = (int)fm_gen_int(gen, 0, 3),
-                  .s_q = (int)fm_gen_int(gen, 0, 3),
-                  .h_kv = (int)fm_gen_int(gen, 1, 2),
-                  .causal = fm_gen_chance(gen, 0.6)},
-        .split = {.parts = (int)fm_gen_int(gen, 0, 5), .batch_invariant = fm_gen_chance(gen, 0.3)},
-    };
     fm_mla_shape *shape = &problem.shape;
     fm_mla_cache *cache = &problem.store.cache;
-    shape->h_q = shape->h_kv * (int)fm_gen_size(gen, 1, 20);
-    any_cache(gen, cache, shape->h_kv);
     shape->d_v = cache->d_v;
     int64_t pages[BATCH_MAX], blocks = 0;
     for (int i = 0; i < shape->batch; i++) {
@@ -178,6 +170,22 @@ static struct problem dense_problem(fm_gen *gen, int length_max)
     fm_base_mem_free(slots);
     make_outputs(gen, &problem);
     return problem;
+}
+
+static struct problem dense_problem(fm_gen *gen, int length_max)
+{
+    struct problem problem = {
+        .shape = {.batch = (int)fm_gen_int(gen, 0, 3),
+                  .s_q = (int)fm_gen_int(gen, 0, 3),
+                  .h_kv = (int)fm_gen_int(gen, 1, 2),
+                  .causal = fm_gen_chance(gen, 0.6)},
+        .split = {.parts = (int)fm_gen_int(gen, 0, 5), .batch_invariant = fm_gen_chance(gen, 0.3)},
+    };
+    fm_mla_shape *shape = &problem.shape;
+    fm_mla_cache *cache = &problem.store.cache;
+    shape->h_q = shape->h_kv * (int)fm_gen_size(gen, 1, 20);
+    any_cache(gen, cache, shape->h_kv);
+    return dense_of(gen, problem, length_max);
 }
 
 // Slots that were written, some twice, and what names none. What lies behind `length` names poison.
@@ -424,6 +432,38 @@ static void sparse_decode_is_right_at_every_level(void **state)
     fm_gen_property(16, random_sparse);
 }
 
+static void check_shape(fm_gen *gen, const fm_mla_shape *shape, int length_max)
+{
+    static const fm_mla_form forms[] = {FM_MLA_FORM_BF16, FM_MLA_FORM_FP16, FM_MLA_FORM_FP8};
+    struct problem problem = {
+        .shape = *shape,
+        .store.cache = {
+            .form = forms[fm_gen_int(gen, 0, 2)], .page = 64, .h_kv = shape->h_kv, .d_qk = 96, .d_v = 64}};
+    problem = dense_of(gen, problem, length_max);
+    compute(&problem, FM_ISA_AVX512, 2);
+    check_against_double(&problem);
+    compare_levels(gen, &problem, FM_ISA_AMX);
+    discard(&problem);
+}
+
+// FlashMLA's own matrix: odd numbers of heads, several key heads, batches with empty sequences.
+static void heads_and_queries_of_all_kinds_work(void **state)
+{
+    (void)state;
+    static const int h_q[] = {1, 3, 9, 63, 64, 126, 128}, h_kv[] = {1, 2, 3, 8}, s_q[] = {1, 2, 4};
+    fm_gen gen = fm_gen_seeded(5);
+    for (int i = 0; i < 7 * 4; i++) {
+        fm_mla_shape shape = {.batch = 2,
+                              .s_q = s_q[i % 3],
+                              .h_q = h_q[i % 7],
+                              .h_kv = h_kv[i / 7],
+                              .causal = fm_gen_chance(&gen, 0.5)};
+        if (shape.h_q % shape.h_kv == 0)
+            check_shape(&gen, &shape, fm_gen_chance(&gen, 0.5) ? 20 : 140);
+    }
+    check_shape(&gen, &(fm_mla_shape){.batch = BATCH_MAX, .s_q = 2, .h_q = 9, .h_kv = 3, .causal = 1}, 140);
+}
+
 static struct problem invariant_problem(fm_gen *gen, int batch_invariant)
 {
     struct problem problem;
@@ -594,6 +634,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dense_decode_is_right_at_every_level),
         cmocka_unit_test(sparse_decode_is_right_at_every_level),
+        cmocka_unit_test(heads_and_queries_of_all_kinds_work),
         cmocka_unit_test(batch_invariant_results_do_not_know_the_batch),
         cmocka_unit_test(the_named_shapes_work),
         cmocka_unit_test(bad_arguments_are_refused),
