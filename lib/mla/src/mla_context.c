@@ -114,9 +114,12 @@ void fm_mla_team_run(fm_mla_context *context, int stages, const struct fm_mla_st
         {
             uint32_t mode = enter(&context->kernels);
             for (int i = 0; i < stages; i++) {
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
                 for (int64_t task = 0; task < stage[i].tasks; task++)
                     stage[i].body(arg, task, &context->spaces[omp_get_thread_num()]);
+                if (i + 1 < stages) { // the team ends with a barrier of its own
+#pragma omp barrier
+                }
             }
             leave(&context->kernels, mode);
         }
