@@ -30,6 +30,7 @@ extern const fm_command fm_cmd_fs_chown;      /* cmd_fs_owner.c */
 extern const fm_command fm_cmd_fs_chmod;
 extern const fm_command fm_cmd_fs_fsck; /* cmd_fs_check.c */
 extern const fm_command fm_cmd_fs_quota;
+extern const fm_command fm_cmd_fs_bench;  /* cmd_fs_bench.c */
 extern const fm_command fm_cmd_fs_backup; /* cmd_fs_backup.c */
 extern const fm_command fm_cmd_fs_restore;
 extern const fm_command fm_cmd_fs_mount; /* cmd_fs_mount.c */

@@ -84,6 +84,10 @@ workloads() { # where: a directory, of this machine or of a cluster
 }
 cp -r corpus local
 workloads local
+expect 0 "$fathom" fs bench local --disk . --bytes 4M --files 32 --json
+says out.txt '"what":"random read, 4 KiB"'
+expect 0 "$fathom" fs bench local --disk . --bytes 4M --files 32
+says out.txt 'create, 32 clients'
 if ! "$fathom" fs cluster init c --targets 2 --replicas 1 --target-bytes 1G 2>err.txt; then
     says err.txt 'not a store of this build'
     exit 0
@@ -95,3 +99,8 @@ workloads c:/corpus
 kill -TERM $up
 wait $up
 up=
+expect 0 "$fathom" fs bench --disk . --bytes 8M --files 32 # makes a cluster, and leaves nothing
+says out.txt 'sequential write, 1 MiB'
+if compgen -G 'fathom-bench*' || compgen -G 'local/fathom-bench*'; then exit 1; fi
+expect 1 "$fathom" fs bench --disk none
+says err.txt 'none'
