@@ -85,7 +85,7 @@ static void any_calls(fm_gen *gen)
         net_client_connect(&clients[i], loops[1], fm_net_listener_address(listener), &security);
     fm_net_tls_free(tls[0]); // who needs them has them
     fm_net_tls_free(tls[1]);
-    int64_t budget = 24 << 20;
+    int64_t budget = 12 << 20;
     for (int i = 0; i < CALLS; i++) {
         uint32_t size = (uint32_t)fm_gen_size(gen, 0, fm_gen_chance(gen, 0.2) ? NET_PATTERN_BYTES : 40000);
         size = size < budget ? size : 0;
@@ -110,7 +110,7 @@ static void any_calls(fm_gen *gen)
 static void a_good_pair_talks(void **state)
 {
     (void)state;
-    fm_gen_property(12, any_calls);
+    fm_gen_property(8, any_calls);
 }
 
 // Connects and expects that it comes to nothing, for a reason.
@@ -338,7 +338,7 @@ static void any_damage(fm_gen *gen)
 static void damage_ends_the_connection(void **state)
 {
     (void)state;
-    fm_gen_property(60, any_damage);
+    fm_gen_property(40, any_damage);
 }
 
 // Who has certificates that both ends trust, and stands between them, but has no cluster key: it can read the handshake
