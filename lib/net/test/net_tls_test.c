@@ -409,7 +409,7 @@ static void strangers_cost_nothing(void **state)
     fm_net_listener *listener = net_service_listen(&service, loop, any_port, &security);
     fm_gen gen = fm_gen_seeded(7);
     int fds = net_count_fds();
-    for (int round = 0; round < 60; round++) {
+    for (int round = 0; round < 30; round++) {
         static const uint8_t record[] = {NET_TLS_FIRST_BYTE, 3, 1, 0x01, 0x00, 1, 0, 0, 0xFC, 3, 3};
         uint8_t bytes[2000];
         size_t size = (size_t)fm_gen_int(&gen, 1, sizeof bytes);
