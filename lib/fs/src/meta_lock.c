@@ -151,6 +151,7 @@ static fm_status set(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     FM_TRY(load(tx, op, &key, FM_FS_KV_LOCK_UPDATE));
     FM_TRY(weigh(tx, op, request, &wanted));
     // flock() gives up what it had before it waits for another kind, so that two who want more do not wait for each other.
+    op->made = !request->conflicts; // what a repeated request is told, too
     if (request->conflicts)
         return wanted.flock ? store(tx, &key, &request->after) : FM_OK;
     if (wanted.kind != FM_FS_LOCK_NONE)
@@ -188,7 +189,7 @@ fm_status fm_fs_meta_lock(fm_fs_meta *meta, uint64_t ino, const fm_fs_lock *want
     struct fm_fs_meta_op op = {.meta = meta, .body = set, .ino = ino, .more = request};
     fm_status status = fm_fs_meta_run(&op);
     if (status == FM_OK) {
-        *out_granted = !request->conflicts;
+        *out_granted = op.made;
         *out_node = op.node;
     }
     fm_base_mem_free(request);

@@ -293,6 +293,43 @@ static void findings_come_back(void **state)
     close_world();
 }
 
+// A request that is asked for again gets the answer of the first time, whatever has changed since: also whether it got a lock.
+static void repeated_requests_get_the_first_answer(void **state)
+{
+    (void)state;
+    const fm_fs_lock held = {.client = 1, .owner = 1, .end = 9, .kind = FM_FS_LOCK_EXCLUSIVE};
+    const fm_fs_lock none = {.client = 1, .owner = 1, .end = 9, .kind = FM_FS_LOCK_NONE};
+    const fm_fs_lock wanted = {.client = 2, .owner = 2, .end = 9, .kind = FM_FS_LOCK_EXCLUSIVE};
+    fm_fs_who slot = {.client = 77, .slot = 1, .sequence = 1};
+    fm_fs_node node;
+    int granted;
+    open_world(NULL);
+    assert_ok(fm_fs_meta_lease(world.store, 1, UINT64_MAX));
+    assert_ok(fm_fs_meta_lease(world.store, 2, UINT64_MAX));
+    assert_ok(fm_fs_meta_create(world.store, NULL, FM_FS_META_ROOT, "f", S_IFREG | 0644, 0, 1, &node, NULL));
+    assert_ok(fm_fs_meta_lock(world.store, node.ino, &held, &granted, &node));
+    assert_true(granted);
+    fm_fs_meta_serve_for(&slot);
+    assert_ok(fm_fs_meta_lock(world.store, node.ino, &wanted, &granted, &node));
+    assert_false(granted);
+    fm_fs_meta_serve_for(NULL);
+    assert_ok(fm_fs_meta_lock(world.store, node.ino, &none, &granted, &node));
+    fm_fs_meta_serve_for(&slot);
+    assert_ok(fm_fs_meta_lock(world.store, node.ino, &wanted, &granted, &node));
+    assert_false(granted);
+    slot.sequence = 2;
+    assert_ok(fm_fs_meta_lock(world.store, node.ino, &wanted, &granted, &node));
+    assert_true(granted);
+    // What has no record of its own elsewhere has one here: a late write changes nothing.
+    slot.sequence = 3;
+    assert_ok(fm_fs_meta_inline_write(world.store, node.ino, 0, "new", 3, &node));
+    slot.sequence = 2;
+    assert_fails(fm_fs_meta_inline_write(world.store, node.ino, 0, "old", 3, &node), FM_ERR_STATE,
+                 "request 3");
+    fm_fs_meta_serve_for(NULL);
+    close_world();
+}
+
 /* Services that come and go */
 
 static void others_go_on_when_one_is_gone(void **state)
@@ -663,6 +700,7 @@ int main(void)
         cmocka_unit_test(locks_go_through),
         cmocka_unit_test(removals_go_through),
         cmocka_unit_test(findings_come_back),
+        cmocka_unit_test(repeated_requests_get_the_first_answer),
         cmocka_unit_test(names_asked_of_services_agree_with_the_model),
         cmocka_unit_test(others_go_on_when_one_is_gone),
         cmocka_unit_test(nobody_there_is_told_in_time),
