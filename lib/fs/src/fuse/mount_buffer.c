@@ -9,8 +9,7 @@ enum {
     FILE_MAX = 16 << 20,   // of one file: as many chunks of the usual size as travel at once
     MOUNT_MAX = 256 << 20, // of all files; who meets it waits for the volume
     EXTENTS_MAX = 4096,    // of one file: what is scattered wider gains little by waiting
-    ROOM_MIN = 4096,
-    ROOM_STEP = 1 << 20 // from there on an extent grows by so much, not twofold
+    ROOM_MIN = 4096
 };
 
 // The first extent that ends at `offset` or behind it.
@@ -33,7 +32,7 @@ static fm_status make_room(struct fm_fs_mount_extent *extent, size_t size)
 {
     size_t room = extent->room ? extent->room : ROOM_MIN;
     while (room < size)
-        room += room < ROOM_STEP ? room : ROOM_STEP;
+        room *= 2;
     if (room == extent->room)
         return FM_OK;
     uint8_t *bytes = fm_base_mem_realloc(extent->bytes, room, 1);
