@@ -8,6 +8,8 @@
 #include "cluster_home.h"
 #include "fathom/fs_cluster.h"
 
+uint64_t home_target_bytes;
+
 static fm_fs_cluster *running;
 
 static void stop(int signal_number)
@@ -36,7 +38,8 @@ static void start(struct home *home)
 void home_open(struct home *home)
 {
     static int number;
-    fm_fs_cluster_options options = {.size = sizeof options, .targets = 2, .replicas = 1};
+    fm_fs_cluster_options options = {
+        .size = sizeof options, .targets = 2, .replicas = 1, .target_bytes = home_target_bytes};
     snprintf(home->dir, sizeof home->dir, "%s/home-%d", fm_test_tmpdir(), number++);
     assert_ok(fm_fs_cluster_init(home->dir, &options));
     start(home);

@@ -11,6 +11,9 @@ struct home {
     pid_t pid;
 };
 
+/** How large the targets of those that are made next are; 0: as usual. */
+extern uint64_t home_target_bytes;
+
 /** Makes a cluster of two chains of one target each and starts it. */
 void home_open(struct home *home);
 /** Ends its process in this way and starts another. */

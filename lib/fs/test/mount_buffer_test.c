@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fathom/clock.h"
 #include "mount_home.h"
 
 enum { SMALL = 4096, MANY = 1500, LARGE = SMALL * MANY };
@@ -183,6 +184,41 @@ static void failures_are_told_at_sync_and_close(void **state)
     mount_home_close(&home);
 }
 
+static void a_full_cluster_says_so_and_goes_on(void **state)
+{
+    (void)state;
+    int failed = 0;
+    home_target_bytes = (uint64_t)64 << 20;
+    mount_home_open(&home, 1, NULL);
+    home_target_bytes = 0;
+    fill(9);
+    int fd = mount_file(&home, 0, "kept", O_RDWR | O_CREAT);
+    put(fd, bytes, LARGE, 0);
+    assert_int_equal(fsync(fd), 0);
+    int big = mount_file(&home, 0, "big", O_RDWR | O_CREAT);
+    for (off_t at = 0; at < (off_t)256 << 20 && !failed; at += LARGE) {
+        errno = 0; // a part may be written
+        failed = pwrite(big, bytes, LARGE, at) != LARGE || (at % (4 * LARGE) == 0 && fsync(big) != 0);
+        assert_true(!failed || errno == ENOSPC || errno == 0);
+    }
+    assert_true(failed);
+    if (close(big) != 0)
+        assert_int_equal(errno, ENOSPC);
+    assert_content(0, "kept", LARGE);
+    assert_int_equal(unlink(mount_path(&home, 0, "big")), 0);
+    for (int i = 0; i < 600 && failed; i++) { // until what was removed is free again
+        big = mount_file(&home, 0, "more", O_RDWR | O_CREAT | O_TRUNC);
+        failed = write(big, bytes, LARGE) != LARGE;
+        failed = close(big) != 0 || failed;
+        if (failed)
+            fm_base_clock_sleep_ns(100000000);
+    }
+    assert_false(failed);
+    assert_content(0, "more", LARGE);
+    close(fd);
+    mount_home_close(&home);
+}
+
 static void times_that_were_set_stay(void **state)
 {
     (void)state;
@@ -217,6 +253,7 @@ int main(void)
         cmocka_unit_test(what_waits_is_seen_here_and_after_sync_there),
         cmocka_unit_test(the_kernel_keeps_what_nobody_else_changed),
         cmocka_unit_test(failures_are_told_at_sync_and_close),
+        cmocka_unit_test(a_full_cluster_says_so_and_goes_on),
         cmocka_unit_test(times_that_were_set_stay),
     };
     mount_home_in_memory();

@@ -166,7 +166,7 @@ fm_status fm_fs_mount_flush_ino(fm_fs_mount *mount, uint64_t ino)
 fm_status fm_fs_mount_error(struct fm_fs_mount_handle *handle)
 {
     struct fm_fs_mount_file *file = handle->file;
-    pthread_rwlock_rdlock(&file->lock);
+    pthread_rwlock_wrlock(&file->lock);
     fm_status status = handle->error_turn == file->error_turn ? FM_OK : file->error;
     handle->error_turn = file->error_turn;
     pthread_rwlock_unlock(&file->lock);
