@@ -12,7 +12,7 @@
 #include "fathom/fs_mount.h"
 
 struct mount_options {
-    int detach, read_only, allow_other;
+    int detach, read_only, allow_other, up;
 };
 
 #define FIELD(name) offsetof(struct mount_options, name)
@@ -27,8 +27,10 @@ static void tell(int pipe, fm_status status)
 
 static fm_status serve(const fm_invocation *invocation, const struct mount_options *given, int ready)
 {
-    const fm_fs_mount_options options = {
-        .size = sizeof options, .allow_other = given->allow_other, .read_only = given->read_only};
+    const fm_fs_mount_options options = {.size = sizeof options,
+                                         .allow_other = given->allow_other,
+                                         .read_only = given->read_only,
+                                         .serve_cluster = given->up};
     fm_fs_mount *mount;
     fm_status status = fm_fs_mount_open(invocation->operands[0], invocation->operands[1], &options, &mount);
     tell(ready, status);
@@ -99,6 +101,8 @@ static const fm_option mount_schema[] = {
     {"read-only", FM_OPTION_FLAG, FIELD(read_only), .value = "false", .help = "let nobody change anything"},
     {"allow-other", FM_OPTION_FLAG, FIELD(allow_other), .value = "false",
      .help = "let other users in, too; who is not root needs user_allow_other in /etc/fuse.conf"},
+    {"up", FM_OPTION_FLAG, FIELD(up), .value = "false",
+     .help = "run the cluster, which is not up, in this process, as fathom fs cluster up does"},
     {0},
 };
 
@@ -106,7 +110,8 @@ const fm_command fm_cmd_fs_mount = {
     .name = "mount",
     .summary = "mount a cluster on a directory",
     .operands = "CLUSTER DIR",
-    .details = "CLUSTER is the directory of a cluster that is up. Runs in front until Ctrl-C or umount.\n"
+    .details = "CLUSTER is the directory of a cluster that is up, or is brought up by --up. Runs in front "
+               "until Ctrl-C or umount.\n"
                "A mount whose process was killed is taken away by 'umount -l DIR'; then mount again.\n"
                "  fathom fs mount --detach /data/cluster /mnt/cluster",
     .options = mount_schema,

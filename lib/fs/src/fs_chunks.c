@@ -4,8 +4,6 @@
 
 #include "fs_chunks_private.h"
 
-enum { CLIENT_NODE = 0x7fffffff };
-
 static fm_status start(fm_fs_chunks *chunks, const char *dir)
 {
     char path[FM_FS_CLUSTER_PATH_MAX];
@@ -19,7 +17,7 @@ static fm_status start(fm_fs_chunks *chunks, const char *dir)
     fm_net_tls_free(tls);
     fm_net_key_clear(&key);
     FM_TRY(status);
-    FM_TRY(fm_fs_host_node(chunks->host, CLIENT_NODE, NULL, NULL, &chunks->runtime));
+    FM_TRY(fm_fs_host_node(chunks->host, FM_FS_CLIENT_NODE, NULL, NULL, &chunks->runtime));
     FM_TRY(fm_fs_cluster_managers_read(dir, &chunks->managers));
     for (uint32_t i = 0; i < chunks->managers.count; i++)
         FM_TRY(fm_fs_host_know(chunks->host, chunks->managers.nodes[i], chunks->managers.addresses[i]));

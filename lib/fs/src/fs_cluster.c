@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cluster_client.h"
 #include "disk_file.h"
 #include "fathom/clock.h"
 #include "fathom/file.h"
@@ -44,6 +45,7 @@ struct fm_fs_cluster {
     uint64_t sync_bytes_per_s;
     struct service services[FM_FS_CLUSTER_TARGETS_MAX];
     uint32_t service_count;
+    fm_fs_client *client; // of this process, or NULL
 };
 
 /* Init */
@@ -424,6 +426,22 @@ fm_status fm_fs_cluster_serve(const char *dir, const fm_fs_serve_options *given,
     return FM_OK;
 }
 
+fm_status fm_fs_cluster_client(fm_fs_cluster *cluster, fm_fs_client **out_client, fm_net_loop **out_loop)
+{
+    fm_fs_runtime *runtime;
+    fm_fs_client_options options = {.managers = cluster->managers.nodes,
+                                    .manager_count = cluster->managers.count,
+                                    .call_timeout_ns = 5000 * ms};
+    if (getrandom(&options.id, sizeof options.id, 0) != (ssize_t)sizeof options.id)
+        return fm_base_error_set(FM_ERR_IO, "the system gives no random numbers");
+    options.id |= 1; // never 0
+    FM_TRY(fm_fs_host_node(cluster->host, FM_FS_CLIENT_NODE, NULL, NULL, &runtime));
+    FM_TRY(fm_fs_client_new(runtime, &options, &cluster->client));
+    *out_client = cluster->client;
+    *out_loop = fm_fs_host_loop(cluster->host);
+    return FM_OK;
+}
+
 const char *fm_fs_cluster_address(const fm_fs_cluster *cluster)
 {
     return fm_fs_host_address(cluster->host);
@@ -479,6 +497,7 @@ void fm_fs_cluster_down(fm_fs_cluster *cluster)
     for (uint32_t i = 0; i < cluster->service_count; i++)
         fm_fs_storage_free(cluster->services[i].storage);
     fm_fs_manager_free(cluster->manager);
+    fm_fs_client_free(cluster->client);
     fm_fs_host_free(cluster->host);
     fm_fs_kv_close(cluster->kv);
     fm_net_key_clear(&cluster->key);

@@ -9,8 +9,16 @@
 enum {
     FM_FS_CLUSTER_PATH_MAX = 512,
     FM_FS_MANAGERS_MAX = 9,
-    FM_FS_FIRST_STORAGE = 101 // nodes below are managers
+    FM_FS_FIRST_STORAGE = 101, // nodes below are managers
+    FM_FS_CLIENT_NODE = 0x7fffffff
 };
+
+struct fm_fs_client;
+struct fm_net_loop;
+// A client in the cluster's own loop, whose calls to the nodes of this process copy nothing. Once; it ends with the cluster.
+// Nobody runs the loop meanwhile.
+fm_status fm_fs_cluster_client(fm_fs_cluster *cluster, struct fm_fs_client **out_client,
+                               struct fm_net_loop **out_loop);
 
 struct fm_fs_cluster_conf {
     uint32_t targets, replicas, nodes;

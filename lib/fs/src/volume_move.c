@@ -28,7 +28,7 @@ struct fm_fs_mover {
     unsigned unused_count;
     unsigned running[FM_FS_MOVE_PRIORITIES];
     struct line lines[FM_FS_MOVE_PRIORITIES];
-    int local; // looking up a file does not wait for anybody
+    int local; // looking up a file waits for nobody, or may
     int pumping, again;
     fm_fs_node seen; // looked up in this turn; ino 0: nothing
 };
@@ -56,7 +56,8 @@ fm_status fm_fs_mover_new(const fm_fs_mover_options *options, fm_fs_mover **out_
     if (!mover)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for transfers");
     mover->options = *options;
-    mover->local = strcmp(fm_fs_kv_engine(options->volume->kv), "postgresql") != 0;
+    const fm_fs_kv *kv = options->volume->kv; // NULL: the names are served elsewhere
+    mover->local = !options->gated || (kv && strcmp(fm_fs_kv_engine(kv), "postgresql") != 0);
     mover->parts = fm_base_mem_zalloc(options->parts, sizeof *mover->parts);
     fm_status status =
         mover->parts ? FM_OK : fm_base_error_set(FM_ERR_NOMEM, "no memory for %u transfers", options->parts);
@@ -126,8 +127,7 @@ static fm_status take_bytes(struct part *part)
     if (got == io->size)
         return FM_OK;
     if (move->flags & FM_FS_MOVE_WHOLE)
-        return fm_base_error_set(FM_ERR_NOT_FOUND, "inode %llu has a hole there",
-                                 (unsigned long long)move->ino);
+        return fm_base_error_set(FM_ERR_STATE, "inode %llu has a hole there", (unsigned long long)move->ino);
     memset(to + got, 0, io->size - got);
     return FM_OK;
 }
@@ -232,7 +232,9 @@ static fm_status look_up(fm_fs_mover *mover, fm_fs_move *move)
 {
     fm_fs_meta *meta = mover->options.volume->meta;
     size_t read = 0;
-    if (mover->seen.ino == move->ino)
+    if (move->looked)
+        move->looked = 0;
+    else if (mover->seen.ino == move->ino)
         move->node = mover->seen;
     else if (move->writes)
         FM_TRY(fm_fs_meta_node(meta, move->ino, &move->node));
@@ -261,7 +263,12 @@ static int open_move(fm_fs_mover *mover, fm_fs_move *move)
     move->status = FM_OK;
     move->begun = move->span = 0;
     move->parts = 0;
-    move->known = mover->local && (!mover->options.gated || fm_fs_volume_try(volume, move->ino));
+    if (move->cancelled) {
+        move->status = FM_ERR_CANCELLED;
+        return 1;
+    }
+    move->known =
+        (mover->local || move->looked) && (!mover->options.gated || fm_fs_volume_try(volume, move->ino));
     if (move->known)
         move->status = look_up(mover, move);
     if (!move->known || (move->status == FM_OK && move->writes && !has_place(move))) {
@@ -330,24 +337,4 @@ void fm_fs_mover_pump(fm_fs_mover *mover)
                 ;
     } while (mover->again);
     mover->pumping = 0;
-}
-
-int fm_fs_mover_withdraw(fm_fs_mover *mover, fm_fs_move *move)
-{
-    struct line *line = &mover->lines[move->priority];
-    fm_fs_move *before = NULL;
-    fm_fs_move *at = line->first;
-    while (at && at != move) {
-        before = at;
-        at = at->next;
-    }
-    if (!at || at->known)
-        return 0;
-    if (before)
-        before->next = at->next;
-    else
-        line->first = at->next;
-    if (line->last == at)
-        line->last = before;
-    return 1;
 }

@@ -14,7 +14,7 @@
 
 enum fm_fs_move_priority { FM_FS_MOVE_HIGH, FM_FS_MOVE_NORMAL, FM_FS_MOVE_LOW, FM_FS_MOVE_PRIORITIES };
 enum {
-    FM_FS_MOVE_WHOLE = 1, // a read that meets a hole fails with FM_ERR_NOT_FOUND, instead of reading zeros
+    FM_FS_MOVE_WHOLE = 1, // a read that meets a hole fails with FM_ERR_STATE, instead of reading zeros
     FM_FS_MOVE_COPY = 2   // somebody may change the memory meanwhile, against whom checksums must hold
 };
 
@@ -32,7 +32,9 @@ typedef struct fm_fs_move {
 
     fm_status status;
     size_t moved;
+    int cancelled;   // set it at any time: if it has not begun it ends without
     unsigned slowed; // how often it was handed back
+    int looked;      // somebody who may wait has set `node`, of a file that is not inline
     fm_fs_node node; // private, as all that follows
     size_t begun, span;
     unsigned parts;
@@ -63,8 +65,6 @@ void fm_fs_mover_free(fm_fs_mover *mover);
 void fm_fs_mover_add(fm_fs_mover *mover, fm_fs_move *move);
 // Begins what there is room for. What was added since the last time is looked up once for each file.
 void fm_fs_mover_pump(fm_fs_mover *mover);
-// Takes out an operation that has not begun. 0: it has.
-int fm_fs_mover_withdraw(fm_fs_mover *mover, fm_fs_move *move);
 
 // The file reaches to `end` at least, and was changed now. Waits. FM_ERR_STATE: it is inline, or gets other contents just
 // now.

@@ -19,8 +19,12 @@
  * A file that is removed lives as long as it is open, on whichever mounts. Locks (flock, fcntl) hold between mounts; waiting
  * ones are woken at once on the same machine, and within 100 ms elsewhere; deadlocks are not looked for.
  *
+ * Programs may also read and write its files through memory that they share with this process: hf3fs_usrbio.h, 3FS's
+ * interface. With `serve_cluster` such reads go from the disk to the program with one copy and no other process between.
+ *
  * Threads: libfuse's, as many as requests need; one more renews the lease on locks and removed files, writes what has
- * waited and collects what removals leave; one tries for locks. Children of a process that has mounted do not use it.
+ * waited and collects what removals leave; one tries for locks; one serves shared memory, with five for what it would wait
+ * for; with `serve_cluster` one runs the cluster. Children of a process that has mounted do not use it.
  */
 #ifndef FATHOM_FS_MOUNT_H
 #define FATHOM_FS_MOUNT_H
@@ -42,6 +46,7 @@ typedef struct fm_fs_mount_options {
     /** How long a mount that is killed, or stopped, keeps its locks and the removed files that it has open. One that was away
      *  for so long fails with EIO what was locked by it, until it is opened anew. 60000 */
     uint32_t lease_ms;
+    int serve_cluster; /**< 1: the cluster is not up; it runs in this process, as by fm_fs_cluster_up() */
 } fm_fs_mount_options;
 
 typedef struct fm_fs_mount fm_fs_mount;

@@ -270,7 +270,9 @@ fm_status fm_fs_mount_open(const char *cluster, const char *dir, const fm_fs_mou
     pthread_mutex_init(&mount->lock, NULL);
     pthread_cond_init(&mount->wake, NULL);
     pthread_cond_init(&mount->waiting, NULL);
-    fm_status status = fm_fs_volume_open(cluster, &volume, &mount->volume);
+    fm_status status = mount->options.serve_cluster ? fm_fs_mount_cluster_start(mount, cluster) : FM_OK;
+    if (status == FM_OK)
+        status = fm_fs_volume_open(cluster, &volume, &mount->volume);
     if (status == FM_OK &&
         getrandom(&mount->client, sizeof mount->client, 0) != (ssize_t)sizeof mount->client)
         status = fm_base_error_set(FM_ERR_IO, "the system gives no random numbers");
@@ -282,6 +284,8 @@ fm_status fm_fs_mount_open(const char *cluster, const char *dir, const fm_fs_mou
         if (status == FM_OK)
             status = mount_on(mount, dir);
     }
+    if (status == FM_OK)
+        status = fm_fs_mount_rings_start(mount, dir);
     if (status < 0) {
         fm_fs_mount_close(mount);
         return status;
@@ -332,6 +336,7 @@ void fm_fs_mount_close(fm_fs_mount *mount)
         fuse_remove_signal_handlers(mount->session);
     if (mount->mounted)
         fuse_session_unmount(mount->session);
+    fm_fs_mount_rings_stop(mount);
     fm_fs_mount_locks_end(mount);
     if (mount->session)
         fuse_session_destroy(mount->session);
@@ -341,6 +346,7 @@ void fm_fs_mount_close(fm_fs_mount *mount)
         mount->held = 0;
     fm_fs_mount_locks_free(mount);
     fm_fs_volume_close(mount->volume);
+    fm_fs_mount_cluster_stop(mount);
     pthread_cond_destroy(&mount->wake);
     pthread_cond_destroy(&mount->waiting);
     pthread_mutex_destroy(&mount->lock);

@@ -10,6 +10,7 @@
 #include <fuse_lowlevel.h>
 #include <pthread.h>
 
+#include "fathom/fs_cluster.h"
 #include "fathom/fs_mount.h"
 #include "fathom/mem.h"
 
@@ -87,6 +88,12 @@ struct fm_fs_mount {
     int attending;
     uint32_t *word;  // counted up when a lock is let go; atomic
     int word_shared; // with all mounts of this cluster
+    // mount_ring.c
+    struct fm_fs_hub *hub;
+    uint32_t device[2];     // major and minor number, by which its files are known
+    fm_fs_cluster *cluster; // that runs in this process, or NULL
+    pthread_t cluster_thread;
+    int cluster_runs;
 };
 
 // Who asks, with the further groups of the asking process.
@@ -104,6 +111,16 @@ void fm_fs_mount_stat(const fm_fs_node *node, struct stat *out_stat);
 void fm_fs_mount_reply_entry(fuse_req_t request, const fm_fs_node *node);
 void fm_fs_mount_reply_status(fuse_req_t request, fm_status status);
 fm_status fm_fs_mount_renew(fm_fs_mount *mount); // its lease
+
+// mount_ring.c
+
+fm_status fm_fs_mount_cluster_start(fm_fs_mount *mount, const char *cluster);
+void fm_fs_mount_cluster_stop(fm_fs_mount *mount);
+fm_status fm_fs_mount_rings_start(fm_fs_mount *mount, const char *dir);
+// When the kernel asks this process nothing any more: closing what programs sent could wait for it.
+void fm_fs_mount_rings_stop(fm_fs_mount *mount);
+// Whether the ioctl is about rings; then it was answered. `room` is for the answer.
+int fm_fs_mount_ring_ioctl(fuse_req_t request, unsigned command, size_t room);
 
 // mount_open.c
 

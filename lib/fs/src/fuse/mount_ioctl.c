@@ -51,6 +51,8 @@ static void on_ioctl(fuse_req_t request, fuse_ino_t ino, unsigned command, void 
     (void)argument;
     (void)info;
     (void)how;
+    if (fm_fs_mount_ring_ioctl(request, command, out_size))
+        return;
     fm_fs_mount_who(request, &asker);
     if (command == FM_FS_MOUNT_LAYOUT_GET && out_size >= sizeof layout) {
         fm_status status = fm_fs_meta_node(mount->meta, ino, &node);
