@@ -232,6 +232,8 @@ static fm_status make_trainer(struct job *job)
         training.rank_command = command.words;
     }
     FM_TRY(fm_model_trainer_open(&config, &training, &job->trainer));
+    if (o->rebalance_every == 1)
+        return fm_base_error_set(FM_ERR_ARG, "rebalance-every is 1; expected 0 (never) or at least 2");
     if (o->rebalance_every == 0 || o->expert_ranks < 2)
         return FM_OK;
     return fm_model_rebalance_open(job->trainer, (int)o->expert_ranks, o->rebalance_every, &job->rebalance);

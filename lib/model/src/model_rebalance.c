@@ -13,6 +13,10 @@
 /* A layer whose busiest rank would lose less than this share of the mean keeps its placement: moving costs a part of a step. */
 static const double gain_least = 0.02;
 
+/* The steps of an interval that plans are made from, and those that they are judged by: a router that learns, with a bias that
+ * evens loads out, makes loads that are gone when a plan for them is carried out. */
+enum { EARLIER, LATER, HALVES };
+
 /*  OFFSET  SIZE
  *  0       8     magic
  *  8       4     version
@@ -21,7 +25,7 @@ static const double gain_least = 0.02;
  *  20      4     0
  *  24      8     steps summed
  *  32      48    plans, moved, load, busiest, busiest_in_order, steps: the figures
- *  80      8 n   sums, [layers, experts]
+ *  80      8 n   sums, [halves, layers, experts]
  * All numbers are little-endian. */
 enum { HEADER = 80, VERSION = 1 };
 static const char magic[8] = "FMBALNCE";
@@ -29,12 +33,12 @@ static const char magic[8] = "FMBALNCE";
 struct fm_rebalance {
     int64_t interval;
     int first, layers, predictors, experts,
-        ranks;        // first: layer with experts; layers: of them, predictors apart
-    int64_t steps;    // summed
-    int64_t *sums;    // [layers, experts]
-    float *weights;   // [layers + predictors, experts]
-    int32_t *current; // [layers + predictors, experts]
-    double *loads;    // [ranks]
+        ranks;               // first: layer with experts; layers: of them, predictors apart
+    int64_t steps;           // summed
+    int64_t *sums;           // [HALVES, layers, experts]
+    float *weights, *judges; // [layers + predictors, experts]: of the halves
+    int32_t *current;        // [layers + predictors, experts]
+    double *loads;           // [ranks]
     fm_model_rebalance_figures figures;
 };
 
@@ -44,6 +48,7 @@ void fm_model_rebalance_close(fm_rebalance *r)
         return;
     fm_base_mem_free(r->sums);
     fm_base_mem_free(r->weights);
+    fm_base_mem_free(r->judges);
     fm_base_mem_free(r->current);
     fm_base_mem_free(r->loads);
     fm_base_mem_free(r);
@@ -53,8 +58,8 @@ fm_status fm_model_rebalance_open(fm_trainer *trainer, int expert_ranks, int64_t
                                   fm_rebalance **out_rebalance)
 {
     const fm_model_config *c = fm_model_config_of(fm_model_trainer_model(trainer));
-    if (interval < 1)
-        return fm_base_error_set(FM_ERR_ARG, "a plan every %lld steps; expected at least 1",
+    if (interval < HALVES)
+        return fm_base_error_set(FM_ERR_ARG, "a plan every %lld steps; expected at least 2",
                                  (long long)interval);
     if (c->experts == 0 || !fm_model_trainer_placement(trainer, c->dense_layers) || expert_ranks < 2 ||
         c->experts % expert_ranks)
@@ -71,11 +76,12 @@ fm_status fm_model_rebalance_open(fm_trainer *trainer, int expert_ranks, int64_t
                         .experts = c->experts,
                         .ranks = expert_ranks};
     size_t cells = (size_t)(r->layers + r->predictors) * (size_t)r->experts;
-    r->sums = fm_base_mem_zalloc(cells, sizeof *r->sums);
+    r->sums = fm_base_mem_zalloc(HALVES * cells, sizeof *r->sums);
     r->weights = fm_base_mem_zalloc(cells, sizeof *r->weights);
+    r->judges = fm_base_mem_zalloc(cells, sizeof *r->judges);
     r->current = fm_base_mem_zalloc(cells, sizeof *r->current);
     r->loads = fm_base_mem_zalloc((size_t)r->ranks, sizeof *r->loads);
-    if (!r->sums || !r->weights || !r->current || !r->loads) {
+    if (!r->sums || !r->weights || !r->judges || !r->current || !r->loads) {
         fm_model_rebalance_close(r);
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to balance %d experts", c->experts);
     }
@@ -99,9 +105,10 @@ static int64_t busiest(const fm_rebalance *r, const int64_t *tokens, const int32
 
 static void count_step(fm_rebalance *r, const fm_trainer *trainer)
 {
+    int64_t half = r->steps < r->interval / 2 ? EARLIER : LATER;
     for (int i = 0; i < r->layers; i++) {
         const int64_t *tokens = fm_model_trainer_loads(trainer, r->first + i);
-        int64_t *sums = r->sums + (int64_t)i * r->experts;
+        int64_t *sums = r->sums + (half * r->layers + i) * r->experts;
         for (int e = 0; e < r->experts; e++) {
             sums[e] += tokens[e];
             r->figures.load += tokens[e];
@@ -113,20 +120,31 @@ static void count_step(fm_rebalance *r, const fm_trainer *trainer)
     r->steps++;
 }
 
-// Layers that gain too little keep their rows.
+// What the busiest rank gets of the later half.
+static fm_status judge(const fm_rebalance *r, int layer, const int32_t *phy2log, const int32_t *slot_begin,
+                       double *out_most)
+{
+    *out_most = 0;
+    FM_TRY(fm_eplb_gpu_loads(r->experts, r->ranks, r->judges + (int64_t)layer * r->experts, phy2log,
+                             slot_begin, r->loads));
+    for (int rank = 0; rank < r->ranks; rank++)
+        *out_most = fmax(*out_most, r->loads[rank]);
+    return FM_OK;
+}
+
+// Layers that would have gained too little keep their rows.
 static fm_status keep_rows(fm_rebalance *r, fm_eplb_plan *plan, int *out_changes)
 {
     int changes = 0;
     for (int i = 0; i < r->layers + r->predictors; i++) {
         int64_t at = (int64_t)i * r->experts;
-        double most = 0;
-        FM_TRY(fm_eplb_gpu_loads(r->experts, r->ranks, r->weights + at, r->current + at, plan->slot_begin,
-                                 r->loads));
-        for (int rank = 0; rank < r->ranks; rank++)
-            most = fmax(most, r->loads[rank]);
-        const fm_eplb_certificate *certificate = &plan->certificate[i];
-        if (i < r->layers && most - certificate->max_load > gain_least * certificate->mean_load)
-            changes += certificate->moves > 0;
+        double now, then, mean = 0;
+        FM_TRY(judge(r, i, r->current + at, plan->slot_begin, &now));
+        FM_TRY(judge(r, i, plan->phy2log + at, plan->slot_begin, &then));
+        for (int e = 0; e < r->experts; e++)
+            mean += (double)r->judges[at + e] / r->ranks;
+        if (i < r->layers && now - then > gain_least * mean)
+            changes += plan->certificate[i].moves > 0;
         else
             memcpy(plan->phy2log + at, r->current + at, (size_t)r->experts * sizeof *plan->phy2log);
     }
@@ -147,6 +165,7 @@ static fm_status plan_and_move(fm_rebalance *r, fm_trainer *trainer, int64_t *ou
         for (int e = 0; e < r->experts; e++) {
             int64_t at = (int64_t)i * r->experts + e;
             r->weights[at] = i < r->layers ? (float)r->sums[at] : 1;
+            r->judges[at] = i < r->layers ? (float)r->sums[(int64_t)LATER * r->layers * r->experts + at] : 1;
             r->current[at] = fm_model_trainer_placement(trainer, r->first + i)[e];
         }
     FM_TRY(fm_eplb_rebalance(&shape, r->weights, &options, &plan));
@@ -167,7 +186,7 @@ fm_status fm_model_rebalance_step(fm_rebalance *r, fm_trainer *trainer, int64_t 
     count_step(r, trainer);
     if (r->steps >= r->interval) {
         FM_TRY(plan_and_move(r, trainer, &moved));
-        memset(r->sums, 0, (size_t)r->layers * (size_t)r->experts * sizeof *r->sums);
+        memset(r->sums, 0, HALVES * (size_t)r->layers * (size_t)r->experts * sizeof *r->sums);
         r->steps = 0;
     }
     if (out_moved)
@@ -182,7 +201,7 @@ fm_model_rebalance_figures fm_model_rebalance_figures_of(const fm_rebalance *r)
 
 static size_t packed_length(const fm_rebalance *r)
 {
-    return HEADER + (size_t)r->layers * (size_t)r->experts * sizeof *r->sums;
+    return HEADER + HALVES * (size_t)r->layers * (size_t)r->experts * sizeof *r->sums;
 }
 
 fm_status fm_model_rebalance_pack(const fm_rebalance *r, void **out_bytes, size_t *out_length)

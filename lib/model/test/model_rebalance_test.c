@@ -109,7 +109,7 @@ static void bad_records_and_options_are_refused(void **state)
     void *bytes;
     size_t length;
     (void)state;
-    assert_fails(fm_model_rebalance_open(trainer, 2, 0, &rebalance), FM_ERR_ARG, "every 0 steps");
+    assert_fails(fm_model_rebalance_open(trainer, 2, 1, &rebalance), FM_ERR_ARG, "every 1 steps");
     assert_fails(fm_model_rebalance_open(trainer, 1, 5, &rebalance), FM_ERR_ARG, "1 expert ranks");
     assert_fails(fm_model_rebalance_open(alone, 2, 5, &rebalance), FM_ERR_ARG, "as the trainer has them");
     assert_ok(fm_model_rebalance_open(trainer, 2, 5, &rebalance));

@@ -152,9 +152,10 @@ FM_API FM_MUST_USE fm_status fm_model_trainer_place(fm_trainer *trainer, const f
 FM_API const int32_t *fm_model_trainer_placement(const fm_trainer *trainer, int layer);
 
 /**
- * Rebalancing while training: the tokens of each expert are summed over steps, and every `interval` steps a plan of eplb from
- * them, with the fewest moves, is carried out as fm_model_trainer_place() does. A layer that would gain less than 2 % of the mean
- * stays. Plans depend on the loads alone. Predictors' experts stay where they are.
+ * Rebalancing while training: the tokens of each expert are summed over steps, and every `interval` steps a plan of eplb is
+ * made from the interval's first half and judged by its second, which it has not seen. Layers whose busiest rank would have had
+ * less there, by 2 % of the mean at least, move as fm_model_trainer_place() does. Plans depend on the loads alone. Predictors'
+ * experts stay where they are.
  *
  *     FM_TRY(fm_model_trainer_step(trainer, ids, sequences, length, &result));
  *     FM_TRY(fm_model_rebalance_step(rebalance, trainer, NULL));              // behind each step
@@ -164,7 +165,7 @@ FM_API const int32_t *fm_model_trainer_placement(const fm_trainer *trainer, int 
  */
 typedef struct fm_rebalance fm_rebalance;
 
-/** FM_ERR_ARG: an interval below 1; `expert_ranks` are not several, or not the trainer's; FM_ERR_NOMEM. */
+/** FM_ERR_ARG: an interval below 2; `expert_ranks` are not several, or not the trainer's; FM_ERR_NOMEM. */
 FM_API FM_MUST_USE fm_status fm_model_rebalance_open(fm_trainer *trainer, int expert_ranks, int64_t interval,
                                                      fm_rebalance **out_rebalance);
 /** NULL is allowed. */
