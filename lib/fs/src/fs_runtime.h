@@ -15,6 +15,7 @@
 #ifndef FATHOM_FS_RUNTIME_H
 #define FATHOM_FS_RUNTIME_H
 
+#include "fs_planted.h"
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -211,36 +212,5 @@ static inline void fm_fs_disk_submit(fm_fs_disk *disk, fm_fs_disk_io *io)
 {
     disk->ops->submit(disk, io);
 }
-
-/* Planted bugs: the simulator's own test builds these sources with FM_FS_PLANTED and checks that each is found. */
-#ifdef FM_FS_PLANTED
-extern int fm_fs_planted_bug;
-#define FM_FS_PLANT(bug) (fm_fs_planted_bug == (bug))
-#else
-#define FM_FS_PLANT(bug) 0
-#endif
-enum fm_fs_plant {
-    FM_FS_PLANT_NONE,
-    FM_FS_PLANT_ACK_BEFORE_FLUSH, // a chunk is said to be stored before its journal record is durable
-    FM_FS_PLANT_DATA_UNSYNCED,    // the journal record is written before the data is durable
-    FM_FS_PLANT_DIRTY_READ,       // a dirty replica answers without asking the tail
-    FM_FS_PLANT_READ_PENDING,     // a dirty replica hands out what is not committed
-    FM_FS_PLANT_STALE_LEASE,      // a replica reads although its lease has run out
-    FM_FS_PLANT_DOUBLE_APPLY,     // the head does not remember requests
-    FM_FS_PLANT_FORGET_SESSIONS,  // what the head remembers is not recovered from disk
-    FM_FS_PLANT_SKIP_FORWARD,     // the head commits although its successor did not answer
-    FM_FS_PLANT_LOST_RESYNC,      // recovery skips chunks that the successor has in another version
-    FM_FS_PLANT_EARLY_SERVING,    // a target says it is complete as soon as it is back
-    FM_FS_PLANT_NO_CHAIN_CHECK,   // the version of the chain that a message names is not looked at
-    FM_FS_PLANT_ANY_RESTARTS,     // any replica, complete or not, may restart a chain
-    FM_FS_PLANT_NO_CHECKSUM,      // what was read is not compared with its checksums
-    FM_FS_PLANT_NO_FENCE,         // a deposed manager may still commit
-    FM_FS_PLANT_TORN_JOURNAL,     // replay believes a batch whose checksum is wrong
-    FM_FS_PLANT_NO_FLOOR,         // removed chunks are forgotten, and their versions begin anew
-    FM_FS_PLANT_FLOOR_EARLY,      // the floor is raised over chunks that are being made
-    FM_FS_PLANT_FLOOR_ANYWHERE,   // each replica raises its floor when it likes
-    FM_FS_PLANT_FORGET_FILLED,    // a replica that is being filled forgets removed chunks
-    FM_FS_PLANT_COUNT
-};
 
 #endif

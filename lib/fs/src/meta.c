@@ -47,7 +47,7 @@ static fm_status once(fm_fs_kv_tx *tx, void *context)
     struct fm_fs_meta_key key = request_key(op);
     uint8_t record[FM_FS_META_REQUEST_BYTES];
     fm_fs_kv_bytes value = {0};
-    if (op->look)
+    if (op->look && !FM_FS_PLANT(FM_FS_PLANT_NAMES_TWICE))
         FM_TRY(fm_fs_meta_get(tx, &key, FM_FS_KV_LOCK_UPDATE, &value));
     if (value.size == sizeof record && fm_get_le64(value.data) == op->sequence)
         return replay(tx, op, value.data);
@@ -150,7 +150,7 @@ static fm_status take_numbers(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     struct fm_fs_meta_key key = {.bytes = "A", .size = 1};
     FM_TRY(fm_fs_meta_get(tx, &key, FM_FS_KV_LOCK_UPDATE, &value));
     op->number = value.size == sizeof next ? fm_get_le64(value.data) : FIRST_NUMBER;
-    fm_put_le64(next, op->number + NUMBERS);
+    fm_put_le64(next, op->number + (FM_FS_PLANT(FM_FS_PLANT_NAMES_NUMBERS) ? 0 : NUMBERS));
     return fm_fs_meta_put(tx, &key, next, sizeof next);
 }
 

@@ -35,6 +35,7 @@
 
 #include "fathom/fs_meta.h"
 #include "fathom/mem.h"
+#include "fs_planted.h"
 
 enum {
     FM_FS_META_FORMAT = 1,

@@ -192,6 +192,7 @@ static fm_status run_all(fm_fs_meta *meta, struct work *work,
 
 static fm_status do_work(fm_fs_meta *meta, struct work *work, fm_fs_meta_remover remover, void *context)
 {
+    fm_status removed = FM_OK;
     switch (work->kind) {
     case FM_FS_META_WORK_TREE:
         return run_all(meta, work, empty_dir);
@@ -203,7 +204,9 @@ static fm_status do_work(fm_fs_meta *meta, struct work *work, fm_fs_meta_remover
         if (!work->ready)
             return FM_OK;
         if (work->node.reach)
-            FM_TRY(remover(context, &work->node, 0));
+            removed = remover(context, &work->node, 0);
+        if (!FM_FS_PLANT(FM_FS_PLANT_NAMES_COLLECT))
+            FM_TRY(removed);
         return run_all(meta, work, clear_node);
     default:
         return fm_base_error_set(FM_ERR_FORMAT, "the collector knows no work of kind %u", work->kind);

@@ -213,7 +213,7 @@ static fm_status truncate(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     if (node->flags & FM_FS_NODE_INLINE) {
         FM_TRY(truncate_inline(tx, op, piece->size));
     } else if (piece->size == 0) {
-        if (node->reach)
+        if (node->reach && !FM_FS_PLANT(FM_FS_PLANT_NAMES_CHUNKS))
             FM_TRY(fm_fs_meta_work_put(tx, op, FM_FS_META_WORK_DATA, node, 0));
         node->data = op->number;
         node->reach = 0;

@@ -18,7 +18,9 @@ fm_status fm_fs_meta_check_empty(fm_fs_kv_tx *tx, const fm_fs_node *dir, const c
 {
     int any;
     FM_TRY(fm_fs_meta_any(tx, 'D', dir->ino, &any));
-    return any ? fm_base_error_set(FM_ERR_FS_NOT_EMPTY, "%s is not empty", name) : FM_OK;
+    return any && !FM_FS_PLANT(FM_FS_PLANT_NAMES_NOT_EMPTY)
+               ? fm_base_error_set(FM_ERR_FS_NOT_EMPTY, "%s is not empty", name)
+               : FM_OK;
 }
 
 fm_status fm_fs_meta_work_put(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, enum fm_fs_meta_work kind,
@@ -57,9 +59,12 @@ fm_status fm_fs_meta_drop_link(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, 
     int others = 0;
     node->nlink = S_ISDIR(node->mode) ? 0 : node->nlink - 1;
     node->ctime_ns = op->now_ns;
+    if (FM_FS_PLANT(FM_FS_PLANT_NAMES_LINKS) && node->nlink > 0)
+        node->nlink++;
     if (node->nlink > 0)
         return fm_fs_meta_store(tx, node);
-    FM_TRY(fm_fs_meta_charge(tx, node->project, -(int64_t)(S_ISREG(node->mode) ? node->size : 0), -1));
+    if (!FM_FS_PLANT(FM_FS_PLANT_NAMES_QUOTA))
+        FM_TRY(fm_fs_meta_charge(tx, node->project, -(int64_t)(S_ISREG(node->mode) ? node->size : 0), -1));
     if (node->project == node->ino) {
         struct fm_fs_meta_key quota = fm_fs_meta_key('Q', node->ino);
         FM_TRY(fm_fs_meta_delete(tx, &quota));

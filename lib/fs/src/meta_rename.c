@@ -34,7 +34,7 @@ static fm_status may_move(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, const
     if (from->ino != to->ino && S_ISDIR(node->mode)) {
         FM_TRY(fm_fs_meta_access(op->who, node, 2)); // its ".." changes
         FM_TRY(is_above(tx, to->ino, node->ino, &above));
-        if (above)
+        if (above && !FM_FS_PLANT(FM_FS_PLANT_NAMES_LOOP))
             return fm_base_error_set(FM_ERR_ARG, "%s cannot move into itself", name);
     }
     if (node->project != to->project && node->project != node->ino)

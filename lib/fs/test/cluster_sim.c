@@ -16,6 +16,8 @@ static void print_sums(const sim_result *sums, unsigned long count)
            sums->events);
     printf("dirty reads %lu, driven %lu, synced %lu, repaired %lu, resumed %lu, forgotten %lu\n",
            sums->dirty_reads, sums->driven, sums->synced, sums->repaired, sums->resumed, sums->forgotten);
+    printf("on names %lu, sent again %lu, collected %lu\n", sums->names_operations, sums->names_again,
+           sums->collected);
     for (int i = 0; i < SIM_FAULTS; i++)
         printf("  %-15s %lu\n", sim_fault_name(i), sums->faults[i]);
 }
@@ -31,6 +33,9 @@ static void add(sim_result *sums, const sim_result *result)
     sums->repaired += result->repaired;
     sums->resumed += result->resumed;
     sums->forgotten += result->forgotten;
+    sums->names_operations += result->names_operations;
+    sums->names_again += result->names_again;
+    sums->collected += result->collected;
     for (int i = 0; i < SIM_FAULTS; i++)
         sums->faults[i] += result->faults[i];
 }

@@ -189,6 +189,8 @@ static int index_of(uint32_t node)
 {
     if (node < 10)
         return (int)node - 1;
+    if (node > 200)
+        return (int)node - 201 + FIRST_NAMER;
     return node < 100 ? (int)node - 11 + MANAGERS : (int)node - 101 + MANAGERS + STORAGES;
 }
 
@@ -196,6 +198,8 @@ uint32_t sim_name_of(int index)
 {
     if (index < MANAGERS)
         return (uint32_t)index + 1;
+    if (index >= FIRST_NAMER)
+        return (uint32_t)(index - FIRST_NAMER + 201);
     return (uint32_t)(index < MANAGERS + STORAGES ? index - MANAGERS + 11
                                                   : index - MANAGERS - STORAGES + 101);
 }
@@ -323,6 +327,8 @@ void sim_take_request(struct world *world, struct node *node, const struct messa
         fm_fs_manager_serve(node->manager, &request->base);
     else if (node->storage)
         fm_fs_storage_serve(node->storage, &request->base);
+    else if (node->fiber && !node->names)
+        sim_names_take(node);
     else
         sim_request_free(request);
 }

@@ -59,6 +59,8 @@ static void start_node(struct world *world, struct node *node)
                                         .channels = AT_ONCE};
         if (fm_fs_client_new(&node->base, &options, &node->client) < 0)
             abort();
+        if (node->index >= FIRST_NAMER)
+            sim_names_start(node);
     }
 }
 
@@ -90,6 +92,7 @@ static void stop_node(struct world *world, struct node *node)
     }
     while (node->requests.after != &node->requests)
         sim_request_free(node->requests.after);
+    sim_names_stop(node);
 }
 
 void sim_crash_node(struct world *world, struct node *node, int power, int64_t down)
@@ -171,6 +174,7 @@ static int is_all_serving(struct world *world)
 static fm_fs_chunk_id chunk_id(int chunk)
 {
     fm_fs_chunk_id id = {{0}};
+    id.bytes[0] = 1; // no tenant of files
     id.bytes[7] = (uint8_t)(chunk + 1);
     return id;
 }
@@ -201,6 +205,8 @@ static void partition(struct world *world)
             }
     if (sim_chance(world, 0.3))
         world->nodes[sim_between(world, 0, MANAGERS - 1)].cut_from_kv = 1;
+    if (sim_chance(world, 0.3))
+        world->nodes[FIRST_NAMER + sim_between(world, 0, NAMERS - 1)].cut_from_kv = 1;
     world->cut_ns = INT64_MAX / 2;
     sim_count(world, SIM_PARTITION);
     sim_note(world, "partition%s", both ? "" : ", one way");
@@ -273,7 +279,7 @@ static void inject(struct world *world)
     else if (what < 30 && !calm)
         sim_crash_node(world, any_storage(world), sim_chance(world, 0.6),
                        sim_between(world, 10 * ms, 2500 * ms));
-    else if (what < 38)
+    else if (what < 36)
         sim_crash_node(world, &world->nodes[sim_between(world, 0, MANAGERS - 1)], 0,
                        sim_between(world, 10 * ms, 2 * s));
     else if (what < 58 && !calm)
@@ -290,6 +296,8 @@ static void inject(struct world *world)
     } else {
         world->duplicate_rate = 0.01 * (double)sim_between(world, 0, 20);
     }
+    if (sim_chance(world, 0.3))
+        world->nodes[FIRST_NAMER + sim_between(world, 0, NAMERS - 1)].armed = (int)sim_between(world, 1, 30);
     struct event event = {.kind = FAULT};
     sim_push(world, event, sim_between(world, 20 * ms, world->fault_gap_ns));
 }
@@ -458,6 +466,14 @@ static void begin_operations(struct world *world, struct node *node)
         begin_operation(world, node, --node->final_to_do);
 }
 
+static int is_names_done(struct world *world)
+{
+    for (int i = 0; i < NAME_CLIENTS; i++)
+        if (!sim_names_done(&world->nodes[FIRST_NAMER + NAMERS + i]))
+            return 0;
+    return 1;
+}
+
 static int is_done(struct world *world)
 {
     for (int i = 0; i < CLIENTS; i++) {
@@ -465,7 +481,8 @@ static int is_done(struct world *world)
         if (node->to_do || node->going || (world->final && node->final_to_do))
             return 0;
     }
-    return 1;
+    // Files wait for their chunks as long as it takes, which is long while chains are down all the time.
+    return (world->faulty && world->now > NAMES_UNDER_FAULTS_S * s) || is_names_done(world);
 }
 
 /* The loop */
@@ -496,7 +513,7 @@ static void heal(struct world *world)
 {
     world->cut_ns = world->now;
     memset(world->blocked, 0, sizeof world->blocked);
-    for (int i = 0; i < MANAGERS; i++)
+    for (int i = 0; i < NODES; i++)
         world->nodes[i].cut_from_kv = 0;
 }
 
@@ -553,6 +570,12 @@ static void handle(struct world *world, const struct event *event)
     }
     case CLIENT:
         begin_operations(world, node);
+        break;
+    case FIBER:
+        sim_names_wake(node, event->id);
+        break;
+    case CRASH:
+        sim_crash_node(world, node, 0, sim_between(world, 10 * ms, 1500 * ms));
         break;
     default:
         break;
@@ -624,6 +647,10 @@ static void build(struct world *world)
                                 .pause_context = world};
     if (fm_fs_kv_open("memory:", &options, &world->kv) < 0)
         abort();
+    options.seed++;
+    options.pause = NULL; // by the servers' own way to it
+    if (fm_fs_kv_open("memory:", &options, &world->names_kv) < 0)
+        abort();
     while (fm_fs_kv_run(world->kv, 0, write_chains, NULL) < 0)
         ;
     for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++)
@@ -640,7 +667,7 @@ static void build(struct world *world)
         node->rate = 1 + 0.0001 * (double)sim_between(world, -500, 500); // by up to 5 %
         sim_count(world, SIM_CLOCK_SKEW);
         start_node(world, node);
-        if (node->client) {
+        if (node->client && i < FIRST_NAMER) {
             node->to_do = OPERATIONS;
             sim_push(world, sim_event_of(node, CLIENT), 300 * ms);
         }
@@ -686,10 +713,6 @@ static void check_history(struct world *world)
 
 static int is_equal_copy(const fm_fs_chunk_copy *a, const fm_fs_chunk_copy *b)
 {
-    int a_there = a && !a->removed;
-    int b_there = b && !b->removed;
-    if (!a_there || !b_there)
-        return a_there == b_there;
     return a->version == b->version && a->size == b->size && a->crc == b->crc;
 }
 
@@ -706,7 +729,7 @@ static void check_target(struct world *world, const struct disk *disk, const fm_
             used += (uint64_t)FM_FS_CHUNK_CLASS_MIN << chunk->committed->size_class;
     }
     // Blocks that a commit freed are given back with the next flush, one a chunk at most.
-    uint64_t slack = (uint64_t)CHUNKS * 2 * FM_FS_CHUNK_CLASS_MIN;
+    uint64_t slack = (uint64_t)(CHUNKS + fm_fs_store_count(store)) * 2 * FM_FS_CHUNK_CLASS_MIN;
     if (fm_fs_store_used_bytes(store) < used || fm_fs_store_used_bytes(store) > used + slack)
         sim_fail(world, "target %u uses %llu bytes of blocks; its chunks have %llu", disk->target,
                  (unsigned long long)fm_fs_store_used_bytes(store), (unsigned long long)used);
@@ -726,13 +749,13 @@ static void check_replicas(struct world *world)
         check_target(world, disk, store);
         if (!first[chain])
             first[chain] = store;
-        for (int c = 0; c < CHUNKS; c++) {
-            fm_fs_chunk_id id = chunk_id(c);
-            const fm_fs_chunk *a = fm_fs_store_find(first[chain], &id);
-            const fm_fs_chunk *b = fm_fs_store_find(store, &id);
-            if (!is_equal_copy(a ? a->committed : NULL, b ? b->committed : NULL))
-                sim_fail(world, "chunk %d: target %u differs from another replica at rest", c, disk->target);
-        }
+        const fm_fs_chunk *a = fm_fs_store_after(first[chain], NULL);
+        const fm_fs_chunk *b = fm_fs_store_after(store, NULL);
+        for (; (a || b) && !world->result.failed;
+             a = fm_fs_store_after(first[chain], &a->id), b = fm_fs_store_after(store, &b->id))
+            if (!a || !b || fm_fs_chunk_id_compare(&a->id, &b->id) != 0 ||
+                !is_equal_copy(a->committed, b->committed))
+                sim_fail(world, "a chunk of target %u differs from another replica's at rest", disk->target);
     }
 }
 
@@ -756,6 +779,7 @@ static void free_world(struct world *world)
     for (int i = 0; i < world->disk_count; i++)
         sim_disk_free(&world->disks[i].sim);
     fm_fs_kv_close(world->kv);
+    fm_fs_kv_close(world->names_kv);
     free(world->history);
     free(world->heap);
 }
@@ -768,6 +792,9 @@ static void come_to_rest(struct world *world)
     run_until(world, world->now + 40 * s, is_all_serving);
     if (!world->result.failed && !is_all_serving(world))
         sim_fail(world, "no progress: chains are not whole 40 s after all faults had ended");
+    run_until(world, world->now + 60 * s, is_names_done);
+    if (!world->result.failed && !is_names_done(world))
+        sim_fail(world, "no progress: operations on names have not ended");
     run_until(world, world->now + 3 * s, never);
     world->final = 1;
     for (int i = 0; i < CLIENTS; i++) {
@@ -799,6 +826,8 @@ sim_result sim_run(unsigned long seed, FILE *trace)
         check_history(world);
     if (!world->result.failed)
         check_replicas(world);
+    if (!world->result.failed)
+        sim_names_check(world);
     free_world(world);
     sim_result result = world->result;
     free(world);

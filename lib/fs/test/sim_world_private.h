@@ -7,7 +7,11 @@
 #include "fm_gen.h"
 #include "lin_check.h"
 #include "manager.h"
+#include "meta.h"
+#include "meta_model.h"
+#include "kv_backend.h"
 #include "sim_disk.h"
+#include "sim_fiber.h"
 #include "sim_world.h"
 #include "storage.h"
 
@@ -15,7 +19,8 @@ static const int64_t us = 1000;
 static const int64_t ms = 1000000;
 
 /*
- * Two managers, four storage nodes, three clients; two chains of three replicas over the nodes:
+ * Two managers, four storage nodes, three clients of chunks; two servers of names with a store of their own, and two clients
+ * of theirs, whose files are chunks of the same cluster. Two chains of three replicas over the nodes:
  *
  *     chain 1: targets 11, 12, 13 on nodes 11, 12, 13        chain 2: targets 23, 24, 21 on nodes 13, 14, 11
  */
@@ -23,7 +28,14 @@ enum {
     MANAGERS = 2,
     STORAGES = 4,
     CLIENTS = 3,
-    NODES = MANAGERS + STORAGES + CLIENTS,
+    NAMERS = 2,
+    NAME_CLIENTS = 2,
+    FIRST_NAMER = MANAGERS + STORAGES + CLIENTS,
+    NODES = FIRST_NAMER + NAMERS + NAME_CLIENTS,
+    NAMES_OPERATIONS = 60, // of each client
+    NAMES_UNDER_FAULTS_S = 40,
+    NAMES_CHUNK = 64 << 10,
+    NAMES_CHUNKS = 3, // of a file, at most
     CHAINS = 2,
     REPLICAS = 3,
     TARGETS_PER_NODE = 2,
@@ -48,7 +60,9 @@ enum event_kind {
     RESTART,
     HEAL,
     OPERATOR,
-    CLIENT
+    CLIENT,
+    FIBER,
+    CRASH
 };
 
 struct message {
@@ -95,6 +109,11 @@ struct disk_io { // under way
     int disk;
 };
 
+struct names_kv {
+    fm_fs_kv base;
+    struct node *node;
+};
+
 struct node {
     fm_fs_runtime base;
     struct world *world;
@@ -117,7 +136,20 @@ struct node {
     struct client_op *ops;
     int final_to_do;
     int64_t started_ns;
-    int armed; // the node fails at the n-th disk operation from now
+    int armed; // the node fails at the n-th disk operation, or way to or from the store, from now
+    // Of servers and clients of names
+    sim_fiber *fiber;
+    uint64_t waiting; // grows with each wait; whoever ends one names it
+    uint64_t idle;    // server: waits for a request, by this number
+    int dying;
+    int at_rest; // client: its operations have ended
+    int64_t collect_at;
+    struct names_kv names_kv;
+    fm_fs_meta *meta;
+    fm_fs_who served; // whose request it is that is being served
+    int serving;
+    struct names_client *names;
+    struct names_reply *names_reply;
 };
 
 struct disk {
@@ -148,6 +180,7 @@ struct world {
     int disk_count;
     int blocked[NODES][NODES]; // messages from, to
     fm_fs_kv *kv;
+    fm_fs_kv *names_kv;
     int faulty;         // faults are on
     int64_t calm_until; // no node may be lost before: a replica is being mended
     double io_error_rate;
@@ -194,6 +227,14 @@ void sim_time_out(struct node *node, uint64_t id);
 void sim_disk_submitted(void *context, fm_fs_disk_io *io);
 void sim_disk_done(struct world *world, struct node *node, const struct event *event);
 extern const struct fm_fs_runtime_ops sim_runtime_ops;
+
+// sim_names.c
+void sim_names_start(struct node *node);
+void sim_names_stop(struct node *node);
+void sim_names_wake(struct node *node, uint64_t id);
+void sim_names_take(struct node *node); // a request has come
+int sim_names_done(const struct node *node);
+void sim_names_check(struct world *world);
 
 // sim_world.c
 void sim_crash_node(struct world *world, struct node *node, int power, int64_t down);
