@@ -205,6 +205,7 @@ static void serve(void *context)
                                         .no_inline = 1,
                                         .now = names_now,
                                         .now_context = node};
+    serve_on(node);
     while (!node->dying && fm_fs_meta_open(&node->names_kv.base, &options, &node->meta) < 0)
         nap(node, 20 * ms);
     while (!node->dying) {
@@ -442,7 +443,8 @@ static void own_truncate(struct names_client *client, int at)
 {
     struct world *world = client->node->world;
     struct file *file = &client->files[at];
-    uint32_t kept = file->chunks && sim_chance(world, 0.4) ? (uint32_t)sim_between(world, 0, file->chunks) : 0;
+    uint32_t kept =
+        file->chunks && sim_chance(world, 0.4) ? (uint32_t)sim_between(world, 0, file->chunks) : 0;
     struct names_args args = {.op = TRUNCATE,
                               .ino = client->model.nodes[at].ino,
                               .data = file->data,
@@ -754,6 +756,7 @@ void sim_names_check(struct world *world)
 {
     fm_fs_meta *meta = NULL;
     fm_fs_meta_census census = {0};
+    fm_fs_meta_serve_for(NULL);
     const fm_fs_meta_options options = {.size = sizeof options, .no_inline = 1};
     while (fm_fs_meta_open(world->names_kv, &options, &meta) < 0)
         ;

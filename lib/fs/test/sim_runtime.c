@@ -162,7 +162,7 @@ static int64_t network_delay(struct world *world)
         sim_count(world, SIM_DELAY);
         sim_count(world, SIM_REORDER); // those sent later overtake it
         // Some arrive when their chain has changed long since.
-        delay += sim_between(world, 10 * ms, sim_chance(world, 0.15) ? 3000 * ms : 400 * ms);
+        delay += sim_between(world, 10 * ms, sim_chance(world, world->late_rate) ? 3000 * ms : 400 * ms);
     }
     return delay;
 }

@@ -683,6 +683,7 @@ static void build(struct world *world)
     world->io_error_rate = sim_chance(world, 0.3) ? 0.0005 : 0;
     world->drop_rate = 0.01 * (double)sim_between(world, 0, 5);
     world->slow_rate = 0.01 * (double)sim_between(world, 0, 8);
+    world->late_rate = sim_chance(world, 0.3) ? 0.6 : 0.1;
     world->duplicate_rate = 0.01 * (double)sim_between(world, 0, 8);
     sim_push(world, (struct event){.kind = FAULT}, sim_between(world, 500 * ms, 1500 * ms));
     sim_push(world, (struct event){.kind = OPERATOR}, 200 * ms);

@@ -185,6 +185,7 @@ struct world {
     int64_t calm_until; // no node may be lost before: a replica is being mended
     double io_error_rate;
     double drop_rate, duplicate_rate, slow_rate;
+    double late_rate;     // of the slow ones
     int64_t cut_ns;       // when the network was whole again last
     int gentle;           // few faults, so that all is whole at times, when one disk may fail
     int64_t fault_gap_ns; // the longest
