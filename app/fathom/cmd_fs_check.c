@@ -9,9 +9,22 @@
 
 /* fsck */
 
+struct fsck_options {
+    int chunks, repair;
+};
+
+static const fm_option fsck_schema[] = {
+    {"chunks", FM_OPTION_FLAG, offsetof(struct fsck_options, chunks), .value = "false",
+     .help = "look for chunks that no file owns as well; the cluster has to be up"},
+    {"repair", FM_OPTION_FLAG, offsetof(struct fsck_options, repair), .value = "false",
+     .help = "and remove them"},
+    {0},
+};
+
 struct check {
     fm_json json;
     int as_json;
+    uint64_t chunks, orphans;
 };
 
 static void tell(void *context, const char *text)
@@ -23,18 +36,36 @@ static void tell(void *context, const char *text)
         printf("%s\n", text);
 }
 
+static void tell_orphan(void *context, uint32_t chain, const uint8_t *id, int removed)
+{
+    char text[96];
+    int size = snprintf(text, sizeof text, "chain %" PRIu32 ", chunk ", chain);
+    for (int i = 0; i < FM_FS_CHUNK_ID_BYTES; i++)
+        size += snprintf(text + size, sizeof text - (size_t)size, "%02x", id[i]);
+    snprintf(text + size, sizeof text - (size_t)size, ": no file owns it%s", removed ? "; removed" : "");
+    tell(context, text);
+}
+
+static fm_status check_chunks(fm_fs_volume *volume, const struct fsck_options *options, struct check *check)
+{
+    if (!options->chunks && !options->repair)
+        return FM_OK;
+    return fm_fs_volume_orphans(volume, options->repair, tell_orphan, check, &check->chunks, &check->orphans);
+}
+
 static fm_status run_fsck(const fm_invocation *invocation, const void *options, int *out_exit)
 {
     struct check check = {.as_json = invocation->json};
     fm_fs_volume *volume;
     fm_fs_meta_census census = {0};
-    (void)options;
     FM_TRY(fm_fs_volume_open(invocation->operands[0], NULL, &volume));
     if (check.as_json) {
         fm_base_json_begin(&check.json, NULL, '{');
         fm_base_json_begin(&check.json, "told", '[');
     }
     fm_status status = fm_fs_meta_check(fm_fs_volume_meta(volume), tell, &check, &census);
+    if (status == FM_OK)
+        status = check_chunks(volume, options, &check);
     fm_fs_volume_close(volume);
     if (check.as_json) {
         fm_base_json_end(&check.json);
@@ -45,6 +76,8 @@ static fm_status run_fsck(const fm_invocation *invocation, const void *options, 
         fm_base_json_int(&check.json, "others", (int64_t)census.others);
         fm_base_json_int(&check.json, "bytes", (int64_t)census.bytes);
         fm_base_json_int(&check.json, "collectable", (int64_t)census.collectable);
+        fm_base_json_int(&check.json, "chunks", (int64_t)check.chunks);
+        fm_base_json_int(&check.json, "orphans", (int64_t)check.orphans);
         fm_base_json_end(&check.json);
         fm_status shown = fm_base_json_finish(&check.json, status == FM_OK ? stdout : NULL);
         status = status < 0 ? status : shown;
@@ -53,9 +86,10 @@ static fm_status run_fsck(const fm_invocation *invocation, const void *options, 
                " others; %" PRIu64 " to be collected\n",
                census.files, fm_base_text_bytes((double)census.bytes).text, census.directories, census.links,
                census.others, census.collectable);
-        printf(census.findings ? "%" PRIu64 " findings\n" : "sound\n", census.findings);
+        uint64_t findings = census.findings + check.orphans;
+        printf(findings ? "%" PRIu64 " findings\n" : "sound\n", findings);
     }
-    if (census.findings)
+    if (census.findings + check.orphans)
         *out_exit = 1;
     return status;
 }
@@ -67,11 +101,15 @@ const fm_command fm_cmd_fs_fsck = {
     .details =
         "Reads one moment of the names and tells each violation: entries without a file, wrong link counts,\n"
         "directories that are not reached from the root, quotas that do not sum up. Nothing is changed.\n"
-        "Chunks check themselves: see 'fathom fs cluster status'. The exit status is 1 when anything is "
-        "found.",
+        "With --chunks, chunks that no file owns are looked for as well, and with --repair removed. What "
+        "chunks\n"
+        "hold is checked by the cluster itself: see 'fathom fs cluster status'. The exit status is 1 when\n"
+        "anything is found.",
     .operands_min = 1,
     .operands_max = 1,
     .has_json = 1,
+    .options = fsck_schema,
+    .options_size = sizeof(struct fsck_options),
     .run = run_fsck,
 };
 

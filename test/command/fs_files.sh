@@ -92,6 +92,8 @@ expect 0 "$fathom" fs fsck c
 says out.txt 'sound'
 expect 0 "$fathom" fs fsck c --json
 says out.txt '"collectable":0'
+expect 0 "$fathom" fs fsck c --chunks
+says out.txt 'sound'
 expect 0 "$fathom" fs ls c:/
 [ "$(tr '\n' ' ' <out.txt)" = "d/ " ]
 
@@ -115,3 +117,17 @@ says out.txt sound
 expect 0 "$fathom" fs cluster up --detach c
 expect 0 "$fathom" fs cp c:/d/x out
 [ "$(cat out)" = small ]
+
+# Names of an earlier time know nothing of chunks that were made since.
+expect 0 "$fathom" fs backup c earlier
+head -c 300000 /dev/zero >many
+expect 0 "$fathom" fs cp many c:/later
+expect 0 "$fathom" fs cluster stop c
+mv c/names c/names-later
+expect 0 "$fathom" fs restore c earlier
+expect 0 "$fathom" fs cluster up --detach c
+expect 1 "$fathom" fs fsck c --chunks
+says out.txt 'no file owns it'
+expect 1 "$fathom" fs fsck c --repair
+says out.txt 'removed'
+expect 0 "$fathom" fs fsck c --chunks

@@ -92,6 +92,7 @@ enum fm_fs_method {
     FM_FS_SYNC_START, // predecessor -> successor; `version` is its floor, the payload holds sessions
     FM_FS_SYNC_LIST,  // what have you behind this id? The reply's payload holds entries
     FM_FS_SYNC_DONE,
+    FM_FS_LIST,  // client -> any SERVING target: the ids of chunks behind `id`; `offset` 1: from the first on
     FM_FS_FLOOR, // target -> successor: `version` is the floor from now on
     // To a manager
     FM_FS_HEARTBEAT = 32, // args: fm_fs_heartbeat; the reply: fm_fs_heartbeat_reply

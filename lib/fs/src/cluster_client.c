@@ -114,6 +114,11 @@ void fm_fs_client_refresh(fm_fs_client *client)
     fm_fs_call_start(client->runtime, &client->fetch);
 }
 
+static int only_reads(const fm_fs_client_io *io)
+{
+    return io->kind == FM_FS_CLIENT_READ || io->kind == FM_FS_CLIENT_LIST;
+}
+
 /* Floors */
 
 static struct floor *floor_of(fm_fs_client *client, const fm_fs_client_io *io)
@@ -136,6 +141,8 @@ static int floor_is_of(const fm_fs_client *client, const struct floor *floor, co
 
 static uint64_t floor_read(fm_fs_client *client, const fm_fs_client_io *io)
 {
+    if (io->kind == FM_FS_CLIENT_LIST)
+        return 0; // of no chunk
     const struct floor *floor = floor_of(client, io);
     return floor_is_of(client, floor, io) ? floor->version : 0;
 }
@@ -158,12 +165,12 @@ static void finish(fm_fs_client_io *io, fm_status status)
     io->before->after = io->after;
     io->after->before = io->before;
     io->status = status;
-    if (status == FM_OK)
+    if (status == FM_OK && io->kind != FM_FS_CLIENT_LIST)
         floor_raise(client, io);
     // A channel is free now; the first that waits for one takes it.
     if (io->channel)
         for (fm_fs_client_io *other = client->ios.after; other != &client->ios; other = other->after)
-            if (other->kind != FM_FS_CLIENT_READ && !other->channel) {
+            if (!only_reads(other) && !other->channel) {
                 fm_fs_timer_start(client->runtime, &other->timer, 0);
                 break;
             }
@@ -248,14 +255,12 @@ static void answered(fm_fs_call *call)
     if (status == FM_OK)
         status = fm_fs_message_decode(call->reply_args, call->reply_args_bytes, &reply);
     size_t size = call->reply_payload ? call->reply_payload->size : 0;
-    if (status == FM_OK && io->kind == FM_FS_CLIENT_READ &&
-        (size != reply.size || reply.version < floor_read(client, io)))
+    if (status == FM_OK && only_reads(io) && (size != reply.size || reply.version < floor_read(client, io)))
         status = FM_ERR_BUSY;
-    if (status == FM_OK && io->kind == FM_FS_CLIENT_READ && size &&
-        fm_fs_buffer_crc(call->reply_payload) != reply.crc)
+    if (status == FM_OK && only_reads(io) && size && fm_fs_buffer_crc(call->reply_payload) != reply.crc)
         status = FM_ERR_BUSY;
     if (status == FM_OK) {
-        if (io->kind == FM_FS_CLIENT_READ)
+        if (only_reads(io))
             take_read(io, &reply);
         else
             io->version = reply.version;
@@ -267,7 +272,7 @@ static void answered(fm_fs_call *call)
         return;
     }
     // A head that gave up on an update had perhaps passed it on.
-    io->unknown |= io->kind != FM_FS_CLIENT_READ;
+    io->unknown |= !only_reads(io);
     if (status != FM_ERR_BUSY)
         fm_fs_client_refresh(client);
     again(io);
@@ -280,7 +285,7 @@ static void send(fm_fs_client_io *io, const fm_fs_chain *chain, const fm_fs_memb
                                     [FM_FS_CLIENT_REMOVE] = FM_FS_APPLY_REMOVE};
     fm_fs_client *client = io->client;
     uint8_t args[FM_FS_MESSAGE_BYTES];
-    int reads = io->kind == FM_FS_CLIENT_READ;
+    int reads = only_reads(io);
     fm_fs_message message = {.chain = chain->id,
                              .chain_version = chain->version,
                              .target = to->target,
@@ -294,13 +299,14 @@ static void send(fm_fs_client_io *io, const fm_fs_chain *chain, const fm_fs_memb
         message.tag = (fm_fs_tag){client->options.id, io->channel, io->sequence};
         message.crc = fm_fs_buffer_crc(io->data);
     }
+    uint16_t method = io->kind == FM_FS_CLIENT_LIST ? FM_FS_LIST : reads ? FM_FS_READ : FM_FS_UPDATE;
     fm_fs_message_encode(args, &message);
     io->node = to->node;
     io->rotations = chain->rotations;
     io->calling = 1;
     client->loads[io->node % LOADS]++;
     io->call = (fm_fs_call){.node = to->node,
-                            .method = reads ? FM_FS_READ : FM_FS_UPDATE,
+                            .method = method,
                             .timeout_ns = client->options.call_timeout_ns,
                             .args = args,
                             .args_bytes = sizeof args,
@@ -321,14 +327,14 @@ static void attempt(void *context)
         out_of_time(io);
         return;
     }
-    if (io->kind != FM_FS_CLIENT_READ && !take_channel(io)) {
+    if (!only_reads(io) && !take_channel(io)) {
         // One that ends wakes this one; the timer is for the deadline alone.
         fm_fs_timer_start(client->runtime, &io->timer, io->deadline_ns - fm_fs_now(client->runtime));
         return;
     }
     const fm_fs_chain *chain = fm_fs_routing_chain(&client->routing, io->chain);
     const fm_fs_member *to = NULL;
-    if (chain && io->kind == FM_FS_CLIENT_READ)
+    if (chain && only_reads(io))
         to = choose_replica(io, chain);
     else if (chain && chain->count && chain->members[0].state == FM_FS_SERVING)
         to = &chain->members[0];

@@ -22,7 +22,13 @@ typedef struct fm_fs_client_options {
     uint32_t channels;       // updates at once; later ones wait. 0: 32
 } fm_fs_client_options;
 
-enum fm_fs_client_kind { FM_FS_CLIENT_READ, FM_FS_CLIENT_WRITE, FM_FS_CLIENT_TRUNCATE, FM_FS_CLIENT_REMOVE };
+enum fm_fs_client_kind {
+    FM_FS_CLIENT_READ,
+    FM_FS_CLIENT_WRITE,
+    FM_FS_CLIENT_TRUNCATE,
+    FM_FS_CLIENT_REMOVE,
+    FM_FS_CLIENT_LIST // the ids of chunks behind `id`, as the read's bytes; `offset` 1: from the first on
+};
 
 // An operation. Zero it, set the first block; it stays until done().
 typedef struct fm_fs_client_io {

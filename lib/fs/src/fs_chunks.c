@@ -217,3 +217,33 @@ fm_status fm_fs_chunks_remove(fm_fs_chunks *chunks, uint32_t chain, const uint8_
     memcpy(op.id, id, sizeof op.id);
     return fm_fs_chunks_batch(chunks, &op, 1, timeout_ms);
 }
+
+static void list_done(fm_fs_client_io *io)
+{
+    fm_fs_chunks *chunks = io->context;
+    chunks->done = 1;
+}
+
+fm_status fm_fs_chunks_list(fm_fs_chunks *chunks, uint32_t chain, const uint8_t *after,
+                            uint8_t (*out_ids)[FM_FS_CHUNK_ID_BYTES], uint32_t max, int64_t timeout_ms,
+                            uint32_t *out_count)
+{
+    fm_fs_client_io io = {.kind = FM_FS_CLIENT_LIST,
+                          .chain = chain,
+                          .offset = !after,
+                          .size = (max < FM_FS_ENTRIES_MAX ? max : FM_FS_ENTRIES_MAX) * FM_FS_CHUNK_ID_BYTES,
+                          .timeout_ns = timeout_ms * 1000000,
+                          .done = list_done,
+                          .context = chunks};
+    if (after)
+        memcpy(io.id.bytes, after, sizeof io.id.bytes);
+    chunks->done = 0;
+    fm_fs_client_start(chunks->client, &io);
+    FM_TRY(fm_fs_chunks_wait(chunks));
+    FM_TRY(io.status);
+    if (io.bytes->size)
+        memcpy(out_ids, io.bytes->data, io.bytes->size);
+    *out_count = (uint32_t)(io.bytes->size / FM_FS_CHUNK_ID_BYTES);
+    fm_fs_buffer_drop(io.bytes);
+    return FM_OK;
+}

@@ -438,6 +438,9 @@ void fm_fs_storage_serve(fm_fs_storage *storage, fm_fs_request *request)
     case FM_FS_SYNC_DONE:
         fm_fs_sync_serve(target, request, &message);
         break;
+    case FM_FS_LIST:
+        fm_fs_list_serve(target, request, &message);
+        break;
     case FM_FS_FLOOR:
         fm_fs_floor_serve(target, request, &message);
         break;

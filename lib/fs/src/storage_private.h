@@ -147,6 +147,7 @@ void fm_fs_update_push(fm_fs_op *sync, const fm_fs_chunk_id *id); // a child of 
 // storage_read.c
 void fm_fs_read_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_message *message);
 void fm_fs_ask_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_message *message);
+void fm_fs_list_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_message *message);
 void fm_fs_fetch_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_message *message);
 void fm_fs_repair(fm_fs_target *target, const fm_fs_chunk_id *id);
 void fm_fs_scrub_start(fm_fs_target *target);

@@ -155,6 +155,39 @@ void fm_fs_ask_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_m
         fm_fs_op_end(op, FM_OK, chunk->committed->version, NULL);
 }
 
+/* List: which chunks are there */
+
+static fm_status list_ids(const fm_fs_op *op, fm_fs_buffer **out_ids)
+{
+    const fm_fs_store *store = op->target->store;
+    size_t most = op->message.size / sizeof(fm_fs_chunk_id);
+    most = most < FM_FS_ENTRIES_MAX ? most : FM_FS_ENTRIES_MAX;
+    fm_fs_buffer *ids = fm_fs_buffer_new(most * sizeof(fm_fs_chunk_id));
+    if (!ids)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a list of chunks");
+    size_t count = 0;
+    const fm_fs_chunk *chunk = fm_fs_store_after(store, op->message.offset ? NULL : &op->message.id);
+    for (; chunk && count < most; chunk = fm_fs_store_after(store, &chunk->id))
+        if (fm_fs_chunk_is_there(chunk))
+            memcpy(ids->data + sizeof(fm_fs_chunk_id) * count++, chunk->id.bytes, sizeof(fm_fs_chunk_id));
+    ids->size = count * sizeof(fm_fs_chunk_id);
+    *out_ids = ids;
+    return FM_OK;
+}
+
+void fm_fs_list_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_message *message)
+{
+    fm_fs_op *op = fm_fs_op_new(target, FM_FS_OP_READ, request);
+    fm_fs_buffer *ids = NULL;
+    if (!op)
+        return;
+    op->message = *message;
+    fm_status status = may_read(op) ? list_ids(op, &ids) : cannot_read(op);
+    op->read.crc = fm_fs_buffer_crc(ids);
+    fm_fs_op_end(op, status, 0, ids);
+    fm_fs_buffer_drop(ids);
+}
+
 /* Fetch: a chunk in exactly this version, for a replica whose own has rotted */
 
 void fm_fs_fetch_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_message *message)

@@ -212,12 +212,109 @@ static void a_cluster_may_restart_under_it(void **state)
     home_close(&home);
 }
 
+struct orphans {
+    int told, removed;
+};
+
+static void tell_orphan(void *context, uint32_t chain, const uint8_t *id, int removed)
+{
+    struct orphans *orphans = context;
+    assert_true(chain == 1 && id[2] == 0x7f);
+    orphans->told++;
+    orphans->removed += removed;
+}
+
+static void chunks_that_no_file_owns_are_found(void **state)
+{
+    (void)state;
+    static uint8_t bytes[5 * CHUNK];
+    uint8_t orphan[FM_FS_CHUNK_ID_BYTES] = {0, 0, 0x7f, 1, 2, 3};
+    uint8_t foreign[FM_FS_CHUNK_ID_BYTES] = {9, 0, 0x7f};
+    struct orphans orphans = {0};
+    uint64_t chunks;
+    uint64_t found;
+    size_t done;
+    size_t read;
+    uint32_t got;
+    home_open(&home);
+    fm_fs_volume *volume = open_volume();
+    fm_fs_node node = make(volume, "a");
+    fm_fs_node other = make(volume, "b");
+    fm_fs_chunks *raw;
+    memset(bytes, 7, sizeof bytes);
+    assert_ok(fm_fs_volume_write(volume, node.ino, bytes, sizeof bytes, 0));
+    assert_ok(fm_fs_volume_write(volume, other.ino, bytes, sizeof bytes, 0));
+    assert_ok(fm_fs_meta_unlink(fm_fs_volume_meta(volume), NULL, FM_FS_META_ROOT, "b"));
+    // What waits for the collector is no orphan, and what others keep in the cluster is theirs.
+    assert_ok(fm_fs_chunks_open(home.dir, &raw));
+    assert_ok(fm_fs_chunks_write(raw, 1, foreign, 0, "mine", 4, 60000));
+    assert_ok(fm_fs_volume_orphans(volume, 0, tell_orphan, &orphans, &chunks, &found));
+    assert_int_equal(chunks, 11);
+    assert_int_equal(found, 0);
+    assert_ok(fm_fs_volume_collect(volume, 100, &done));
+    assert_ok(fm_fs_chunks_write(raw, 1, orphan, 0, "late", 4, 60000));
+    assert_ok(fm_fs_volume_orphans(volume, 0, tell_orphan, &orphans, &chunks, &found));
+    assert_int_equal(chunks, 7);
+    assert_int_equal(found, 1);
+    assert_true(orphans.told == 1 && orphans.removed == 0);
+    assert_ok(fm_fs_volume_orphans(volume, 1, tell_orphan, &orphans, &chunks, &found));
+    assert_int_equal(found, 1);
+    assert_true(orphans.told == 2 && orphans.removed == 1);
+    assert_fails(fm_fs_chunks_read(raw, 1, orphan, 0, bytes, 4, 60000, &got, NULL), FM_ERR_NOT_FOUND,
+                 "no such");
+    assert_ok(fm_fs_chunks_read(raw, 1, foreign, 0, bytes, 4, 60000, &got, NULL));
+    assert_ok(fm_fs_volume_orphans(volume, 1, NULL, NULL, &chunks, &found));
+    assert_int_equal(chunks, 6);
+    assert_int_equal(found, 0);
+    memset(bytes, 0, sizeof bytes);
+    assert_ok(fm_fs_volume_read(volume, node.ino, bytes, sizeof bytes, 0, &read));
+    assert_true(read == sizeof bytes && bytes[0] == 7 && bytes[read - 1] == 7);
+    fm_fs_chunks_close(raw);
+    home_check(volume);
+    fm_fs_volume_close(volume);
+    home_close(&home);
+}
+
+// Pages of a chain's chunks, in order, each once.
+static void chunks_are_listed_by_pages(void **state)
+{
+    (void)state;
+    enum { MANY = 37, PAGE = 10 };
+    uint8_t ids[PAGE][FM_FS_CHUNK_ID_BYTES];
+    uint8_t after[FM_FS_CHUNK_ID_BYTES];
+    uint32_t count = PAGE;
+    int seen = 0;
+    fm_fs_chunks *raw;
+    home_open(&home);
+    assert_ok(fm_fs_chunks_open(home.dir, &raw));
+    for (int i = MANY; i-- > 0;) {
+        uint8_t id[FM_FS_CHUNK_ID_BYTES] = {1, (uint8_t)i};
+        assert_ok(fm_fs_chunks_write(raw, 2, id, 0, "x", 1, 60000));
+    }
+    for (int first = 1; count == PAGE; first = 0) {
+        assert_ok(fm_fs_chunks_list(raw, 2, first ? NULL : after, ids, PAGE, 60000, &count));
+        for (uint32_t i = 0; i < count; i++)
+            assert_int_equal(ids[i][1], seen++);
+        if (count)
+            memcpy(after, ids[count - 1], sizeof after);
+    }
+    assert_int_equal(seen, MANY);
+    assert_ok(fm_fs_chunks_list(raw, 1, NULL, ids, PAGE, 60000, &count));
+    assert_int_equal(count, 0);
+    fm_fs_chunks_close(raw);
+    home_close(&home);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(files_of_many_chunks_are_right), cmocka_unit_test(holes_are_told),
-        cmocka_unit_test(removed_chunks_are_freed),       cmocka_unit_test(threads_write_one_file),
+        cmocka_unit_test(files_of_many_chunks_are_right),
+        cmocka_unit_test(holes_are_told),
+        cmocka_unit_test(removed_chunks_are_freed),
+        cmocka_unit_test(threads_write_one_file),
         cmocka_unit_test(a_cluster_may_restart_under_it),
+        cmocka_unit_test(chunks_that_no_file_owns_are_found),
+        cmocka_unit_test(chunks_are_listed_by_pages),
     };
     return fm_test_run("volume", tests);
 }

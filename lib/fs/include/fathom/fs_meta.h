@@ -304,6 +304,16 @@ typedef struct fm_fs_meta_census {
 FM_API FM_MUST_USE fm_status fm_fs_meta_check(fm_fs_meta *meta, fm_fs_meta_finding finding, void *context,
                                               fm_fs_meta_census *out_census);
 
+/** Whose chunks are whose: which belong to files, or to what the collector has still to remove. */
+typedef struct fm_fs_meta_owners fm_fs_meta_owners;
+/** Reads all of the names, page by page; 40 bytes of memory for each file that is in chunks. A chunk that was there before,
+ *  is there afterwards, and has no owner here belongs to nobody, and never will. FM_ERR_UNSUPPORTED: these are another
+ *  service's names. */
+FM_API FM_MUST_USE fm_status fm_fs_meta_owners_read(fm_fs_meta *meta, fm_fs_meta_owners **out_owners);
+FM_API void fm_fs_meta_owners_free(fm_fs_meta_owners *owners);
+/** Whether this chunk of a chain has an owner. Ids that fm_fs_meta_chunk() never makes are somebody else's: they have. */
+FM_API int fm_fs_meta_owners_has(const fm_fs_meta_owners *owners, uint32_t chain, const uint8_t *id);
+
 /* Backups */
 
 /** Writes one moment of the names to the file `path` of this machine, atomically, while they are in use; a check sum over all
