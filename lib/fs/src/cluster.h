@@ -117,7 +117,7 @@ typedef struct fm_fs_message {
     fm_fs_chunk_id id;
     uint64_t version; // read: at least this one. Update: the reply tells it
     uint64_t base;    // forward: on which the change stands
-    uint32_t offset;
+    uint32_t offset;  // reply: how full the fullest replica from this one on is, in permille
     uint32_t size;
     uint32_t crc; // CRC32C of the payload
     fm_fs_tag tag;

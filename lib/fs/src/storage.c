@@ -54,6 +54,7 @@ void fm_fs_op_end(fm_fs_op *op, fm_status status, uint64_t version, fm_fs_buffer
                                .chain_version = op->target->chain.version,
                                .target = op->target->id,
                                .version = version,
+                               .offset = fm_fs_target_fullness(op->target),
                                .flags = op->flags & FM_FS_FLAG_ABSENT,
                                .size = payload ? (uint32_t)payload->size : 0,
                                .crc = op->read.crc};
@@ -116,6 +117,13 @@ int fm_fs_target_reads(fm_fs_target *target)
     fm_fs_storage *storage = target->storage;
     return fm_fs_target_serves(target) &&
            (fm_fs_now(storage->runtime) < storage->lease_until_ns || FM_FS_PLANT(FM_FS_PLANT_STALE_LEASE));
+}
+
+uint32_t fm_fs_target_fullness(const fm_fs_target *target)
+{
+    uint64_t capacity = target->disk->capacity_bytes / 1000;
+    uint64_t own = target->open && capacity ? fm_fs_store_used_bytes(target->store) / capacity : 0;
+    return own > target->below_permille ? (uint32_t)own : target->below_permille;
 }
 
 void fm_fs_target_fail(fm_fs_target *target)
@@ -191,6 +199,8 @@ static void place_target(fm_fs_target *target)
             target->place = m;
             target->state = chain->members[m].state;
             settle_local(target, was != chain->version);
+            if (was != chain->version)
+                target->below_permille = 0; // others are behind it, perhaps
             if (target->open && was != chain->version) {
                 fm_fs_update_drive_all(target);
                 target->sync_not_before_ns = 0;

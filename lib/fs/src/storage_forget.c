@@ -83,10 +83,12 @@ static void floor_answered(fm_fs_call *call)
     fm_fs_message reply;
     op->calling = 0;
     fm_status status = fm_fs_op_reply(call, &reply);
-    if (status == FM_OK && is_valid(op))
-        floor_done(op);
-    else
+    if (status < 0 || !is_valid(op)) {
         floor_end(op, FM_ERR_FS_CHAIN);
+        return;
+    }
+    op->target->below_permille = reply.offset;
+    floor_done(op);
 }
 
 static void floor_durable(fm_fs_flush *flush)
@@ -172,15 +174,17 @@ static void look(void *context)
     fm_fs_store *store = target->store;
     size_t forgotten = 0;
     int may_forget = fm_fs_target_serves(target) || FM_FS_PLANT(FM_FS_PLANT_FORGET_FILLED);
-    if (may_forget && fm_fs_store_removed_count(store) > 0) {
+    if (may_forget && (fm_fs_store_removed_count(store) > 0 || target->asks_below)) {
         forgotten = fm_fs_store_forget(store, target->floor_safe, FORGET_AT_ONCE);
         storage->counts.forgotten += forgotten;
         uint64_t version = fm_fs_store_removed_max(store);
         fm_fs_op *op = NULL;
-        if (forgotten == 0 && may_raise(target) && !target->raising && version > target->floor_safe)
+        if (forgotten == 0 && may_raise(target) && !target->raising &&
+            (version > target->floor_safe || target->asks_below))
             op = fm_fs_op_new(target, FM_FS_OP_FLOOR, NULL);
         if (op) {
             target->raising = op;
+            target->asks_below = 0; // what comes back tells how full the others are
             target->floor_next = version > target->floor_next ? version : target->floor_next;
             op->version = version;
             op->message.chain_version = target->chain.version;

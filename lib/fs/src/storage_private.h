@@ -27,6 +27,9 @@ typedef struct fm_fs_target {
     fm_fs_timer scrub;
     fm_fs_chunk_id scrubbed;
     int scrubbed_any;
+    uint32_t
+        below_permille; // how full the fullest of those behind it in the chain is, as the last answer told
+    int asks_below;     // new chunks were refused for it: it is asked again
     fm_fs_timer forget;
     fm_fs_op *raising;            // the head's, which raises the floor of the chain
     uint64_t floor_next;          // new chunks begin behind it: the floor, or what it is about to be
@@ -123,8 +126,9 @@ void fm_fs_op_free(fm_fs_op *op);
 // Answers the request, if there is one, with this status and version, and frees the operation.
 void fm_fs_op_end(fm_fs_op *op, fm_status status, uint64_t version, fm_fs_buffer *payload);
 int fm_fs_target_serves(const fm_fs_target *target);
-int fm_fs_target_reads(fm_fs_target *target); // and its lease runs
-void fm_fs_target_fail(fm_fs_target *target); // leaves its chain, to be filled anew
+int fm_fs_target_reads(fm_fs_target *target);               // and its lease runs
+uint32_t fm_fs_target_fullness(const fm_fs_target *target); // permille: its own, or of one behind it
+void fm_fs_target_fail(fm_fs_target *target);               // leaves its chain, to be filled anew
 const fm_fs_member *fm_fs_target_successor(const fm_fs_target *target);
 const fm_fs_member *fm_fs_target_tail(const fm_fs_target *target); // the last that is SERVING; NULL: none
 void fm_fs_storage_refresh(fm_fs_storage *storage);

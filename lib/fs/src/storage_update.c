@@ -139,6 +139,8 @@ static void forwarded(fm_fs_call *call)
     fm_fs_message reply;
     op->calling = 0;
     fm_status status = fm_fs_op_reply(call, &reply);
+    if (status == FM_OK)
+        op->target->below_permille = reply.offset;
     if (status == FM_OK || (FM_FS_PLANT(FM_FS_PLANT_SKIP_FORWARD) && op->tries > 0)) {
         // Where the chain has changed meanwhile, its new members need the change as well: one that is being filled
         // may have been compared with this replica already.
@@ -300,7 +302,7 @@ static void drive_first(fm_fs_op *op, const fm_fs_chunk *chunk, int then_again)
 // replaced what they change: a replica that has none for a change holds up its chain.
 enum { CREATE_PERCENT = 95 };
 
-static fm_status may_create(const fm_fs_op *op, const fm_fs_chunk *chunk)
+static fm_status may_create(fm_fs_op *op, const fm_fs_chunk *chunk)
 {
     const fm_fs_store *store = op->target->store;
     uint64_t limit = op->target->disk->capacity_bytes / 100 * CREATE_PERCENT;
@@ -310,6 +312,11 @@ static fm_status may_create(const fm_fs_op *op, const fm_fs_chunk *chunk)
         return fm_base_error_set(FM_ERR_SPACE, "target %u holds %llu of %llu bytes: no new chunks",
                                  op->target->id, (unsigned long long)fm_fs_store_used_bytes(store),
                                  (unsigned long long)op->target->disk->capacity_bytes);
+    if (op->target->below_permille >= CREATE_PERCENT * 10) {
+        op->target->asks_below = 1;
+        return fm_base_error_set(FM_ERR_SPACE, "a replica of chain %u is %u permille full: no new chunks",
+                                 op->target->chain.id, op->target->below_permille);
+    }
     return FM_OK;
 }
 
