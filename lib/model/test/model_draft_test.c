@@ -5,37 +5,23 @@
 #include "fathom/model_train.h"
 #include "fathom/rng.h"
 #include "fathom/serve.h"
+#include "model_small.h"
 
 enum { VOCAB = 40, STEPS = 120, SEQUENCES = 8, LENGTH = 24, ANSWER = 60 };
 
-static const fm_model_config counting = {.family = FM_MODEL_V3,
-                                         .vocab = VOCAB,
-                                         .hidden = 32,
-                                         .intermediate = 64,
-                                         .layers = 2,
-                                         .dense_layers = 1,
-                                         .heads = 2,
-                                         .q_lora = 16,
-                                         .kv_lora = 16,
-                                         .nope = 16,
-                                         .rope = 16,
-                                         .value = 16,
-                                         .experts = 4,
-                                         .expert_intermediate = 32,
-                                         .shared_experts = 1,
-                                         .topk = 2,
-                                         .groups = 1,
-                                         .topk_groups = 1,
-                                         .gate = FM_MODEL_SIGMOID,
-                                         .correction_bias = 1,
-                                         .normalise_topk = 1,
-                                         .routed_scale = 1,
-                                         .epsilon = 1e-6,
-                                         .rope_theta = 100,
-                                         .context = 128,
-                                         .predict_layers = 1,
-                                         .bos = -1,
-                                         .eos = -1};
+static fm_model_config counting(void)
+{
+    fm_model_config config = model_small_config();
+    config.hidden = config.expert_intermediate = 32;
+    config.intermediate = 64;
+    config.kv_lora = config.nope = config.rope = config.value = 16;
+    config.experts = 4;
+    config.groups = config.topk_groups = 1;
+    config.routed_scale = 1;
+    config.context = 128;
+    config.predict_layers = 1;
+    return config;
+}
 
 // Texts that count up from anywhere, round and round.
 static void train(const char *folder)
@@ -48,7 +34,8 @@ static void train(const char *folder)
     training.steps = STEPS;
     training.warmup_steps = 10;
     training.rate = 1e-2;
-    assert_ok(fm_model_trainer_open(&counting, &training, &trainer));
+    const fm_model_config config = counting();
+    assert_ok(fm_model_trainer_open(&config, &training, &trainer));
     for (int step = 0; step < STEPS; step++) {
         for (int i = 0; i < SEQUENCES * (LENGTH + 2); i++)
             ids[i] = (int32_t)((fm_base_rng_at(9, (uint64_t)step, (uint64_t)(i / (LENGTH + 2))) +
@@ -125,7 +112,7 @@ static void guesses_of_what_was_learnt_come_true(void **state)
 
 static void drafts_need_a_head_and_something_fed(void **state)
 {
-    fm_model_config config = counting;
+    fm_model_config config = counting();
     fm_model_options options = {.size = sizeof options, .threads = 1, .predict = 1};
     fm_model *model;
     fm_model_session *session;
@@ -160,7 +147,7 @@ static void drafts_need_a_head_and_something_fed(void **state)
 // A model of 671 billion parameters is refused in an instant, with what it would take.
 static void what_does_not_fit_is_said_before_loading(void **state)
 {
-    fm_model_config config = counting;
+    fm_model_config config = counting();
     fm_model_options options = {.size = sizeof options, .threads = 1, .dtype = FM_DTYPE_F8_E4M3};
     fm_model *model;
     (void)state;
@@ -179,7 +166,8 @@ static fm_status use_all(void *context)
     fm_model_session *session = NULL;
     float logits[VOCAB];
     int32_t ids[3] = {1, 2, 3}, id;
-    FM_TRY(fm_model_open_random(&counting, &options, 1, &model));
+    const fm_model_config config = counting();
+    FM_TRY(fm_model_open_random(&config, &options, 1, &model));
     fm_status status = fm_model_session_open(model, 0, &session);
     if (status == FM_OK)
         status = fm_model_feed(session, ids, 2, FM_MODEL_LAST, logits);

@@ -1,4 +1,5 @@
 #include "model_fixture.h"
+#include "model_small.h"
 
 #include <math.h>
 
@@ -13,34 +14,9 @@ const struct model_fixture_layout model_fixture_layouts[LAYOUTS] = {
 
 fm_model_config model_fixture_config(void)
 {
-    fm_model_config config = {.family = FM_MODEL_V3,
-                              .vocab = 40,
-                              .hidden = 24,
-                              .intermediate = 40,
-                              .layers = 4,
-                              .dense_layers = 1,
-                              .heads = 2,
-                              .q_lora = 16,
-                              .kv_lora = 12,
-                              .nope = 8,
-                              .rope = 4,
-                              .value = 6,
-                              .experts = 6,
-                              .expert_intermediate = 16,
-                              .shared_experts = 1,
-                              .topk = 2,
-                              .groups = 3,
-                              .topk_groups = 2,
-                              .gate = FM_MODEL_SIGMOID,
-                              .correction_bias = 1,
-                              .normalise_topk = 1,
-                              .routed_scale = 1.5,
-                              .epsilon = 1e-6,
-                              .rope_theta = 100,
-                              .context = 96,
-                              .predict_layers = 1,
-                              .bos = -1,
-                              .eos = -1};
+    fm_model_config config = model_small_config();
+    config.layers = 4;
+    config.predict_layers = 1;
     return config;
 }
 

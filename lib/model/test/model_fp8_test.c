@@ -6,36 +6,26 @@
 
 #include "fathom/model_train.h"
 #include "fathom/rng.h"
+#include "model_small.h"
 
 enum { VOCAB = 64, SPAN = 32, BATCH = 8, STEPS = 90, LAST = 50 };
 
-static const fm_model_config config = {.family = FM_MODEL_V3,
-                                       .vocab = VOCAB,
-                                       .hidden = 136,
-                                       .intermediate = 160,
-                                       .layers = 4,
-                                       .dense_layers = 1,
-                                       .heads = 2,
-                                       .q_lora = 32,
-                                       .kv_lora = 32,
-                                       .nope = 16,
-                                       .rope = 16,
-                                       .value = 32,
-                                       .experts = 8,
-                                       .expert_intermediate = 64,
-                                       .shared_experts = 1,
-                                       .topk = 2,
-                                       .groups = 4,
-                                       .topk_groups = 2,
-                                       .gate = FM_MODEL_SIGMOID,
-                                       .correction_bias = 1,
-                                       .normalise_topk = 1,
-                                       .routed_scale = 1,
-                                       .epsilon = 1e-6,
-                                       .rope_theta = 10000,
-                                       .context = 64,
-                                       .bos = -1,
-                                       .eos = -1};
+static fm_model_config config_of(void)
+{
+    fm_model_config config = model_small_config();
+    config.vocab = VOCAB;
+    config.hidden = 136;
+    config.intermediate = 160;
+    config.layers = 4;
+    config.q_lora = config.kv_lora = config.value = 32;
+    config.nope = config.rope = 16;
+    config.experts = 8;
+    config.expert_intermediate = 64;
+    config.groups = 4;
+    config.routed_scale = 1;
+    config.rope_theta = 10000;
+    return config;
+}
 
 // Text of a made-up language: each token has four that follow it, the first most often. Who has read it all is left with the
 // entropy of that choice, 1.2 nats of ln 64 = 4.2.
@@ -70,6 +60,7 @@ static double train(uint64_t seed, int ranks, fm_dtype dtype)
     training.dtype = dtype;
     training.pipe_ranks = training.expert_ranks = ranks;
     training.schedule = ranks > 1 ? FM_PIPE_DUALPIPEV : FM_PIPE_CUSTOM;
+    const fm_model_config config = config_of();
     assert_ok(fm_model_trainer_open(&config, &training, &trainer));
     for (int64_t step = 0; step < STEPS; step++) {
         fm_model_step_result result;

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "fathom/rng.h"
+#include "model_small.h"
 #include "model_trainer.h"
 
 // Widths with a whole and a part of a block of 128; groups of none, one, and more rows than a block.
@@ -12,29 +13,11 @@ static const int64_t offsets[EXPERTS + 1] = {0, 37, 37, 38, ROWS};
 
 static fm_trainer *opened(fm_dtype dtype)
 {
-    fm_model_config config = {.family = FM_MODEL_V3,
-                              .vocab = 40,
-                              .hidden = HIDDEN,
-                              .intermediate = 40,
-                              .layers = 2,
-                              .dense_layers = 1,
-                              .heads = 2,
-                              .kv_lora = 12,
-                              .nope = 8,
-                              .rope = 4,
-                              .value = 6,
-                              .experts = EXPERTS,
-                              .expert_intermediate = WIDTH,
-                              .topk = 2,
-                              .groups = 1,
-                              .topk_groups = 1,
-                              .gate = FM_MODEL_SIGMOID,
-                              .routed_scale = 1,
-                              .epsilon = 1e-6,
-                              .rope_theta = 100,
-                              .context = 96,
-                              .bos = -1,
-                              .eos = -1};
+    fm_model_config config = model_small_config();
+    config.hidden = HIDDEN;
+    config.experts = EXPERTS;
+    config.expert_intermediate = WIDTH;
+    config.groups = config.topk_groups = 1;
     fm_model_training training = FM_MODEL_TRAINING_INIT;
     fm_trainer *trainer = NULL;
     training.threads = 1;

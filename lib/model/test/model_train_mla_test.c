@@ -4,9 +4,10 @@
 #include <math.h>
 
 #include "fathom/rng.h"
+#include "model_small.h"
 #include "model_trainer.h"
 
-enum { HIDDEN = 48, HEADS = 3, SEQUENCES = 3, LENGTH = 70, TOKENS = SEQUENCES * LENGTH };
+enum { HIDDEN = 48, HEADS = 3, LATENT = 24, SEQUENCES = 3, LENGTH = 70, TOKENS = SEQUENCES * LENGTH };
 
 /** Widths that mla takes, and such that have to be filled up. */
 struct widths {
@@ -15,23 +16,14 @@ struct widths {
 
 static fm_trainer *opened(const struct widths *widths, fm_dtype dtype)
 {
-    fm_model_config config = {.family = FM_MODEL_V3,
-                              .vocab = 40,
-                              .hidden = HIDDEN,
-                              .intermediate = 40,
-                              .layers = 1,
-                              .dense_layers = 1,
-                              .heads = HEADS,
-                              .kv_lora = 24,
-                              .nope = widths->nope,
-                              .rope = widths->rope,
-                              .value = widths->value,
-                              .routed_scale = 1,
-                              .epsilon = 1e-6,
-                              .rope_theta = 100,
-                              .context = 96,
-                              .bos = -1,
-                              .eos = -1};
+    fm_model_config config = model_small_config();
+    config.layers = 1;
+    config.hidden = HIDDEN;
+    config.heads = HEADS;
+    config.kv_lora = LATENT;
+    config.nope = widths->nope;
+    config.rope = widths->rope;
+    config.value = widths->value;
     fm_model_training training = FM_MODEL_TRAINING_INIT;
     fm_trainer *trainer = NULL;
     training.threads = 1;
@@ -42,7 +34,7 @@ static fm_trainer *opened(const struct widths *widths, fm_dtype dtype)
 }
 
 struct results {
-    float out[TOKENS * HIDDEN], dx[TOKENS * HIDDEN], dlatents[24 * HIDDEN];
+    float out[TOKENS * HIDDEN], dx[TOKENS * HIDDEN], dlatents[LATENT * HIDDEN];
 };
 
 static void run(const struct widths *widths, fm_dtype dtype, struct results *out)
@@ -84,7 +76,7 @@ static void it_is_off_by_the_rounding_of_bf16(void **state)
         run(&widths[i], FM_DTYPE_F32, &wanted);
         run(&widths[i], FM_DTYPE_BF16, &is);
         double each[] = {noise(is.out, wanted.out, TOKENS * HIDDEN), noise(is.dx, wanted.dx, TOKENS * HIDDEN),
-                         noise(is.dlatents, wanted.dlatents, 24 * HIDDEN)};
+                         noise(is.dlatents, wanted.dlatents, LATENT * HIDDEN)};
         for (int j = 0; j < 3; j++)
             if (!(each[j] > 1e-4 && each[j] < 2e-2))
                 fail_msg("widths %zu, result %d: noise %g", i, j, each[j]);

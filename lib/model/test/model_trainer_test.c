@@ -5,38 +5,21 @@
 
 #include "fathom/file.h"
 #include "fathom/rng.h"
+#include "model_small.h"
 #include "model_trainer.h"
 
 static fm_model_config tiny(fm_model_family family)
 {
-    fm_model_config config = {.family = family,
-                              .vocab = 40,
-                              .hidden = 24,
-                              .intermediate = 40,
-                              .layers = 2,
-                              .dense_layers = 1,
-                              .heads = 2,
-                              .q_lora = family == FM_MODEL_V3 ? 16 : 0,
-                              .kv_lora = 12,
-                              .nope = 8,
-                              .rope = 4,
-                              .value = 6,
-                              .experts = 6,
-                              .expert_intermediate = 16,
-                              .shared_experts = 1,
-                              .topk = 2,
-                              .groups = family == FM_MODEL_V3 ? 3 : 1,
-                              .topk_groups = family == FM_MODEL_V3 ? 2 : 1,
-                              .gate = family == FM_MODEL_V3 ? FM_MODEL_SIGMOID : FM_MODEL_SOFTMAX,
-                              .correction_bias = family == FM_MODEL_V3,
-                              .normalise_topk = family == FM_MODEL_V3,
-                              .routed_scale = 1.5,
-                              .epsilon = 1e-6,
-                              .rope_theta = 100,
-                              .context = 96,
-                              .predict_layers = family == FM_MODEL_V3 ? 2 : 0,
-                              .bos = -1,
-                              .eos = -1};
+    fm_model_config config = model_small_config();
+    if (family == FM_MODEL_V3) {
+        config.predict_layers = 2;
+        return config;
+    }
+    config.family = family;
+    config.q_lora = 0;
+    config.groups = config.topk_groups = 1;
+    config.gate = FM_MODEL_SOFTMAX;
+    config.correction_bias = config.normalise_topk = 0;
     return config;
 }
 
