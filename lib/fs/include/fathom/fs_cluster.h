@@ -188,7 +188,7 @@ FM_API FM_MUST_USE fm_status fm_fs_chunks_chain_rotate(fm_fs_chunks *chunks, uin
 
 /*
  * Chunks. An update that times out returns FM_ERR_FS_MAYBE where it may have happened, or may still; FM_ERR_TIMEOUT
- * where it did not and will not. FM_ERR_LIMIT beyond FM_FS_CHUNK_MAX, FM_ERR_NOMEM. FM_ERR_SPACE: the target is full; new
+ * where it did not and will not. FM_ERR_LIMIT beyond FM_FS_CHUNK_MAX, FM_ERR_NOMEM. FM_ERR_SPACE: a target of the chain is full; new
  * chunks are refused from 95 % on, so that those that are there can still be changed. `id` has
  * FM_FS_CHUNK_ID_BYTES bytes.
  */
