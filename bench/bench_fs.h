@@ -20,6 +20,7 @@ void fm_bench_fs_raw_close(fm_bench_fs_raw *raw);
 
 fm_status fm_bench_fs_store_cases(fm_bench *bench);   /* bench_fs_store.c */
 fm_status fm_bench_fs_cluster_cases(fm_bench *bench); /* bench_fs_cluster.c */
+fm_status fm_bench_fs_usrbio_cases(fm_bench *bench);  /* bench_fs_usrbio.c */
 fm_status fm_bench_fs_names_cases(fm_bench *bench);   /* bench_fs_names.c */
 
 #endif
