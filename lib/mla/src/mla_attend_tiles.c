@@ -226,15 +226,15 @@ static void weigh(const struct stretch *stretch, int fresh)
         add_keys(stretch, added, stretch->keys, fresh);
 }
 
-// Lines to ask for with each step of a pair of tiles, so that all are under way when the stretch is done.
+// Lines to ask for with each step of a pair of tiles, and of packing V, so that all are under way when the stretch is done.
 static int ahead_lines(const struct stretch *stretch)
 {
     const struct fm_mla_block *block = stretch->block;
     const struct fm_mla_ahead *ahead = &stretch->space->ahead;
     int64_t strips = fm_mla_ceil_div(block->rows, FM_MLA_STRIP);
-    int64_t steps =
-        strips * fm_mla_ceil_div(stretch->keys, FM_MLA_STRIP) * fm_mla_ceil_div(block->d_qk, FM_MLA_STEP) +
-        strips * fm_mla_ceil_div(block->d_v, FM_MLA_STRIP) * fm_mla_ceil_div(stretch->keys, FM_MLA_STEP);
+    int64_t steps = fm_mla_ceil_div(stretch->keys, FM_MLA_STEP) *
+                    (strips * fm_mla_ceil_div(block->d_qk, FM_MLA_STEP) +
+                     (strips + 1) * fm_mla_ceil_div(block->d_v, FM_MLA_STRIP));
     int64_t lines = (int64_t)ahead->count * ((ahead->bytes + 63) / 64);
     return (int)fm_mla_ceil_div(lines, steps);
 }
@@ -257,7 +257,7 @@ int fm_mla_block_attend_tiles(const struct fm_mla_block *block, const struct fm_
         count_seen(&stretch);
         logits(&stretch);
         kernels->tiles.pack_rows(space->places.values, stretch.keys, block->d_v, space->tile_v,
-                                 (size_t)most * FM_MLA_STRIP);
+                                 (size_t)most * FM_MLA_STRIP, &space->ahead, stretch.ahead_lines);
         weigh(&stretch, fresh);
         fresh = 0;
         stretch.at = source->at;

@@ -160,8 +160,9 @@ struct fm_mla_tile_kernels {
     void (*pack_pairs)(const float *b, size_t stride, int depth, int columns, uint16_t *out);
     /** 16 rows of A, p[i * stride + r], of `count` i; out_line from row to row. */
     void (*pack_turned)(const float *p, size_t stride, int count, uint16_t *out, size_t out_line);
-    /** B from `count` rows of BF16; out_strip from 32 columns to the next 32. */
-    void (*pack_rows)(const uint8_t *const *rows, int count, int columns, uint16_t *out, size_t out_strip);
+    /** B from `count` rows of BF16; out_strip from 32 columns to the next 32. `lines` are asked for with each 32 x 32. */
+    void (*pack_rows)(const uint8_t *const *rows, int count, int columns, uint16_t *out, size_t out_strip,
+                      struct fm_mla_ahead *ahead, int lines);
     /** Whether all of some rows of BF16 are numbers. */
     int (*finite)(const uint8_t *const *rows, int count, int columns);
 };

@@ -198,13 +198,15 @@ FM_INLINE void interleave(const uint8_t *even, const uint8_t *odd, int half, uin
         _mm512_storeu_si512(out + CODES, _mm512_permutex2var_epi16(x, high, y));
 }
 
-static void pack_rows(const uint8_t *const *rows, int count, int columns, uint16_t *out, size_t out_strip)
+static void pack_rows(const uint8_t *const *rows, int count, int columns, uint16_t *out, size_t out_strip,
+                      struct fm_mla_ahead *ahead, int lines)
 {
     for (int first = 0; first < count; first += FM_MLA_STEP)
         for (int column = 0; column < columns; column += FM_MLA_STRIP) {
             int half = columns - column < FM_MLA_STRIP;
             uint16_t *to = out + (size_t)(column / FM_MLA_STRIP) * out_strip +
                            (size_t)(first / FM_MLA_STEP) * (half ? 1 : 2) * CODES;
+            fm_mla_ahead_ask(ahead, lines);
             for (int i = first; i < first + FM_MLA_STEP; i += 2, to += 2 * LANES)
                 interleave(i < count ? rows[i] + (size_t)column * 2 : NULL,
                            i + 1 < count ? rows[i + 1] + (size_t)column * 2 : NULL, half, to);
