@@ -49,6 +49,10 @@ typedef __m256 M; // all ones where true
 #define m_nan(x)            _mm256_cmp_ps(x, x, _CMP_UNORD_Q)
 #define m_not(m)            _mm256_xor_ps(m, _mm256_castsi256_ps(_mm256_set1_epi32(-1)))
 
+// y * 2^n, which is exact; the low bits of `shifted` hold the integer n, too.
+#define v_times_power(y, n, shifted) \
+    v_mul(y, v_of_bits(i_shift_left(i_add(v_bits(shifted), i_set1(127)), 23)))
+
 #include "mla_kernels_body.h"
 
 static void multiply(const struct fm_mla_product *product)

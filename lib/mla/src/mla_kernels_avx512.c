@@ -50,6 +50,9 @@ typedef __mmask16 M;
 #define m_nan(x)            _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q)
 #define m_not(m)            _knot_mask16(m)
 
+// y * 2^n, which is exact; the low bits of `shifted` hold the integer n, too.
+#define v_times_power(y, n, shifted) _mm512_scalef_ps(y, n)
+
 #include "mla_kernels_body.h"
 
 static void multiply(const struct fm_mla_product *product)

@@ -15,16 +15,15 @@
 FM_INLINE V exp2_of(V x)
 {
     const V magic = v_set1(FM_MLA_EXP_MAGIC);
-    V shifted = v_add(x, magic);
-    V f = v_sub(x, v_sub(shifted, magic));
+    V shifted = v_add(x, magic), n = v_sub(shifted, magic);
+    V f = v_sub(x, n);
     V y = v_fma(v_set1(FM_MLA_EXP_C6), f, v_set1(FM_MLA_EXP_C5));
     y = v_fma(y, f, v_set1(FM_MLA_EXP_C4));
     y = v_fma(y, f, v_set1(FM_MLA_EXP_C3));
     y = v_fma(y, f, v_set1(FM_MLA_EXP_C2));
     y = v_fma(y, f, v_set1(FM_MLA_EXP_C1));
     y = v_fma(y, f, v_set1(1));
-    I power = i_shift_left(i_add(v_bits(shifted), i_set1(127)), 23);
-    return v_zero_where(m_less(x, v_set1(FM_MLA_EXP_LEAST)), v_mul(y, v_of_bits(power)));
+    return v_zero_where(m_less(x, v_set1(FM_MLA_EXP_LEAST)), v_times_power(y, n, shifted));
 }
 
 // To BF16. A NaN must have zeros where BF16 has nothing, as all that come from 16-bit numbers have: it could become a
