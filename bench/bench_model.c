@@ -1,4 +1,5 @@
-// The model: a training step against its products and attention alone, on one rank and on 2 x 2, from nothing to the first step, tokenizing.
+// The model: a training step against its products and attention alone, on one rank and on 2 x 2; from nothing to the first
+// step.
 #include <string.h>
 
 #include "bench_model.h"
@@ -8,7 +9,6 @@
 #include "fathom/model_train.h"
 #include "fathom/numfmt.h"
 #include "fathom/rng.h"
-#include "fathom/tokenizer.h"
 
 /** What a training case is: `sequences` of `tokens` each, processed one by one, by one thread or by side x side ranks, which
  *  are threads. */
@@ -321,78 +321,9 @@ static fm_status add_train(fm_bench *bench, const char *name, const struct train
     return fm_bench_add(bench, &item);
 }
 
-/** A text of words drawn with falling frequency, and a tokenizer trained on it. */
-struct text_state {
-    char *text;
-    size_t length;
-    fm_tokenizer *tokenizer;
-    uint64_t hash;
-};
-
-enum { TEXT_BYTES = 1 << 20 };
-
-static void text_teardown(void *given)
-{
-    struct text_state *state = given;
-    fm_model_tokenizer_close(state->tokenizer);
-    fm_base_mem_free(state->text);
-    fm_base_mem_free(state);
-}
-
-static fm_status text_setup(const fm_bench_setup *setup, void **out_state)
-{
-    struct text_state *state = fm_base_mem_zalloc(1, sizeof *state);
-    fm_tokenizer_training training = {.size = sizeof training, .vocab = 2048, .threads = 1};
-    fm_rng rng = fm_base_rng_begin(setup->seed, 3);
-    if (!state)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a benchmark");
-    state->text = fm_bench_alloc(TEXT_BYTES + 32);
-    while (state->text && state->length < TEXT_BYTES) {
-        double drawn = fm_rng_double(&rng);
-        uint64_t word = (uint64_t)(20000 * drawn * drawn * drawn); // low numbers often
-        fm_rng letters = fm_base_rng_begin(setup->seed + 1, word);
-        uint64_t size = 1 + fm_base_rng_below(&letters, 10);
-        for (uint64_t i = 0; i < size; i++)
-            state->text[state->length++] = (char)('a' + fm_base_rng_below(&letters, 26));
-        state->text[state->length++] = fm_base_rng_below(&rng, 12) ? ' ' : '\n';
-    }
-    fm_status status =
-        state->text ? fm_model_tokenizer_train(state->text, state->length, &training, &state->tokenizer)
-                    : fm_base_error_set(FM_ERR_NOMEM, "no memory for a text");
-    if (status < 0)
-        text_teardown(state);
-    else
-        *out_state = state;
-    return status;
-}
-
-static fm_status encode_run(void *given, int threads)
-{
-    struct text_state *state = given;
-    int32_t *ids;
-    size_t count;
-    (void)threads;
-    FM_TRY(fm_model_tokenizer_encode(state->tokenizer, state->text, state->length, &ids, &count));
-    state->hash = fm_bench_hash(0, ids, count * sizeof *ids);
-    fm_base_mem_free(ids);
-    return FM_OK;
-}
-
-static uint64_t text_hash(const void *state)
-{
-    return ((const struct text_state *)state)->hash;
-}
-
 static fm_status cases(fm_bench *bench)
 {
-    FM_TRY(fm_bench_add(bench, &(fm_bench_case){.name = "encode.1MiB",
-                                                .bytes = TEXT_BYTES,
-                                                .mode = FM_BENCH_IN_SMOKE,
-                                                .threads = 1,
-                                                .setup = text_setup,
-                                                .run = encode_run,
-                                                .hash = text_hash,
-                                                .teardown = text_teardown}));
+    FM_TRY(bench_model_tokenizer_cases(bench));
     FM_TRY(fm_bench_add(bench, &(fm_bench_case){.name = "start.first-step",
                                                 .argument = &large_f32,
                                                 .items = 1,
