@@ -173,8 +173,9 @@ static int64_t covered(const struct interval *ops, size_t count, uint32_t place,
 static double bytes_of(const fm_trace *trace, const fm_trace_slice *slice)
 {
     const fm_trace_args *args = &trace->args[slice - trace->slices];
-    const char *text = trace->args_text + args->offset,
-               *key = args->length ? memmem(text, args->length, "\"bytes\":", 8) : NULL;
+    if (args->length == 0)
+        return 0; // a trace without any has no text
+    const char *key = memmem(trace->args_text + args->offset, args->length, "\"bytes\":", 8);
     return key ? strtod(key + 8, NULL) : 0;
 }
 
