@@ -253,9 +253,27 @@ FM_INLINE const uint8_t *asked_for(const struct fm_gemm_few *few, int number, in
     return few->panels[later - few->count < few->count ? later - few->count : number] + block_bytes;
 }
 
+// Matrices are tried as long as they have failed at less than an eighth of the steps: codes that are of all sizes, as no
+// quantised weights are, then cost little more than tables alone.
+struct tries {
+    int steps, failed;
+};
+
+FM_INLINE void add_codes(const uint8_t *codes, const uint8_t *ahead, const struct tables *tables,
+                         const float *a, size_t a_stride, int rows, struct chains *chains,
+                         struct tries *tries)
+{
+    int tried = HAS_MATRICES && 8 * tries->failed <= tries->steps++;
+    if (tried && add_step(BY_MATRICES, codes, ahead, tables, a, a_stride, rows, chains))
+        return;
+    tries->failed += tried;
+    add_step(BY_TABLES, codes, ahead, tables, a, a_stride, rows, chains);
+}
+
 // A block of one panel. Folded sums are those of codes, times a power of two step by step, which is exact: they are
 // what codes times scales would sum up to.
-FM_INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, int is_bf16)
+FM_INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, int is_bf16,
+                         struct tries *tries)
 {
     const size_t step_bytes = is_bf16 ? 1024 : 512;
     const uint8_t *codes = few->panels[number], *ahead = asked_for(few, number, is_bf16);
@@ -275,9 +293,8 @@ FM_INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, in
         const float *a = few->a + (size_t)step * FM_GEMM_STEP;
         if (is_bf16)
             add_step(FROM_BF16, codes, ahead, &tables, a, few->a_stride, rows, &chains);
-        else if (!HAS_MATRICES ||
-                 !add_step(BY_MATRICES, codes, ahead, &tables, a, few->a_stride, rows, &chains))
-            add_step(BY_TABLES, codes, ahead, &tables, a, few->a_stride, rows, &chains);
+        else
+            add_codes(codes, ahead, &tables, a, few->a_stride, rows, &chains, tries);
         FM_UNROLL for (int r = 0; r < rows; r++)
         {
             __m512 both = _mm512_add_ps(chains.even[r], chains.odd[r]);
@@ -295,11 +312,12 @@ FM_INLINE void few_panel(const struct fm_gemm_few *few, int number, int rows, in
 #define FEW_CASE(n)                                         \
     case n:                                                 \
         for (int number = 0; number < few->count; number++) \
-            few_panel(few, number, n, is_bf16);             \
+            few_panel(few, number, n, is_bf16, &tries);     \
         break
 
 FM_INLINE void few_rows(const struct fm_gemm_few *few, int is_bf16)
 {
+    struct tries tries = {0};
     switch (few->rows) {
         FEW_CASE(1);
         FEW_CASE(2);
