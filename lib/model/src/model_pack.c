@@ -39,15 +39,17 @@ static fm_status no_memory(const char *name)
     return fm_base_error_set(FM_ERR_NOMEM, "no memory for %s", name);
 }
 
-// Codes that are numbers, of all sizes; a scale of 1 / (102 sqrt(columns)), 102 being their root mean square, keeps sums
-// near 1.
+// Codes of 2 to 448, as 99 of 100 are where numbers are normal and the largest of a block is 448; a scale of
+// 1 / (152 sqrt(columns)), 152 being their root mean square, keeps sums near 1.
 static void draw_e4m3(fm_rng *rng, int64_t count, int64_t columns, int64_t scale_count, uint8_t *codes,
                       float *scales)
 {
-    float scale = 1 / (102 * sqrtf((float)columns));
+    float scale = 1 / (152 * sqrtf((float)columns));
     fm_base_rng_fill(rng, codes, (size_t)count);
-    for (int64_t i = 0; i < count; i++)
-        codes[i] = (codes[i] & 0x7f) == 0x7f ? 0 : codes[i];
+    for (int64_t i = 0; i < count; i++) {
+        codes[i] |= 0x40;
+        codes[i] ^= (codes[i] & 0x7f) == 0x7f; // a NaN
+    }
     for (int64_t i = 0; i < scale_count; i++)
         scales[i] = scale * (0.75f + 0.5f * fm_rng_float(rng));
 }
