@@ -7,12 +7,13 @@ function(fm_isa_of source out)
   endif()
 endfunction()
 
-# fm_library(<name> SOURCES ... [DEPENDS <libraries of the house>] [LINK <outside targets>] [PC_REQUIRES <pkg-config names>])
+# fm_library(<name> SOURCES ... [DEPENDS <libraries of the house>] [LINK <outside targets>] [PC_REQUIRES <pkg-config names>]
+#            [EXPORTS <patterns>])
 #
 # makes fathom_<name> (static, what the command links) and fathom_<name>_shared (libfathom_<name>.so), and installs
-# both with the public headers and a pkg-config file.
+# both with the public headers and a pkg-config file. EXPORTS: names that the shared one has beside fm_<name>_*.
 function(fm_library name)
-  cmake_parse_arguments(L "" "" "SOURCES;DEPENDS;LINK;PC_REQUIRES" ${ARGN})
+  cmake_parse_arguments(L "" "" "SOURCES;DEPENDS;LINK;PC_REQUIRES;EXPORTS" ${ARGN})
   set(target fathom_${name})
   set(objects "")
   foreach(isa "" avx2 avx512 amx)
@@ -49,7 +50,11 @@ function(fm_library name)
   target_link_libraries(${target} PUBLIC ${static_deps} ${L_LINK} Threads::Threads m ${CMAKE_DL_LIBS})
 
   set(map ${CMAKE_CURRENT_BINARY_DIR}/${target}.map)
-  file(CONFIGURE OUTPUT ${map} CONTENT "{ global: fm_${name}_*; local: *; };\n")
+  list(JOIN L_EXPORTS "; " exports)
+  if(exports)
+    string(APPEND exports ";")
+  endif()
+  file(CONFIGURE OUTPUT ${map} CONTENT "{ global: fm_${name}_*; ${exports} local: *; };\n")
   add_library(${target}_shared SHARED ${objects})
   set_target_properties(${target}_shared PROPERTIES
     OUTPUT_NAME ${target} VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}

@@ -14,7 +14,12 @@ for shared in "$build"/lib/*/libfathom_*.so; do
         bad=1
     fi
     allowed=
-    [ "$library" = fs ] && allowed=$usrbio
+    if [ "$library" = fs ]; then
+        allowed=$usrbio
+        for symbol in $usrbio; do
+            grep -qxF -- "$symbol" <<<"$exported" || { echo "libfathom_fs.so lacks $symbol" >&2; bad=1; }
+        done
+    fi
     while read -r symbol; do
         if grep -qxF -- "$symbol" <<<"$allowed"; then
             continue
