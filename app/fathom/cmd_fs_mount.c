@@ -13,6 +13,7 @@
 
 struct mount_options {
     int detach, read_only, allow_other, up;
+    int64_t cache;
 };
 
 #define FIELD(name) offsetof(struct mount_options, name)
@@ -30,7 +31,8 @@ static fm_status serve(const fm_invocation *invocation, const struct mount_optio
     const fm_fs_mount_options options = {.size = sizeof options,
                                          .allow_other = given->allow_other,
                                          .read_only = given->read_only,
-                                         .serve_cluster = given->up};
+                                         .serve_cluster = given->up,
+                                         .cache_bytes = (uint64_t)given->cache};
     fm_fs_mount *mount;
     fm_status status = fm_fs_mount_open(invocation->operands[0], invocation->operands[1], &options, &mount);
     tell(ready, status);
@@ -103,6 +105,8 @@ static const fm_option mount_schema[] = {
      .help = "let other users in, too; who is not root needs user_allow_other in /etc/fuse.conf"},
     {"up", FM_OPTION_FLAG, FIELD(up), .value = "false",
      .help = "run the cluster, which is not up, in this process, as fathom fs cluster up does"},
+    {"cache", FM_OPTION_SIZE, FIELD(cache), .value = "256M", .min = 2 << 20, .max = (int64_t)1 << 40,
+     .help = "memory for what was read, beside the kernel's"},
     {0},
 };
 

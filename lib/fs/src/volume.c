@@ -338,7 +338,7 @@ static fm_status write_once(fm_fs_volume *volume, uint64_t ino, const struct fm_
         FM_TRY(fm_fs_meta_extend(volume->meta, ino, node.data, end, &node));
         follow(version, &node);
     }
-    return fm_fs_volume_transfer_pieces(volume, &node, pieces, count);
+    return fm_fs_volume_transfer_pieces(volume, &node, FM_FS_VOLUME_WRITE, pieces, count);
 }
 
 fm_status fm_fs_volume_write_pieces(fm_fs_volume *volume, uint64_t ino,
@@ -363,7 +363,7 @@ fm_status fm_fs_volume_write_pieces(fm_fs_volume *volume, uint64_t ino,
 fm_status fm_fs_volume_write(fm_fs_volume *volume, uint64_t ino, const void *bytes, size_t length,
                              uint64_t offset)
 {
-    const struct fm_fs_volume_piece piece = {offset, length, bytes};
+    const struct fm_fs_volume_piece piece = {.offset = offset, .size = length, .bytes = bytes};
     return length ? fm_fs_volume_write_pieces(volume, ino, &piece, 1, NULL) : FM_OK;
 }
 

@@ -78,11 +78,12 @@ struct fm_fs_volume_part {
     uint32_t index, offset, size;
 };
 
-// Bytes that are to be written.
+// Bytes that are to be written, or read.
 struct fm_fs_volume_piece {
     uint64_t offset;
     size_t size;
-    const uint8_t *bytes; // NULL: zeros
+    const uint8_t *bytes; // written; NULL: zeros
+    uint8_t *into;        // read
 };
 
 #define FM_FS_VOLUME_UNKNOWN UINT64_MAX
@@ -106,8 +107,9 @@ enum fm_fs_volume_action { FM_FS_VOLUME_READ, FM_FS_VOLUME_WRITE, FM_FS_VOLUME_R
  */
 fm_status fm_fs_volume_transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_fs_volume_action action,
                                 uint64_t offset, uint64_t length, void *to, const void *from);
-// WRITE of several pieces, as many chunks at once as may be.
+// READ or WRITE of several pieces, as many chunks at once as may be.
 fm_status fm_fs_volume_transfer_pieces(fm_fs_volume *volume, const fm_fs_node *node,
+                                       enum fm_fs_volume_action action,
                                        const struct fm_fs_volume_piece *pieces, size_t count);
 
 #endif

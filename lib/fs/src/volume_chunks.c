@@ -37,7 +37,8 @@ struct batch {
     int64_t timeout_ns;
     fm_fs_client_io ios[FM_FS_VOLUME_BATCH];
     struct fm_fs_volume_part parts[FM_FS_VOLUME_BATCH];
-    uint8_t *to[FM_FS_VOLUME_BATCH];         // READ: where each part goes
+    // READ: where each part goes. Its references stay: a call that has just ended drops its own only after io_done().
+    fm_fs_buffer to[FM_FS_VOLUME_BATCH];
     const uint8_t *from[FM_FS_VOLUME_BATCH]; // WRITE: where each is; NULL: zeros
     size_t count, running;
 };
@@ -60,6 +61,7 @@ static fm_status prepare(struct batch *batch, size_t i)
     switch (batch->action) {
     case FM_FS_VOLUME_READ:
         io->kind = FM_FS_CLIENT_READ;
+        io->into = &batch->to[i];
         break;
     case FM_FS_VOLUME_WRITE:
         io->kind = FM_FS_CLIENT_WRITE;
@@ -88,9 +90,9 @@ static void take_bytes(struct batch *batch, size_t i)
 {
     const struct fm_fs_volume_part *part = &batch->parts[i];
     fm_fs_client_io *io = &batch->ios[i];
-    uint8_t *to = batch->to[i];
+    uint8_t *to = batch->to[i].data;
     size_t got = io->bytes ? io->bytes->size : 0;
-    if (got)
+    if (got && io->bytes != &batch->to[i])
         memcpy(to, io->bytes->data, got);
     memset(to + got, 0, part->size - got);
     fm_fs_buffer_drop(io->bytes);
@@ -132,7 +134,7 @@ static fm_status reaches(struct batch *batch, const struct fm_fs_volume_part *pa
                          .node = batch->node,
                          .action = FM_FS_VOLUME_READ,
                          .timeout_ns = batch->timeout_ns,
-                         .to = {&byte},
+                         .to = {{.refs = 1, .size = 1, .room = 1, .data = &byte}},
                          .parts = {{part->index, part->offset, 1}},
                          .count = 1};
     fm_fs_client_io *io = &look.ios[0];
@@ -148,8 +150,7 @@ static fm_status reaches(struct batch *batch, const struct fm_fs_volume_part *pa
 }
 
 // Adds the part of a piece that begins at `done`; how long it is.
-static uint32_t add_part(struct batch *batch, const struct fm_fs_volume_piece *piece, size_t done,
-                         uint8_t *to)
+static uint32_t add_part(struct batch *batch, const struct fm_fs_volume_piece *piece, size_t done)
 {
     const uint64_t chunk = batch->node->layout.chunk_bytes;
     uint64_t at = piece->offset + done;
@@ -157,19 +158,19 @@ static uint32_t add_part(struct batch *batch, const struct fm_fs_volume_piece *p
     uint32_t size = (uint32_t)(left < piece->size - done ? left : piece->size - done);
     batch->parts[batch->count] =
         (struct fm_fs_volume_part){(uint32_t)(at / chunk), (uint32_t)(at % chunk), size};
-    batch->to[batch->count] = to ? to + done : NULL;
+    batch->to[batch->count] = (fm_fs_buffer){
+        .refs = 1, .size = size, .room = size, .data = piece->into ? piece->into + done : NULL};
     batch->from[batch->count++] = piece->bytes ? piece->bytes + done : NULL;
     return size;
 }
 
-static fm_status run_all(struct batch *batch, const struct fm_fs_volume_piece *pieces, size_t count,
-                         uint8_t *to)
+static fm_status run_all(struct batch *batch, const struct fm_fs_volume_piece *pieces, size_t count)
 {
     size_t done = 0;
     for (size_t i = 0; i < count;) {
         batch->count = 0;
         while (i < count && batch->count < FM_FS_VOLUME_BATCH) {
-            done += add_part(batch, &pieces[i], done, to);
+            done += add_part(batch, &pieces[i], done);
             if (done == pieces[i].size) {
                 i++;
                 done = 0;
@@ -185,7 +186,7 @@ static fm_status run_all(struct batch *batch, const struct fm_fs_volume_piece *p
 }
 
 static fm_status transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_fs_volume_action action,
-                          const struct fm_fs_volume_piece *pieces, size_t count, uint8_t *to)
+                          const struct fm_fs_volume_piece *pieces, size_t count)
 {
     struct batch batch = {.node = node, .action = action, .timeout_ns = volume->options.timeout_ms * 1000000};
     for (size_t i = 0; i < count; i++) {
@@ -195,7 +196,7 @@ static fm_status transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_
                                      (unsigned long long)last, node->layout.chunk_bytes);
     }
     FM_TRY(fm_fs_volume_take(volume, &batch.chunks));
-    fm_status status = run_all(&batch, pieces, count, to);
+    fm_status status = run_all(&batch, pieces, count);
     fm_fs_volume_leave(volume, batch.chunks);
     return status;
 }
@@ -203,12 +204,13 @@ static fm_status transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_
 fm_status fm_fs_volume_transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_fs_volume_action action,
                                 uint64_t offset, uint64_t length, void *to, const void *from)
 {
-    const struct fm_fs_volume_piece piece = {offset, length, from};
-    return length ? transfer(volume, node, action, &piece, 1, to) : FM_OK;
+    const struct fm_fs_volume_piece piece = {.offset = offset, .size = length, .bytes = from, .into = to};
+    return length ? transfer(volume, node, action, &piece, 1) : FM_OK;
 }
 
 fm_status fm_fs_volume_transfer_pieces(fm_fs_volume *volume, const fm_fs_node *node,
+                                       enum fm_fs_volume_action action,
                                        const struct fm_fs_volume_piece *pieces, size_t count)
 {
-    return transfer(volume, node, FM_FS_VOLUME_WRITE, pieces, count, NULL);
+    return transfer(volume, node, action, pieces, count);
 }

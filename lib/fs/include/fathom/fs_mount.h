@@ -11,7 +11,8 @@
  * once; of an open descriptor the attributes are a second old at most.
  *
  * Contents are close-to-open: who opens a file, or gets a lock on it, sees all that was written before it was closed, synced
- * or unlocked elsewhere. The kernel keeps the bytes of a file that nobody else has changed since. What is written waits in
+ * or unlocked elsewhere. The kernel keeps the bytes of a file that nobody else has changed since, and the mount, in memory of
+ * its own, what was read of the version that the file still has. O_DIRECT reads ask the cluster. What is written waits in
  * the mount for more (16 MiB a file, 5 s, 256 MiB in all) and is durable when fsync() or close() has returned; a failure
  * (ENOSPC, EDQUOT, EIO) is told there, once to each descriptor, and by write() itself from then on. O_DIRECT and O_SYNC
  * writes do not wait. A time that is set, a stat() and reads see what waits, too.
@@ -47,6 +48,8 @@ typedef struct fm_fs_mount_options {
      *  for so long fails with EIO what was locked by it, until it is opened anew. 60000 */
     uint32_t lease_ms;
     int serve_cluster; /**< 1: the cluster is not up; it runs in this process, as by fm_fs_cluster_up() */
+    /** Memory for what was read, at most: for when the kernel has dropped its pages and asks again. At least 2 MiB; 256 MiB */
+    uint64_t cache_bytes;
 } fm_fs_mount_options;
 
 typedef struct fm_fs_mount fm_fs_mount;

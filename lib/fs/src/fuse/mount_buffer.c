@@ -111,8 +111,9 @@ static fm_status write_extents(fm_fs_mount *mount, struct fm_fs_mount_file *file
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu pieces that are to be written",
                                  file->count);
     for (size_t i = 0; i < file->count; i++)
-        pieces[i] = (struct fm_fs_volume_piece){file->extents[i].offset, file->extents[i].size,
-                                                file->extents[i].bytes};
+        pieces[i] = (struct fm_fs_volume_piece){.offset = file->extents[i].offset,
+                                                .size = file->extents[i].size,
+                                                .bytes = file->extents[i].bytes};
     fm_status status =
         fm_fs_volume_write_pieces(mount->volume, file->ino, pieces, file->count, &file->version);
     if (pieces != few)
@@ -132,6 +133,8 @@ fm_status fm_fs_mount_flush_locked(fm_fs_mount *mount, struct fm_fs_mount_file *
 {
     if (file->count) {
         fm_status status = write_extents(mount, file);
+        for (size_t i = 0; i < file->count; i++)
+            fm_fs_cache_drop(mount->cache, file->ino, file->extents[i].offset, file->extents[i].size);
         clear(mount, file);
         file->unsettled = 1;
         if (status < 0)
@@ -176,9 +179,11 @@ fm_status fm_fs_mount_error(struct fm_fs_mount_handle *handle)
 static fm_status write_through(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes,
                                size_t size, uint64_t offset)
 {
-    const struct fm_fs_volume_piece piece = {offset, size, bytes};
+    const struct fm_fs_volume_piece piece = {.offset = offset, .size = size, .bytes = bytes};
     FM_TRY(fm_fs_mount_flush_locked(mount, file, 0)); // what was written before comes before
-    FM_TRY(fm_fs_volume_write_pieces(mount->volume, file->ino, &piece, 1, &file->version));
+    fm_status status = fm_fs_volume_write_pieces(mount->volume, file->ino, &piece, 1, &file->version);
+    fm_fs_cache_drop(mount->cache, file->ino, offset, size); // a part of it may be there
+    FM_TRY(status);
     file->unsettled = 1;
     return FM_OK;
 }
@@ -211,8 +216,7 @@ fm_status fm_fs_mount_buffer_write(fm_fs_mount *mount, struct fm_fs_mount_file *
     return status;
 }
 
-// Whether the volume alone cannot answer a read of which it gave `read` bytes: some are here, or the file's end is.
-static int is_missed(const struct fm_fs_mount_file *file, uint64_t offset, size_t size, size_t read)
+int fm_fs_mount_buffer_has(const struct fm_fs_mount_file *file, uint64_t offset, size_t size, size_t read)
 {
     if (!file->count)
         return 0;
@@ -232,9 +236,9 @@ fm_status fm_fs_mount_buffer_read(fm_fs_mount *mount, struct fm_fs_mount_file *f
     do {
         read = 0;
         pthread_rwlock_rdlock(&file->lock);
-        missed = is_missed(file, offset, size, size);
+        missed = fm_fs_mount_buffer_has(file, offset, size, size);
         status = missed ? FM_OK : fm_fs_volume_read(mount->volume, file->ino, buffer, size, offset, &read);
-        missed = missed || (status == FM_OK && is_missed(file, offset, size, read));
+        missed = missed || (status == FM_OK && fm_fs_mount_buffer_has(file, offset, size, read));
         pthread_rwlock_unlock(&file->lock);
         if (missed) {
             pthread_rwlock_wrlock(&file->lock);

@@ -81,22 +81,15 @@ static int is_lost(const struct fuse_file_info *info)
 static void on_read(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset,
                     struct fuse_file_info *info)
 {
-    size_t read = 0;
     (void)ino;
     if (is_lost(info)) {
         fuse_reply_err(request, EIO);
         return;
     }
-    char *buffer = fm_base_mem_alloc(size);
-    fm_status status =
-        buffer ? fm_fs_mount_buffer_read(fm_fs_mount_of(request), fm_fs_mount_handle_of(info)->file, buffer,
-                                         size, (uint64_t)offset, &read)
-               : FM_ERR_NOMEM;
+    fm_status status = fm_fs_mount_read(fm_fs_mount_of(request), fm_fs_mount_handle_of(info), request, size,
+                                        (uint64_t)offset);
     if (status < 0)
         fuse_reply_err(request, write_errno(status));
-    else
-        fuse_reply_buf(request, buffer, read);
-    fm_base_mem_free(buffer);
 }
 
 static void on_write(fuse_req_t request, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
@@ -172,6 +165,7 @@ static void on_fallocate(fuse_req_t request, fuse_ino_t ino, int mode, off_t off
     pthread_rwlock_wrlock(&file->lock);
     fm_status flushed = fm_fs_mount_flush_locked(mount, file, 1);
     file->version = FM_FS_VOLUME_UNKNOWN; // whatever this makes of it: the next opening begins anew
+    fm_fs_cache_drop(mount->cache, ino, (uint64_t)offset, (uint64_t)length);
     switch (mode & ~FALLOC_FL_KEEP_SIZE) {
     case 0:
         status = reserve(mount, ino, end, keep_size);

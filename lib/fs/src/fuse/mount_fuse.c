@@ -12,12 +12,15 @@
 #include "fathom/clock.h"
 
 enum {
-    TRANSFER_MAX = 1 << 20,    // what FUSE moves in one request, at most
-    READAHEAD_BYTES = 4 << 20, // twice as much is hardly faster, and half as much is slower
+    TRANSFER_MAX = FM_FS_CACHE_RANGE_MAX, // what FUSE moves in one request, at most
+    READAHEAD_BYTES = 4 << 20,            // twice as much is hardly faster, and half as much is slower
     KEEPER_MS = 1000,
     COLLECT = 64,     // pieces of the collector's work a second
     THREADS_MAX = 64, // requests at once: most of them wait for the disk
     THREADS_IDLE = 10,
+    // Requests of readahead at once: the kernel's own 12 are less than what disks take.
+    BACKGROUND_MAX = 64,
+    CACHE_BYTES = 256 << 20,
     LEASE_MS = 60000,
     RENEWALS = 6 // of the lease, in its time
 };
@@ -157,6 +160,8 @@ static void on_init(void *context, struct fuse_conn_info *conn)
     (void)context;
     conn->max_write = TRANSFER_MAX;
     conn->max_readahead = READAHEAD_BYTES;
+    conn->max_background = BACKGROUND_MAX;
+    conn->congestion_threshold = BACKGROUND_MAX * 3 / 4; // as the kernel has it
     conn->time_gran = 1;
     // Pages are dropped when a file is opened that somebody else has changed, not whenever its time is another: its time is
     // another after each write of this mount's own, too.
@@ -265,12 +270,16 @@ fm_status fm_fs_mount_open(const char *cluster, const char *dir, const fm_fs_mou
         mount->options = *options;
     if (!mount->options.lease_ms)
         mount->options.lease_ms = LEASE_MS;
+    if (!mount->options.cache_bytes)
+        mount->options.cache_bytes = CACHE_BYTES;
     if (mount->options.connections)
         volume.connections = mount->options.connections;
     pthread_mutex_init(&mount->lock, NULL);
     pthread_cond_init(&mount->wake, NULL);
     pthread_cond_init(&mount->waiting, NULL);
-    fm_status status = mount->options.serve_cluster ? fm_fs_mount_cluster_start(mount, cluster) : FM_OK;
+    fm_status status = fm_fs_cache_new(mount->options.cache_bytes, &mount->cache);
+    if (status == FM_OK && mount->options.serve_cluster)
+        status = fm_fs_mount_cluster_start(mount, cluster);
     if (status == FM_OK)
         status = fm_fs_volume_open(cluster, &volume, &mount->volume);
     if (status == FM_OK &&
@@ -350,6 +359,7 @@ void fm_fs_mount_close(fm_fs_mount *mount)
     pthread_cond_destroy(&mount->wake);
     pthread_cond_destroy(&mount->waiting);
     pthread_mutex_destroy(&mount->lock);
+    fm_fs_cache_free(mount->cache);
     fm_base_mem_free(mount->paged);
     fm_base_mem_free(mount);
 }

@@ -14,6 +14,7 @@
 #include "fathom/fs_mount.h"
 #include "fathom/mem.h"
 
+#include "mount_cache.h"
 #include "volume.h"
 
 enum {
@@ -82,6 +83,7 @@ struct fm_fs_mount {
     struct fm_fs_mount_file *files[FM_FS_MOUNT_BUCKETS];
     struct fm_fs_mount_paged *paged; // by ino mod FM_FS_MOUNT_PAGED
     size_t dirty;                    // of all files; atomic
+    fm_fs_cache *cache;              // what was read
     struct fm_fs_mount_wait *waits;  // for locks, in order of their coming
     pthread_cond_t waiting;
     pthread_t attendant; // tries for them
@@ -94,6 +96,9 @@ struct fm_fs_mount {
     fm_fs_cluster *cluster; // that runs in this process, or NULL
     pthread_t cluster_thread;
     int cluster_runs;
+    // mount_move.c: reads in its thread, or NULL
+    struct fm_fs_mover *mover;
+    struct fm_net_loop *loop;
 };
 
 // Who asks, with the further groups of the asking process.
@@ -145,6 +150,9 @@ void fm_fs_mount_tend(fm_fs_mount *mount);
 // Takes bytes; they are in the volume at the next flush, or before. FM_ERR_NOMEM, or as a write to the volume.
 fm_status fm_fs_mount_buffer_write(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes,
                                    size_t size, uint64_t offset, int direct);
+// Whether the volume alone cannot answer a read of which it gave `read` bytes: some are here, or the file's end is. With the
+// file's lock.
+int fm_fs_mount_buffer_has(const struct fm_fs_mount_file *file, uint64_t offset, size_t size, size_t read);
 fm_status fm_fs_mount_buffer_read(fm_fs_mount *mount, struct fm_fs_mount_file *file, void *buffer,
                                   size_t size, uint64_t offset, size_t *out_read);
 // Takes what is here to the volume and tells the time of the last change. A failure is remembered for all who have the
@@ -161,6 +169,21 @@ static inline struct fm_fs_mount_handle *fm_fs_mount_handle_of(const struct fuse
     // NOLINTNEXTLINE(performance-no-int-to-ptr): FUSE hands it back so
     return (struct fm_fs_mount_handle *)(uintptr_t)info->fh;
 }
+
+// mount_move.c
+
+// While nobody runs the loop.
+fm_status fm_fs_mount_mover_start(fm_fs_mount *mount, struct fm_fs_client *client, struct fm_net_loop *loop);
+void fm_fs_mount_mover_stop(fm_fs_mount *mount);
+// Reads pieces of a file that is not inline, within its size. The caller is in the gate of the inode.
+fm_status fm_fs_mount_fetch(fm_fs_mount *mount, const fm_fs_node *node,
+                            const struct fm_fs_volume_piece *pieces, size_t count);
+
+// mount_read.c
+
+// Answers the request, or returns why it could not be done.
+fm_status fm_fs_mount_read(fm_fs_mount *mount, const struct fm_fs_mount_handle *handle, fuse_req_t request,
+                           size_t size, uint64_t offset);
 
 // mount_locks.c
 

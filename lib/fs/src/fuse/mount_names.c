@@ -82,7 +82,8 @@ static fm_status set_size(fm_fs_mount *mount, const fm_fs_who *who, uint64_t ino
     pthread_rwlock_wrlock(&file->lock);
     fm_status status = fm_fs_mount_flush_locked(mount, file, 1);
     if (status == FM_OK)
-        status = fm_fs_volume_truncate(mount->volume, who, ino, size, node);
+        status =
+            fm_fs_volume_truncate(mount->volume, who, ino, size, node); // another version, so nothing is kept
     // The kernel cuts its pages as this cuts the file.
     if (status == FM_OK)
         file->version = file->version != FM_FS_VOLUME_UNKNOWN && node->version == file->version + 1

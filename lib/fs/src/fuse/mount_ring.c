@@ -61,6 +61,7 @@ static void wrote(void *context, uint64_t ino, uint64_t offset, uint64_t length)
         pthread_rwlock_wrlock(&file->lock);
         file->version = FM_FS_VOLUME_UNKNOWN;
         file->unsettled = 1;
+        fm_fs_cache_drop(mount->cache, ino, offset, length);
         pthread_rwlock_unlock(&file->lock);
         fm_fs_mount_leave(mount, file);
     }
@@ -134,6 +135,8 @@ fm_status fm_fs_mount_rings_start(fm_fs_mount *mount, const char *dir)
     stop_thread(mount); // for the moment in which the hub joins its loop
     FM_TRY(fm_fs_cluster_client(mount->cluster, &options.client, &options.loop));
     fm_status status = fm_fs_hub_new(&options, &mount->hub);
+    if (status == FM_OK)
+        status = fm_fs_mount_mover_start(mount, options.client, options.loop);
     fm_status started = start_thread(mount);
     return status < 0 ? status : started;
 }
@@ -142,6 +145,7 @@ void fm_fs_mount_rings_stop(fm_fs_mount *mount)
 {
     if (mount->cluster && mount->hub) {
         stop_thread(mount);
+        fm_fs_mount_mover_stop(mount);
         fm_fs_hub_free(mount->hub);
         mount->hub = NULL;
         // The volume still has requests to the cluster.
