@@ -2,6 +2,8 @@
 #ifndef FM_BENCH_FS_H
 #define FM_BENCH_FS_H
 
+#include <sys/types.h>
+
 #include "fm_bench.h"
 
 enum { FM_BENCH_FS_PATH = 512 };
@@ -18,9 +20,14 @@ fm_status fm_bench_fs_raw_run(fm_bench_fs_raw *raw, int writes, const uint64_t *
                               unsigned size, void *buffers);
 void fm_bench_fs_raw_close(fm_bench_fs_raw *raw);
 
+/** Mounts on the new directory `dir` a file system that answers each read at once: one file, "file", of `bytes`. It runs in a
+ * process of its own until SIGTERM. FM_ERR_UNAVAILABLE: no FUSE here. bench_fs_null.c */
+fm_status fm_bench_fs_null_start(const char *dir, uint64_t bytes, pid_t *out_pid);
+
 fm_status fm_bench_fs_store_cases(fm_bench *bench);   /* bench_fs_store.c */
 fm_status fm_bench_fs_cluster_cases(fm_bench *bench); /* bench_fs_cluster.c */
 fm_status fm_bench_fs_usrbio_cases(fm_bench *bench);  /* bench_fs_usrbio.c */
+fm_status fm_bench_fs_mount_cases(fm_bench *bench);   /* bench_fs_mount.c */
 fm_status fm_bench_fs_names_cases(fm_bench *bench);   /* bench_fs_names.c */
 
 #endif
