@@ -41,8 +41,9 @@ struct exchange {
     fm_http *http;
     struct peer *peer;
     struct MHD_Connection *connection;
-    struct serve_bytes body;
-    const char *method; // literal
+    struct serve_bytes body; // none of one that is too large
+    uint64_t received;       // bytes of the body
+    const char *method;      // literal
     char path[64];
     int status, authorised, started;
     uint64_t begin_ns;
@@ -447,6 +448,14 @@ static struct exchange *begin_exchange(fm_http *http, struct MHD_Connection *con
     return exchange;
 }
 
+static enum MHD_Result refuse_body(struct exchange *exchange)
+{
+    char message[128];
+    snprintf(message, sizeof message, "the body is too large: this server takes at most %lld bytes",
+             (long long)exchange->http->options.body_bytes_max);
+    return queue_error(exchange, 413, message);
+}
+
 // What can be refused before the body is read.
 static enum MHD_Result check_head(struct exchange *exchange)
 {
@@ -455,8 +464,22 @@ static enum MHD_Result check_head(struct exchange *exchange)
     if (!authorised(exchange))
         return queue_error(exchange, 401, "a valid API key is missing: Authorization: Bearer KEY");
     if (length && strtoull(length, NULL, 10) > (unsigned long long)http->options.body_bytes_max)
-        return queue_error(exchange, 413, "the body is too large");
+        return refuse_body(exchange);
     return MHD_YES;
+}
+
+// A body without a length may turn out too large, and libmicrohttpd takes no answer while a body comes in. So the rest is
+// read and dropped until it ends, for the client to be told; the connection is cut where it goes on for too long.
+static enum MHD_Result take_body(struct exchange *exchange, const char *upload, size_t size)
+{
+    enum { READ_TIMES = 64 }; // 256 MiB at the default limit; receive_timeout_ms bounds the time
+    uint64_t limit = (uint64_t)exchange->http->options.body_bytes_max;
+    exchange->received += size;
+    if (exchange->received <= limit)
+        return fm_model_serve_bytes_add(&exchange->body, upload, size) < 0 ? MHD_NO : MHD_YES;
+    fm_base_mem_free(exchange->body.bytes);
+    exchange->body = (struct serve_bytes){0};
+    return exchange->received / READ_TIMES < limit ? MHD_YES : MHD_NO;
 }
 
 static enum MHD_Result on_request(void *context, struct MHD_Connection *connection, const char *url,
@@ -471,13 +494,12 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         return exchange ? check_head(exchange) : MHD_NO;
     }
     if (*upload_size) {
-        if (exchange->body.length + *upload_size > (size_t)http->options.body_bytes_max)
-            return MHD_NO; // a chunked body that grew too large: the connection is cut
-        if (fm_model_serve_bytes_add(&exchange->body, upload, *upload_size) < 0)
-            return MHD_NO;
+        size_t size = *upload_size;
         *upload_size = 0;
-        return MHD_YES;
+        return take_body(exchange, upload, size);
     }
+    if (exchange->received > (uint64_t)http->options.body_bytes_max)
+        return refuse_body(exchange);
     if (exchange->method[0] == 'P')
         return serve_post(exchange);
     if (exchange->method[0] == 'o')

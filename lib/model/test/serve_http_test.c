@@ -1,5 +1,5 @@
 // Many streams at once over real sockets, of whom some read slowly, some hang up and some never say all: those who read get
-// their texts meanwhile, and nothing is left behind of any: memory, blocks, threads, files.
+// their texts meanwhile, and nothing is left behind of any: memory, blocks, threads, files. And bodies that are too large.
 #include "fm_test.h"
 
 #include <arpa/inet.h>
@@ -17,7 +17,7 @@
 #include "fathom/serve.h"
 
 /* Texts are shorter than a block of the cache, so that a kept one is one block, and five pieces of memory. */
-enum { STREAMS = 64, ANSWER = 40, KEPT_PIECES = 5, HANG_MS = 120000 };
+enum { STREAMS = 64, ANSWER = 40, KEPT_PIECES = 5, HANG_MS = 120000, BODY_MAX = 1 << 16 };
 
 struct server {
     fm_model *model;
@@ -46,7 +46,7 @@ static void *step_engine(void *context)
     return NULL;
 }
 
-static void open_server(struct server *server)
+static void open_server(struct server *server, int receive_timeout_ms)
 {
     static const fm_model_config config = {.family = FM_MODEL_V2,
                                            .vocab = 257,
@@ -79,7 +79,8 @@ static void open_server(struct server *server)
     fm_http_options http_options = {.size = sizeof http_options,
                                     .model_name = "tiny",
                                     .tokenizer = server->tokenizer,
-                                    .receive_timeout_ms = 1000,
+                                    .body_bytes_max = BODY_MAX,
+                                    .receive_timeout_ms = receive_timeout_ms,
                                     .log_fd = -1};
     assert_ok(fm_model_http_open(server->serve, server->model, &http_options, &server->http));
     assert_int_equal(pthread_create(&server->engine, NULL, step_engine, server), 0);
@@ -95,20 +96,25 @@ static void close_server(struct server *server)
     fm_model_close(server->model);
 }
 
-static void connect_client(const struct server *server, struct client *client, int number)
+static void dial(const struct server *server, struct client *client, enum kind kind)
 {
-    char body[160], request[400];
     int small = 4096;
     struct sockaddr_in to = {.sin_family = AF_INET,
                              .sin_port = htons((uint16_t)fm_model_http_port(server->http)),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    client->kind = (enum kind)(number % 4);
+    client->kind = kind;
     client->length = 0;
     client->fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_true(client->fd >= 0);
-    if (client->kind == READS_LATE) // so that the server cannot send all that there is
+    if (kind == READS_LATE) // so that the server cannot send all that there is
         assert_int_equal(setsockopt(client->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small), 0);
     assert_int_equal(connect(client->fd, (struct sockaddr *)&to, sizeof to), 0);
+}
+
+static void connect_client(const struct server *server, struct client *client, int number)
+{
+    char body[160], request[400];
+    dial(server, client, (enum kind)(number % 4));
     int length =
         snprintf(body, sizeof body,
                  "{\"prompt\": [7, 8, 9, %d], \"max_tokens\": %d, \"temperature\": 0, \"ignore_eos\": true, "
@@ -262,17 +268,68 @@ static void streams_leave_nothing_behind(void **state)
 {
     struct server server;
     (void)state;
-    open_server(&server);
+    open_server(&server, 1000);
     struct left first = round_of_streams(&server, NULL), second = round_of_streams(&server, &first);
     assert_int_equal(second.threads, first.threads);
     assert_int_equal(second.files, first.files);
     close_server(&server);
 }
 
+// Sends chunks of a body of no stated length, until all are sent or the server has ended it; what it answers is in `client`.
+static void send_chunks(struct server *server, struct client *client, size_t body_bytes)
+{
+    static const char head[] =
+        "POST /v1/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    enum { CHUNK = 1 << 14 };
+    uint64_t until = fm_base_clock_ns() + (uint64_t)HANG_MS * 1000000;
+    size_t length = 0, sent = 0, most = body_bytes + body_bytes / CHUNK * 16 + 256;
+    char *bytes = fm_base_mem_alloc(most);
+    assert_non_null(bytes);
+    length += (size_t)snprintf(bytes, most, "%s", head);
+    for (size_t i = 0; i < body_bytes; i += CHUNK) {
+        length += (size_t)snprintf(bytes + length, most - length, "%x\r\n", CHUNK);
+        memset(bytes + length, ' ', CHUNK);
+        length += CHUNK;
+        length += (size_t)snprintf(bytes + length, most - length, "\r\n");
+    }
+    length += (size_t)snprintf(bytes + length, most - length, "0\r\n\r\n");
+    dial(server, client, READS);
+    assert_int_equal(fcntl(client->fd, F_SETFL, O_NONBLOCK), 0);
+    while (!receive(client)) {
+        ssize_t took = send(client->fd, bytes + sent, length - sent, MSG_NOSIGNAL);
+        sent += took > 0 ? (size_t)took : 0;
+        fm_model_http_run(server->http, 1);
+        assert_true(fm_base_clock_ns() < until);
+    }
+    close(client->fd);
+    fm_base_mem_free(bytes);
+}
+
+static void a_body_that_grows_too_large_is_refused_readably(void **state)
+{
+    struct server server;
+    struct client *client = fm_base_mem_zalloc(1, sizeof *client);
+    (void)state;
+    assert_non_null(client);
+    open_server(&server, HANG_MS);
+    send_chunks(&server, client, 16 * (size_t)BODY_MAX);
+    assert_true(strncmp(client->text, "HTTP/1.1 413", 12) == 0);
+    assert_non_null(strstr(client->text, "body_too_large"));
+    assert_non_null(strstr(client->text, "at most 65536 bytes"));
+    send_chunks(&server, client, BODY_MAX); // as large as can be, and no JSON
+    assert_true(strncmp(client->text, "HTTP/1.1 400", 12) == 0);
+    send_chunks(&server, client, 80 * (size_t)BODY_MAX); // for too long to be read to its end
+    assert_int_equal(client->length, 0);
+    look(&server, NULL);
+    close_server(&server);
+    fm_base_mem_free(client);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(streams_leave_nothing_behind),
+        cmocka_unit_test(a_body_that_grows_too_large_is_refused_readably),
     };
     return fm_test_run("serve_http", tests);
 }

@@ -156,7 +156,7 @@ typedef struct fm_http_options {
     int add_bos;                 /**< text prompts begin with the model's first token */
     const char *const *api_keys; /**< NULL-terminated; NULL: /v1 is open to all. Borrowed */
     int connections_max;         /**< 0: 512 */
-    int64_t body_bytes_max;      /**< 0: 4 MiB */
+    int64_t body_bytes_max;      /**< 0: 4 MiB; more is refused (413), and cut where 64 times as much comes */
     int receive_timeout_ms;      /**< for a request to arrive whole, and of idle connections; 0: 30 s */
     int answer_timeout_ms;       /**< from request to the end of its answer; 0: 10 minutes */
     int log_fd;                  /**< where a line of JSON for each request goes; -1: nowhere */
