@@ -23,11 +23,12 @@ fm_net_tls *fm_net_tls_ref(fm_net_tls *tls)
     return tls;
 }
 
-fm_status fm_net_tls_session_new(fm_net_tls *tls, int fd, int caller, struct net_tls_session **out_session)
+fm_status fm_net_tls_session_new(fm_net_tls *tls, int fd, const char *dialled,
+                                 struct net_tls_session **out_session)
 {
     (void)tls;
     (void)fd;
-    (void)caller;
+    (void)dialled;
     (void)out_session;
     return without();
 }

@@ -95,14 +95,15 @@ static fm_status begin_shake(fm_net_ep *ep, const fm_net_security *security)
     return FM_OK;
 }
 
-// From here on the worker looks after it, and the socket is its own.
-static fm_status ep_begin(fm_net_ep *ep, const fm_net_security *security, uint32_t interest, int family)
+// From here on the worker looks after it, and the socket is its own. `dialled`: the host, where this end dials.
+static fm_status ep_begin(fm_net_ep *ep, const fm_net_security *security, uint32_t interest, int family,
+                          const char *dialled)
 {
     fm_net_worker *worker = ep->worker;
     ep->is_unix = family == AF_UNIX;
     FM_TRY(begin_shake(ep, security));
     if (!ep->is_unix && security->tls)
-        FM_TRY(fm_net_tls_session_new(security->tls, ep->fd, ep->caller, &ep->tls));
+        FM_TRY(fm_net_tls_session_new(security->tls, ep->fd, dialled, &ep->tls));
     if (!ep->is_unix)
         tune_tcp(ep->fd, worker->limits.stall_timeout_ns);
     ep->interest = interest;
@@ -117,6 +118,8 @@ fm_status fm_net_sock_connect(fm_net_worker *worker, const char *address, const 
                               void *ep_cookie, fm_net_ep **out_ep)
 {
     struct net_sockaddr to = {0};
+    fm_net_address parsed;
+    FM_TRY(fm_net_address_parse(address, &parsed));
     FM_TRY(fm_net_address_resolve(address, 0, &to));
     int family = to.storage.ss_family;
     if (security->mode == FM_NET_SAME_USER && family != AF_UNIX)
@@ -129,7 +132,7 @@ fm_status fm_net_sock_connect(fm_net_worker *worker, const char *address, const 
     int error =
         connect(fd, (const struct sockaddr *)&to.storage, to.size) == 0 || errno == EINPROGRESS ? 0 : errno;
     fm_net_ep *ep = ep_new(worker, fd, 1);
-    fm_status status = ep ? ep_begin(ep, security, EPOLLOUT, family)
+    fm_status status = ep ? ep_begin(ep, security, EPOLLOUT, family, parsed.host)
                           : fm_base_error_set(FM_ERR_NOMEM, "no memory for a connection");
     if (status < 0) {
         ep_free(ep);
@@ -206,7 +209,7 @@ void fm_net_sock_ep_accept(fm_net_acceptor *acceptor, int fd, const struct net_s
         return;
     }
     fm_net_ep *ep = ep_new(worker, fd, 0);
-    if (!ep || ep_begin(ep, &acceptor->security, EPOLLIN, from->storage.ss_family) < 0) {
+    if (!ep || ep_begin(ep, &acceptor->security, EPOLLIN, from->storage.ss_family, NULL) < 0) {
         ep_free(ep);
         close(fd); // as if it had not come
         return;

@@ -31,8 +31,8 @@ enum net_tls_result {
 
 struct net_tls_session;
 
-// FM_ERR_NOMEM.
-FM_MUST_USE fm_status fm_net_tls_session_new(fm_net_tls *tls, int fd, int caller,
+// `dialled`: the host of the address that this end dials; NULL for one that was accepted. FM_ERR_NOMEM.
+FM_MUST_USE fm_status fm_net_tls_session_new(fm_net_tls *tls, int fd, const char *dialled,
                                              struct net_tls_session **out_session);
 void fm_net_tls_session_free(struct net_tls_session *session);
 // NET_TLS_FAILED: *out_status is FM_ERR_NET_AUTH (a certificate), FM_ERR_FORMAT (no TLS), FM_ERR_NET_CLOSED, FM_ERR_NOMEM.

@@ -19,8 +19,10 @@ static const char any_port[] = "127.0.0.1:0";
 
 static fm_status new_tls(const char *cert, const char *key, const char *ca, fm_net_tls **out_tls)
 {
-    const fm_net_tls_options options = {sizeof options, cert ? fm_test_cert(cert) : NULL,
-                                        key ? fm_test_cert(key) : NULL, ca ? fm_test_cert(ca) : NULL};
+    const fm_net_tls_options options = {.size = sizeof options,
+                                        .cert = cert ? fm_test_cert(cert) : NULL,
+                                        .key = key ? fm_test_cert(key) : NULL,
+                                        .ca = ca ? fm_test_cert(ca) : NULL};
     return fm_net_tls_new(&options, out_tls);
 }
 
@@ -38,6 +40,24 @@ static fm_net_tls *member(const char *name, const char *ca)
     if (status == FM_ERR_UNSUPPORTED)
         fm_test_skip("built without TLS");
     assert_ok(status);
+    return tls;
+}
+
+// The same with a list of what is revoked, and the name that services must have.
+static fm_net_tls *careful(const char *name, const char *crl, const char *service)
+{
+    char cert[64];
+    char key[64];
+    fm_net_tls *tls;
+    snprintf(cert, sizeof cert, "%s.pem", name);
+    snprintf(key, sizeof key, "%s.key", name);
+    const fm_net_tls_options options = {.size = sizeof options,
+                                        .cert = fm_test_cert(cert),
+                                        .key = fm_test_cert(key),
+                                        .ca = fm_test_cert("ca.pem"),
+                                        .crl = crl ? fm_test_cert(crl) : NULL,
+                                        .name = service};
+    assert_ok(fm_net_tls_new(&options, &tls));
     return tls;
 }
 
@@ -64,6 +84,17 @@ static void files_are_read_with_care(void **state)
                  "not the private key of the certificate");
     assert_fails(new_tls("a.pem", "locked.key", "ca.pem", &tls), FM_ERR_FORMAT, "without a password");
     assert_fails(new_tls("a.pem", "a.key", "nonsense", &tls), FM_ERR_FORMAT, "no CA's certificate");
+    fm_net_tls_options options = {.size = sizeof options,
+                                  .cert = fm_test_cert("a.pem"),
+                                  .key = fm_test_cert("a.key"),
+                                  .ca = fm_test_cert("ca.pem"),
+                                  .crl = fm_test_cert("none.crl")};
+    assert_fails(fm_net_tls_new(&options, &tls), FM_ERR_NOT_FOUND, "none.crl");
+    options.crl = fm_test_cert("ca.pem");
+    assert_fails(fm_net_tls_new(&options, &tls), FM_ERR_FORMAT, "no list of revoked certificates");
+    options.crl = NULL;
+    options.name = "";
+    assert_fails(fm_net_tls_new(&options, &tls), FM_ERR_ARG, "expected 1 to 253");
     assert_null(tls);
 }
 
@@ -111,6 +142,21 @@ static void a_good_pair_talks(void **state)
 {
     (void)state;
     fm_gen_property(8, any_calls);
+}
+
+// Connects, and expects that it comes up.
+static void expect_welcome(const fm_net_security *caller, const fm_net_security *service_security,
+                           const char *host)
+{
+    char address[FM_NET_ADDRESS_BYTES];
+    fm_net_loop *loop = net_test_loop(NULL);
+    struct net_service service = {0};
+    struct net_client client;
+    fm_net_listener *listener = net_service_listen(&service, loop, any_port, service_security);
+    snprintf(address, sizeof address, "%s%s", host, strchr(fm_net_listener_address(listener), ':'));
+    net_client_connect(&client, loop, address, caller);
+    net_until(loop, &client.up, 1);
+    fm_net_loop_free(loop);
 }
 
 // Connects and expects that it comes to nothing, for a reason.
@@ -171,6 +217,63 @@ static void strangers_are_told_why(void **state)
     fm_net_tls_free(b);
     fm_net_tls_free(foreign);
     fm_net_tls_free(old);
+}
+
+// named.pem is of "localhost", "*.fathom.test" and 127.0.0.1; a.pem has no name but in its subject.
+static void services_are_known_by_name(void **state)
+{
+    (void)state;
+    fm_net_tls_free(member("a", "ca"));                              // makes the files, or skips
+    fm_net_tls *named = careful("named", NULL, "elsewhere.example"); // of no meaning for who listens
+    fm_net_tls *a = careful("a", NULL, NULL);
+    const fm_net_security services[] = {in_tls(named, &net_test_key), in_tls(a, &net_test_key)};
+    static const struct {
+        const char *name, *host;
+        int is_right;
+    } cases[] = {
+        {"*", "127.0.0.1", 1},           {"*", "localhost", 1},
+        {"localhost", "127.0.0.1", 1},   {"chunks.fathom.test", "127.0.0.1", 1},
+        {"127.0.0.1", "localhost", 1},   {"127.0.0.2", "127.0.0.1", 0},
+        {"fathom.test", "127.0.0.1", 0}, {"other.example", "localhost", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        fm_net_tls *tls = careful("b", NULL, cases[i].name);
+        const fm_net_security caller = in_tls(tls, &net_test_key);
+        if (cases[i].is_right)
+            expect_welcome(&caller, &services[0], cases[i].host);
+        else
+            expect_refusal(&caller, &services[0], FM_ERR_NET_AUTH, cases[i].name);
+        expect_refusal(&caller, &services[1], FM_ERR_NET_AUTH, "among its subjectAltNames");
+        fm_net_tls_free(tls);
+    }
+    fm_net_tls *subject = careful("b", NULL, "a"); // a subject is no name of a service
+    const fm_net_security caller = in_tls(subject, &net_test_key);
+    expect_refusal(&caller, &services[1], FM_ERR_NET_AUTH, "expected a among its subjectAltNames");
+    fm_net_tls_free(subject);
+    fm_net_tls_free(named);
+    fm_net_tls_free(a);
+}
+
+// ca.crl revokes revoked.pem, stale.crl nothing but is past its next update, and other.crl is of the other CA.
+static void revoked_certificates_are_refused(void **state)
+{
+    (void)state;
+    fm_net_tls_free(member("a", "ca"));
+    fm_net_tls *all[] = {careful("b", NULL, NULL), careful("revoked", NULL, NULL),
+                         careful("a", "ca.crl", NULL), careful("a", "other.crl", NULL),
+                         careful("a", "stale.crl", NULL)};
+    const fm_net_security b = in_tls(all[0], &net_test_key), revoked = in_tls(all[1], &net_test_key);
+    const fm_net_security strict = in_tls(all[2], &net_test_key), other = in_tls(all[3], &net_test_key);
+    const fm_net_security stale = in_tls(all[4], &net_test_key);
+    expect_welcome(&strict, &b, "127.0.0.1");
+    expect_welcome(&b, &strict, "127.0.0.1");
+    expect_welcome(&revoked, &b, "127.0.0.1"); // who has no list cannot know
+    expect_refusal(&strict, &revoked, FM_ERR_NET_AUTH, "its certificate is refused: certificate revoked");
+    expect_refusal(&revoked, &strict, FM_ERR_NET_AUTH, "refuses this end's certificate or its TLS");
+    expect_refusal(&other, &b, FM_ERR_NET_AUTH, "unable to get certificate CRL");
+    expect_refusal(&stale, &b, FM_ERR_NET_AUTH, "CRL has expired");
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        fm_net_tls_free(all[i]);
 }
 
 // UNIX sockets are the kernel's to guard.
@@ -371,7 +474,7 @@ static void certificates_alone_are_not_enough(void **state)
                 continue;
             ends[1] = raw_connect(fm_net_listener_address(listener));
             for (int e = 0; e < 2; e++)
-                assert_ok(fm_net_tls_session_new(b, ends[e], e, &sessions[e]));
+                assert_ok(fm_net_tls_session_new(b, ends[e], e ? "127.0.0.1" : NULL, &sessions[e]));
         }
         for (int e = 0; e < 2; e++)
             if (!up[e])
@@ -491,6 +594,8 @@ int main(void)
         cmocka_unit_test(files_are_read_with_care),
         cmocka_unit_test(a_good_pair_talks),
         cmocka_unit_test(strangers_are_told_why),
+        cmocka_unit_test(services_are_known_by_name),
+        cmocka_unit_test(revoked_certificates_are_refused),
         cmocka_unit_test(unix_sockets_take_no_notice),
         cmocka_unit_test(nothing_is_readable_on_the_way),
         cmocka_unit_test(damage_ends_the_connection),

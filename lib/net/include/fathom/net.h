@@ -138,10 +138,21 @@ typedef struct fm_net_tls_options {
     const char *cert; /**< file in PEM: this end's certificate, and those between it and the CA behind it */
     const char *key;  /**< file in PEM, without a password, that nobody but its owner may use */
     const char *ca;   /**< file in PEM: whose certificates the other end may show */
+    /**
+     * File in PEM: what that CA, and every other one between it and a certificate, has revoked. Optional. With it a certificate
+     * is refused also where the list of its CA is missing or past its next update.
+     */
+    const char *crl;
+    /**
+     * What a service that is dialled must be called by its certificate, a DNS name or an IP address in its subjectAltName:
+     * "*" for the host of the address that was dialled, else this name, at most 253 characters. NULL: names are not
+     * looked at, and whoever has a certificate and the cluster key may serve. Those of callers never are.
+     */
+    const char *name;
 } fm_net_tls_options;
 
 /**
- * Reads the files. FM_ERR_ARG, FM_ERR_NOT_FOUND, FM_ERR_PERM (others may read the private key), FM_ERR_FORMAT, FM_ERR_NOMEM,
+ * Reads the files, once: who wants a newer list of what is revoked makes a new one. FM_ERR_ARG, FM_ERR_NOT_FOUND, FM_ERR_PERM (others may read the private key), FM_ERR_FORMAT, FM_ERR_NOMEM,
  * FM_ERR_IO, FM_ERR_UNSUPPORTED (built without TLS).
  */
 FM_API FM_MUST_USE fm_status fm_net_tls_new(const fm_net_tls_options *options, fm_net_tls **out_tls);
@@ -155,7 +166,7 @@ typedef struct fm_net_security {
     const fm_net_key *key; /**< FM_NET_KEYED: copied during the call; required */
     /**
      * Optional, for TCP; UNIX sockets take no notice of it. Both ends or none. All is sent in TLS 1.3, encrypted, and both ends
-     * show a certificate that the other's CA has signed (their names are not looked at) before the cluster key proves
+     * show a certificate that the other's CA has signed (and see fm_net_tls_options::crl and name) before the cluster key proves
      * what it always does. The proof is bound to this TLS connection: who has certificates but not the key cannot stand
      * between two members.
      */

@@ -12,6 +12,8 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
+#include <openssl/x509_vfy.h>
+#include <openssl/x509v3.h>
 
 #include "fathom/mem.h"
 
@@ -20,6 +22,8 @@ struct fm_net_tls {
     BIO_METHOD *method; // of sockets
     _Atomic int owners; // who made it, listeners, sessions; of any thread
     char ca[256];       // for messages
+    char crl[256];
+    char name[254]; // of services; "": not looked at, "*": as dialled
 };
 
 struct net_tls_session {
@@ -105,6 +109,19 @@ static fm_status check_file(const char *path, const char *what, int secret)
     return status;
 }
 
+static fm_status load_revoked(SSL_CTX *context, const char *path)
+{
+    FM_TRY(check_file(path, "revoked certificates", 0));
+    X509_STORE *store = SSL_CTX_get_cert_store(context);
+    X509_LOOKUP *lookup = X509_STORE_add_lookup(store, X509_LOOKUP_file());
+    if (!lookup || X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL) != 1)
+        return fm_base_error_set(FM_ERR_NOMEM, "cannot set up TLS");
+    if (X509_load_crl_file(lookup, path, X509_FILETYPE_PEM) < 1)
+        return fm_base_error_set(FM_ERR_FORMAT, "%s is no list of revoked certificates (CRL) in PEM: %s",
+                                 path, reason());
+    return FM_OK;
+}
+
 static fm_status load(SSL_CTX *context, const fm_net_tls_options *options)
 {
     FM_TRY(check_file(options->cert, "the certificate", 0));
@@ -121,7 +138,7 @@ static fm_status load(SSL_CTX *context, const fm_net_tls_options *options)
     if (SSL_CTX_load_verify_file(context, options->ca) != 1)
         return fm_base_error_set(FM_ERR_FORMAT, "%s is no CA's certificate in PEM: %s", options->ca,
                                  reason());
-    return FM_OK;
+    return options->crl ? load_revoked(context, options->crl) : FM_OK;
 }
 
 static fm_status set_up(fm_net_tls *tls, const fm_net_tls_options *options)
@@ -142,6 +159,14 @@ static fm_status set_up(fm_net_tls *tls, const fm_net_tls_options *options)
                                              SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_read_ahead(tls->context, 1);
     snprintf(tls->ca, sizeof tls->ca, "%s", options->ca ? options->ca : "");
+    snprintf(tls->crl, sizeof tls->crl, "%s", options->crl ? options->crl : "");
+    if (options->name && (!options->name[0] || strlen(options->name) >= sizeof tls->name))
+        return fm_base_error_set(
+            FM_ERR_ARG,
+            "the name of TLS services has %zu characters; expected 1 to %zu, or \"*\" for "
+            "the host that is dialled",
+            strlen(options->name), sizeof tls->name - 1);
+    snprintf(tls->name, sizeof tls->name, "%s", options->name ? options->name : "");
     return load(tls->context, options);
 }
 
@@ -182,14 +207,27 @@ void fm_net_tls_free(fm_net_tls *tls)
 
 /* Sessions */
 
-fm_status fm_net_tls_session_new(fm_net_tls *tls, int fd, int caller, struct net_tls_session **out_session)
+// The service must show a certificate with this name.
+static int expect_name(SSL *ssl, const char *name)
+{
+    X509_VERIFY_PARAM *expected = SSL_get0_param(ssl);
+    X509_VERIFY_PARAM_set_hostflags(expected, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT |
+                                                  X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    return X509_VERIFY_PARAM_set1_ip_asc(expected, name) == 1 ||
+           X509_VERIFY_PARAM_set1_host(expected, name, 0) == 1;
+}
+
+fm_status fm_net_tls_session_new(fm_net_tls *tls, int fd, const char *dialled,
+                                 struct net_tls_session **out_session)
 {
     struct net_tls_session *session = fm_base_mem_zalloc(1, sizeof *session);
     if (!session)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a connection's TLS");
     session->tls = fm_net_tls_ref(tls);
     session->ssl = SSL_new(tls->context);
-    BIO *bio = session->ssl ? BIO_new(tls->method) : NULL;
+    const char *name = strcmp(tls->name, "*") == 0 ? dialled : tls->name;
+    int is_set = session->ssl && (!dialled || !name[0] || expect_name(session->ssl, name));
+    BIO *bio = is_set ? BIO_new(tls->method) : NULL;
     if (!bio) {
         fm_net_tls_session_free(session);
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a connection's TLS");
@@ -198,7 +236,7 @@ fm_status fm_net_tls_session_new(fm_net_tls *tls, int fd, int caller, struct net
     BIO_set_data(bio, session);
     BIO_set_init(bio, 1);
     SSL_set_bio(session->ssl, bio, bio); // takes it
-    if (caller)
+    if (dialled)
         SSL_set_connect_state(session->ssl);
     else
         SSL_set_accept_state(session->ssl);
@@ -215,6 +253,28 @@ void fm_net_tls_session_free(struct net_tls_session *session)
     fm_base_mem_free(session);
 }
 
+static fm_status explain_refusal(const fm_net_tls *tls, long verified)
+{
+    switch (verified) {
+    case X509_V_ERR_HOSTNAME_MISMATCH:
+    case X509_V_ERR_IP_ADDRESS_MISMATCH:
+        return fm_base_error_set(FM_ERR_NET_AUTH,
+                                 "its certificate is refused: expected %s among its subjectAltNames",
+                                 strcmp(tls->name, "*") == 0 ? "the host that was dialled" : tls->name);
+    case X509_V_ERR_CERT_REVOKED:
+    case X509_V_ERR_UNABLE_TO_GET_CRL:
+    case X509_V_ERR_CRL_HAS_EXPIRED:
+    case X509_V_ERR_CRL_NOT_YET_VALID:
+    case X509_V_ERR_CRL_SIGNATURE_FAILURE:
+        return fm_base_error_set(FM_ERR_NET_AUTH, "its certificate is refused: %s (by the CRLs in %s)",
+                                 X509_verify_cert_error_string(verified), tls->crl);
+    default:
+        return fm_base_error_set(FM_ERR_NET_AUTH,
+                                 "its certificate is refused: %s; expected one that the CA in %s has signed",
+                                 X509_verify_cert_error_string(verified), tls->ca);
+    }
+}
+
 // Why OpenSSL gave up, in words that help.
 static fm_status explain(const struct net_tls_session *session, int error)
 {
@@ -226,9 +286,7 @@ static fm_status explain(const struct net_tls_session *session, int error)
     if (why == ERR_R_MALLOC_FAILURE)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for TLS");
     if (why == SSL_R_CERTIFICATE_VERIFY_FAILED && verified != X509_V_OK)
-        return fm_base_error_set(FM_ERR_NET_AUTH,
-                                 "its certificate is refused: %s; expected one that the CA in %s has signed",
-                                 X509_verify_cert_error_string(verified), session->tls->ca);
+        return explain_refusal(session->tls, verified);
     if (why == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
         return fm_base_error_set(FM_ERR_NET_AUTH,
                                  "gave no certificate; members show one by --tls-cert and --tls-key");
