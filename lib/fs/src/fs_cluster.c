@@ -61,7 +61,8 @@ static fm_status complete(const char *dir, const fm_fs_cluster_options *given,
     if (given)
         memcpy(&options, given, given->size);
     *out_store = options.store;
-    *out_tls = (struct fm_fs_cluster_tls){options.tls_cert, options.tls_key, options.tls_ca};
+    *out_tls =
+        (struct fm_fs_cluster_tls){.cert = options.tls_cert, .key = options.tls_key, .ca = options.tls_ca};
     conf->targets = options.targets ? options.targets : 3;
     conf->replicas = options.replicas ? options.replicas : conf->targets < 3 ? conf->targets : 3;
     conf->nodes = options.nodes ? options.nodes : conf->targets;
@@ -411,7 +412,8 @@ fm_status fm_fs_cluster_serve(const char *dir, const fm_fs_serve_options *given,
     if (options.role != FM_FS_MANAGER && options.role != FM_FS_STORAGE)
         return fm_base_error_set(FM_ERR_ARG, "role %d; expected FM_FS_MANAGER or FM_FS_STORAGE",
                                  (int)options.role);
-    const struct fm_fs_cluster_tls tls = {options.tls_cert, options.tls_key, options.tls_ca};
+    const struct fm_fs_cluster_tls tls = {
+        .cert = options.tls_cert, .key = options.tls_key, .ca = options.tls_ca};
     fm_status status = new_cluster(dir, &tls, &cluster);
     if (status == FM_OK)
         status = fm_fs_cluster_managers_read(dir, &cluster->managers);

@@ -132,54 +132,64 @@ static int tls_is_given(const struct fm_fs_cluster_tls *files)
 
 static fm_status tls_new(const struct fm_fs_cluster_tls *files, fm_net_tls **out_tls)
 {
-    const fm_net_tls_options options = {sizeof options, files->cert, files->key, files->ca};
+    const fm_net_tls_options options = {sizeof options, files->cert, files->key,
+                                        files->ca,      files->crl,  files->name};
     return fm_net_tls_new(&options, out_tls);
 }
 
-// A line "name PATH" of the file `tls`; a path that does not begin at the root begins at the directory.
+enum { TLS_CERT, TLS_KEY, TLS_CA, TLS_CRL, TLS_NAME, TLS_LINES };
+
+// A line "cert PATH" or "name NAME" of the file `tls`; a path that does not begin at the root begins at the directory.
 static fm_status read_tls_line(const char *dir, const char *line, int number,
-                               char paths[3][FM_FS_CLUSTER_PATH_MAX])
+                               char values[TLS_LINES][FM_FS_CLUSTER_PATH_MAX])
 {
-    static const char *const names[] = {"cert ", "key ", "ca "};
-    for (int i = 0; i < 3; i++) {
+    static const char *const names[TLS_LINES] = {"cert ", "key ", "ca ", "crl ", "name "};
+    for (int i = 0; i < TLS_LINES; i++) {
         size_t length = strlen(names[i]);
-        if (strncmp(line, names[i], length) != 0 || !line[length] || paths[i][0])
+        if (strncmp(line, names[i], length) != 0 || !line[length] || values[i][0])
             continue;
-        if (line[length] != '/')
-            return fm_fs_cluster_path(dir, line + length, paths[i]);
+        if (i != TLS_NAME && line[length] != '/')
+            return fm_fs_cluster_path(dir, line + length, values[i]);
         if (strlen(line + length) >= FM_FS_CLUSTER_PATH_MAX)
             break;
-        memcpy(paths[i], line + length, strlen(line + length) + 1);
+        memcpy(values[i], line + length, strlen(line + length) + 1);
         return FM_OK;
     }
     return fm_base_error_set(FM_ERR_FORMAT,
-                             "%s/tls:%d: expected once each \"cert PATH\", \"key PATH\" and \"ca PATH\"", dir,
-                             number);
+                             "%s/tls:%d: expected once each \"cert PATH\", \"key PATH\" and \"ca PATH\", and "
+                             "at most once \"crl PATH\" and \"name NAME\"",
+                             dir, number);
 }
 
 fm_status fm_fs_cluster_tls_open(const char *dir, const struct fm_fs_cluster_tls *given, fm_net_tls **out_tls)
 {
-    char text[TEXT_BYTES_MAX];
-    char paths[3][FM_FS_CLUSTER_PATH_MAX] = {"", "", ""};
+    char text[TEXT_BYTES_MAX] = "";
+    char values[TLS_LINES][FM_FS_CLUSTER_PATH_MAX] = {"", "", "", "", ""};
     int number = 0;
-    if (tls_is_given(given))
-        return tls_new(given, out_tls);
     fm_status status = read_text(dir, "tls", text);
-    if (status == FM_ERR_NOT_FOUND) {
+    if (status == FM_ERR_NOT_FOUND && !tls_is_given(given)) {
         *out_tls = NULL;
         return FM_OK;
     }
-    FM_TRY(status);
+    if (status != FM_ERR_NOT_FOUND)
+        FM_TRY(status);
     for (char *line = text, *end; *line; line = end) {
         end = line + strcspn(line, "\n");
         if (*end)
             *end++ = 0;
         number++;
         if (line[strspn(line, " \t")])
-            FM_TRY(read_tls_line(dir, line, number, paths));
+            FM_TRY(read_tls_line(dir, line, number, values));
     }
-    const struct fm_fs_cluster_tls files = {paths[0], paths[1], paths[2]};
-    return fm_base_error_prefix(tls_new(&files, out_tls), "%s/tls", dir);
+    struct fm_fs_cluster_tls files = {values[TLS_CERT], values[TLS_KEY], values[TLS_CA],
+                                      values[TLS_CRL][0] ? values[TLS_CRL] : NULL,
+                                      values[TLS_NAME][0] ? values[TLS_NAME] : NULL};
+    if (!tls_is_given(given))
+        return fm_base_error_prefix(tls_new(&files, out_tls), "%s/tls", dir);
+    files.cert = given->cert;
+    files.key = given->key;
+    files.ca = given->ca;
+    return tls_new(&files, out_tls);
 }
 
 fm_status fm_fs_cluster_tls_write(const char *dir, const struct fm_fs_cluster_tls *given)

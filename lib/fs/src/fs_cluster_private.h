@@ -34,12 +34,14 @@ struct fm_fs_cluster_managers {
 fm_status fm_fs_cluster_conf_read(const char *dir, struct fm_fs_cluster_conf *out_conf);
 fm_status fm_fs_cluster_conf_write(const char *dir, const struct fm_fs_cluster_conf *conf);
 fm_status fm_fs_cluster_managers_read(const char *dir, struct fm_fs_cluster_managers *out_managers);
-// Files of certificates as an option gives them, NULL for none; and what the directory's file `tls` says.
+// Files of certificates as an option gives them, NULL for none; and what the directory's file `tls` says, which alone has the
+// last two.
 struct fm_fs_cluster_tls {
     const char *cert, *key, *ca;
+    const char *crl, *name; // as in fm_net_tls_options
 };
-// The TLS of these files, or where none is given of those that the directory names; NULL where it names none. The caller
-// frees it.
+// The TLS of these files, or where none is given of those that the directory names; NULL where it names none. What is revoked
+// and how services are called is the directory's in both cases. The caller frees it.
 fm_status fm_fs_cluster_tls_open(const char *dir, const struct fm_fs_cluster_tls *given,
                                  fm_net_tls **out_tls);
 // Checks the files, and writes where they are. Without any there is nothing to do.

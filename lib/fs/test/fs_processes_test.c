@@ -626,6 +626,14 @@ static void a_machine_keeps_its_bulk_to_itself(void **state)
     end(&world);
 }
 
+static void add_line(const char *path, const char *what, const char *value)
+{
+    FILE *file = fopen(path, "a");
+    assert_non_null(file);
+    assert_true(fprintf(file, "%s %s\n", what, value) > 0);
+    assert_int_equal(fclose(file), 0);
+}
+
 // A cluster that was made with certificates. The sockets within the machine are taken away, so that the network is used.
 static void members_on_the_network_speak_tls(void **state)
 {
@@ -637,8 +645,10 @@ static void members_on_the_network_speak_tls(void **state)
     uint8_t bytes[100];
     const uint8_t id[FM_FS_CHUNK_ID_BYTES] = {3};
     uint32_t size;
-    const fm_net_tls_options options = {sizeof options, fm_test_cert("a.pem"), fm_test_cert("a.key"),
-                                        fm_test_cert("ca.pem")};
+    const fm_net_tls_options options = {.size = sizeof options,
+                                        .cert = fm_test_cert("a.pem"),
+                                        .key = fm_test_cert("a.key"),
+                                        .ca = fm_test_cert("ca.pem")};
     if (fm_net_tls_new(&options, &tls) == FM_ERR_UNSUPPORTED)
         fm_test_skip("built without TLS");
     fm_net_tls_free(tls);
@@ -659,6 +669,13 @@ static void members_on_the_network_speak_tls(void **state)
     fm_fs_chunks_close(chunks);
     assert_int_equal(rename(away, path), 0);
     fm_fs_chunks_close(read_again(&world));
+    // None of the services' certificates is revoked, and none of them has a name.
+    add_line(path, "crl", fm_test_cert("ca.crl"));
+    fm_fs_chunks_close(read_again(&world));
+    add_line(path, "name", "*");
+    assert_ok(fm_fs_chunks_open(world.dir, &chunks));
+    assert_true(fm_fs_chunks_read(chunks, 1, id, 0, bytes, sizeof bytes, 1000, &size, NULL) < 0);
+    fm_fs_chunks_close(chunks);
     // What the file must be.
     FILE *file = fopen(path, "w");
     assert_non_null(file);

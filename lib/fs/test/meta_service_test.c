@@ -588,8 +588,10 @@ static void names_are_asked_in_tls(void **state)
     fm_net_key key;
     fm_net_tls *tls;
     char token[FM_FS_TOKEN_BYTES];
-    const fm_net_tls_options files = {sizeof files, fm_test_cert("a.pem"), fm_test_cert("a.key"),
-                                      fm_test_cert("ca.pem")};
+    const fm_net_tls_options files = {.size = sizeof files,
+                                      .cert = fm_test_cert("a.pem"),
+                                      .key = fm_test_cert("a.key"),
+                                      .ca = fm_test_cert("ca.pem")};
     if (fm_net_tls_new(&files, &tls) == FM_ERR_UNSUPPORTED)
         fm_test_skip("built without TLS");
     open_world(NULL);

@@ -59,7 +59,8 @@ typedef struct fm_fs_cluster_options {
         *store; /**< of the cluster's state, as fm_fs_kv_open() names stores; it must hold no cluster. Then
                             managers are served apart, and told the same. NULL: lmdb:DIR/meta */
     /** All or none: files in PEM for TLS between members on different machines, as fm_net_tls_options has them. Where they
-     *  are is written to DIR/tls, as lines "cert PATH", "key PATH" and "ca PATH", which services and clients read. */
+     *  are is written to DIR/tls, as lines "cert PATH", "key PATH" and "ca PATH", which services and
+     *  clients read; add "crl PATH" or "name NAME" for more of fm_net_tls_options. */
     const char *tls_cert, *tls_key, *tls_ca;
 } fm_fs_cluster_options;
 
