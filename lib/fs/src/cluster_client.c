@@ -319,14 +319,9 @@ static void send(fm_fs_client_io *io, const fm_fs_chain *chain, const fm_fs_memb
     io->call.args = NULL;
 }
 
-static void attempt(void *context)
+static void try_once(fm_fs_client_io *io)
 {
-    fm_fs_client_io *io = context;
     fm_fs_client *client = io->client;
-    if (fm_fs_now(client->runtime) >= io->deadline_ns) {
-        out_of_time(io);
-        return;
-    }
     if (!only_reads(io) && !take_channel(io)) {
         // One that ends wakes this one; the timer is for the deadline alone.
         fm_fs_timer_start(client->runtime, &io->timer, io->deadline_ns - fm_fs_now(client->runtime));
@@ -346,6 +341,15 @@ static void attempt(void *context)
     send(io, chain, to);
 }
 
+static void attempt(void *context)
+{
+    fm_fs_client_io *io = context;
+    if (fm_fs_now(io->client->runtime) >= io->deadline_ns)
+        out_of_time(io);
+    else
+        try_once(io);
+}
+
 void fm_fs_client_start(fm_fs_client *client, fm_fs_client_io *io)
 {
     io->client = client;
@@ -355,5 +359,5 @@ void fm_fs_client_start(fm_fs_client *client, fm_fs_client_io *io)
     io->before->after = io;
     client->ios.before = io;
     io->timer = (fm_fs_timer){.fire = attempt, .context = io};
-    fm_fs_timer_start(client->runtime, &io->timer, 0);
+    try_once(io); // which never ends it at once
 }

@@ -95,25 +95,25 @@ fm_status fm_fs_message_decode(const void *bytes, size_t size, fm_fs_message *ou
 {
     if (size != FM_FS_MESSAGE_BYTES)
         return wrong("its size");
-    struct cursor in = {bytes, size, 0};
-    uint32_t version = take_u32(&in);
+    const uint8_t *at = bytes;
+    uint32_t version = fm_get_le32(at);
     if (version != FM_FS_WIRE_VERSION)
         return fm_base_error_set(FM_ERR_VERSION, "a message of wire version %u; this is version %d", version,
                                  FM_FS_WIRE_VERSION);
-    fm_fs_message message = {.chain = take_u32(&in), .chain_version = 0};
-    message.chain_version = take_u32(&in);
-    message.target = take_u32(&in);
-    message.kind = take_u8(&in);
-    message.flags = take_u8(&in);
-    memcpy(message.id.bytes, take(&in, 16), 16);
-    message.version = take_u64(&in);
-    message.base = take_u64(&in);
-    message.offset = take_u32(&in);
-    message.size = take_u32(&in);
-    message.crc = take_u32(&in);
-    message.tag.client = take_u64(&in);
-    message.tag.channel = take_u32(&in);
-    message.tag.sequence = take_u64(&in);
+    fm_fs_message message = {.chain = fm_get_le32(at + 4),
+                             .chain_version = fm_get_le32(at + 8),
+                             .target = fm_get_le32(at + 12),
+                             .kind = at[16],
+                             .flags = at[17],
+                             .version = fm_get_le64(at + 34),
+                             .base = fm_get_le64(at + 42),
+                             .offset = fm_get_le32(at + 50),
+                             .size = fm_get_le32(at + 54),
+                             .crc = fm_get_le32(at + 58),
+                             .tag = {.client = fm_get_le64(at + 62),
+                                     .channel = fm_get_le32(at + 70),
+                                     .sequence = fm_get_le64(at + 74)}};
+    memcpy(message.id.bytes, at + 18, 16);
     if (message.kind > FM_FS_APPLY_REPLACE_REMOVED)
         return wrong("an unknown kind of change");
     if (message.offset > FM_FS_CHUNK_BYTES_MAX || message.size > FM_FS_CHUNK_BYTES_MAX)

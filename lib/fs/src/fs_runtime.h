@@ -114,6 +114,7 @@ typedef struct fm_fs_request {
     size_t args_bytes;
     fm_fs_buffer *payload; // valid until the answer; may be NULL
     void *user;            // the service's
+    void *runtime_data;    // private
 } fm_fs_request;
 
 // A transaction on its way. Zero it, set the first block; it stays until done().

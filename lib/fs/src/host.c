@@ -6,7 +6,13 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { HEAD_BYTES = 8, NODES_MAX = 512, ARGS_MAX = 8192, MESSAGE_BYTES = 1024 };
+enum {
+    HEAD_BYTES = 8,
+    NODES_MAX = 512,
+    ARGS_MAX = 8192,
+    MESSAGE_BYTES = 1024,
+    DELIVERIES = 256 // before the network has a turn
+};
 
 // A request as both ends have it: to (4), from (4), args. A reply: status (4), args.
 
@@ -15,13 +21,12 @@ struct local { // a call within this process
     struct host_node *from;
     struct host_node *to;
     fm_fs_call *call; // NULL: the caller has gone on
-    uint64_t id;
-    fm_net_timer deliver;
     fm_status status;
     fm_fs_buffer *reply_payload;
     size_t reply_bytes;
     uint8_t *reply;
     int delivered;
+    struct local *next; // in line to be delivered
     struct local *before;
     struct local *after;
 };
@@ -84,6 +89,10 @@ struct fm_fs_host {
     uint64_t random_seed;
     fm_fs_timer timers; // ring, ascending by time
     fm_net_timer wake;
+    struct local *due_first; // to be delivered in this turn
+    struct local *due_last;
+    fm_net_timer deliver;
+    int delivering;
     struct local locals; // heads of rings
     struct remote remotes;
     struct outgoing outgoings;
@@ -197,9 +206,8 @@ static struct host_node *find_node(fm_fs_host *host, uint32_t node)
     return NULL;
 }
 
-static void local_free(fm_fs_host *host, struct local *local)
+static void local_free(struct local *local)
 {
-    fm_net_timer_stop(host->loop, &local->deliver);
     RING_REMOVE(local);
     fm_fs_buffer_drop(local->base.payload);
     fm_fs_buffer_drop(local->reply_payload);
@@ -207,10 +215,8 @@ static void local_free(fm_fs_host *host, struct local *local)
     fm_base_mem_free(local);
 }
 
-static void local_deliver(void *context)
+static void local_deliver(struct local *local)
 {
-    struct local *local = context;
-    fm_fs_host *host = local->from->host;
     if (!local->delivered) {
         local->delivered = 1;
         local->to->serve(local->to->context, &local->base);
@@ -222,15 +228,36 @@ static void local_deliver(void *context)
     call->reply_args_bytes = local->reply_bytes;
     call->reply_payload = local->reply_payload;
     call->done(call);
-    local_free(host, local);
+    local_free(local);
+}
+
+// All that is in line and what comes of it, so that a request is served and its answer heard in one turn of the loop.
+static void deliver(void *context)
+{
+    fm_fs_host *host = context;
+    host->delivering = 1;
+    do {
+        for (unsigned left = DELIVERIES; host->due_first && left > 0; left--) {
+            struct local *local = host->due_first;
+            host->due_first = local->next;
+            local_deliver(local);
+        }
+    } while (host->due_first && fm_net_timer_start(host->loop, &host->deliver, 0) < 0);
+    host->delivering = 0;
 }
 
 static void local_later(struct local *local)
 {
-    local->deliver.fire = local_deliver;
-    local->deliver.context = local;
-    if (fm_net_timer_start(local->from->host->loop, &local->deliver, 0) < 0)
-        local_deliver(local);
+    fm_fs_host *host = local->from->host;
+    local->next = NULL;
+    if (host->due_first)
+        host->due_last->next = local;
+    else
+        host->due_first = local;
+    host->due_last = local;
+    if (host->due_first == local && !host->delivering &&
+        fm_net_timer_start(host->loop, &host->deliver, 0) < 0)
+        deliver(host); // no memory for a timer: told early rather than never
 }
 
 static void fail_later(fm_fs_host *host, struct host_node *from, fm_fs_call *call, fm_status status);
@@ -238,7 +265,7 @@ static void fail_later(fm_fs_host *host, struct host_node *from, fm_fs_call *cal
 static void call_local(struct host_node *from, struct host_node *to, fm_fs_call *call)
 {
     fm_fs_host *host = from->host;
-    struct local *local = fm_base_mem_zalloc(1, sizeof *local + call->args_bytes);
+    struct local *local = fm_base_mem_alloc(sizeof *local + call->args_bytes);
     if (!local) {
         fail_later(host, from, call, FM_ERR_NOMEM);
         return;
@@ -246,14 +273,15 @@ static void call_local(struct host_node *from, struct host_node *to, fm_fs_call 
     uint8_t *args = (uint8_t *)(local + 1);
     if (call->args_bytes)
         memcpy(args, call->args, call->args_bytes);
-    local->base = (fm_fs_request){.method = call->method,
-                                  .from = from->base.node,
-                                  .args = args,
-                                  .args_bytes = call->args_bytes,
-                                  .payload = fm_fs_buffer_ref(call->payload)};
-    local->from = from;
-    local->to = to;
-    local->call = call;
+    *local = (struct local){.base = {.method = call->method,
+                                     .from = from->base.node,
+                                     .args = args,
+                                     .args_bytes = call->args_bytes,
+                                     .payload = fm_fs_buffer_ref(call->payload),
+                                     .runtime_data = local},
+                            .from = from,
+                            .to = to,
+                            .call = call};
     RING_ADD(&host->locals, local);
     local_later(local);
 }
@@ -536,10 +564,9 @@ static void reply_remote(struct remote *remote, fm_status status, const void *ar
 static void reply(fm_fs_runtime *runtime, fm_fs_request *request, fm_status status, const void *args,
                   size_t args_bytes, fm_fs_buffer *payload)
 {
-    fm_fs_host *host = node_of(runtime)->host;
-    for (struct local *local = host->locals.after; local != &host->locals; local = local->after) {
-        if (&local->base != request)
-            continue;
+    struct local *local = request->runtime_data;
+    (void)runtime;
+    if (local) {
         local->status = status;
         local->reply = fm_base_mem_alloc(args_bytes);
         if (local->reply && args_bytes)
@@ -629,6 +656,7 @@ fm_status fm_fs_host_new(const fm_net_key *key, fm_net_tls *tls, fm_fs_kv *kv, f
     host->remotes.before = host->remotes.after = &host->remotes;
     host->outgoings.before = host->outgoings.after = &host->outgoings;
     host->wake = (fm_net_timer){.fire = fire, .context = host};
+    host->deliver = (fm_net_timer){.fire = deliver, .context = host};
     pthread_mutex_init(&host->lock, NULL);
     pthread_cond_init(&host->changed, NULL);
     const fm_net_loop_options options = {.size = sizeof options};
@@ -687,7 +715,9 @@ static void free_all(fm_fs_host *host)
         return;
     }
     while (host->locals.after != &host->locals)
-        local_free(host, host->locals.after);
+        local_free(host->locals.after);
+    host->due_first = NULL;
+    fm_net_timer_stop(host->loop, &host->deliver);
     fm_net_timer_stop(host->loop, &host->wake);
     while (host->transactions > 0 && fm_net_loop_progress(host->loop, 0) == FM_OK)
         ; // those that were posted come back

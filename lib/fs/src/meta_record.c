@@ -3,16 +3,12 @@
 
 static void put_be64(uint8_t *to, uint64_t value)
 {
-    for (int i = 0; i < 8; i++)
-        to[i] = (uint8_t)(value >> (56 - 8 * i));
+    fm_put_le64(to, __builtin_bswap64(value));
 }
 
 uint64_t fm_fs_meta_number_at(const uint8_t *bytes)
 {
-    uint64_t value = 0;
-    for (int i = 0; i < 8; i++)
-        value = value << 8 | bytes[i];
-    return value;
+    return __builtin_bswap64(fm_get_le64(bytes));
 }
 
 struct fm_fs_meta_key fm_fs_meta_key(char kind, uint64_t number)

@@ -6,8 +6,11 @@
 
 enum {
     DEPTH = 128,
+    // Results that are taken before the loop has a turn. A disk may finish all that it has at once and idle then: so the first
+    // ones go their way, and what comes of them is begun, before the others are looked at.
+    TURN = 8,
     // What was submitted waits for more of it, to share a call to the kernel, until it would keep the disk waiting.
-    HELD_BYTES = 128 << 10
+    HELD_BYTES = 32 << 10
 };
 
 struct fm_fs_ring {
@@ -29,7 +32,7 @@ static void collect(void *context, uint32_t events)
     struct io_uring_cqe *cqe;
     (void)events;
     ring->collecting = 1;
-    while (io_uring_peek_cqe(&ring->ring, &cqe) == 0) {
+    for (unsigned left = TURN; left > 0 && io_uring_peek_cqe(&ring->ring, &cqe) == 0; left--) {
         fm_fs_disk_io *io = io_uring_cqe_get_data(cqe);
         int result = cqe->res;
         io_uring_cqe_seen(&ring->ring, cqe);
