@@ -162,7 +162,7 @@ static void loaded(fm_fs_chunk_read *read)
     op->calling = 0;
     if (read->status < 0) {
         // The only copy of a pending version is of no use: what the others have is right.
-        op->target->storage->counts.rotten++;
+        op->target->storage->counts.rotten += read->status == FM_ERR_FS_ROT;
         fm_fs_target_fail(op->target);
         update_end(op, read->status, 0);
         return;
