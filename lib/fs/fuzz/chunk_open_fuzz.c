@@ -81,9 +81,9 @@ static void put(struct disk *disk, int file, size_t at, const uint8_t *data, siz
     disk->sizes[file] = fm_round_up(at + size, FM_FS_PAGE);
 }
 
-static void seal_checkpoint(struct disk *disk, const uint8_t *body, size_t size)
+static void seal_checkpoint(struct disk *disk, int version, const uint8_t *body, size_t size)
 {
-    static const char magic[8] = {'F', 'M', 'C', 'H', 'K', 'P', '0', '1'};
+    const char magic[8] = {'F', 'M', 'C', 'H', 'K', 'P', '0', (char)('0' + version)};
     uint8_t *header = disk->files[3]; // generation 1
     memcpy(header, magic, sizeof magic);
     fm_put_le64(header + 8, 1);
@@ -102,15 +102,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (!disk)
             return 0;
         if (how == 0) {
-            seal_checkpoint(disk, data, 0);
+            seal_checkpoint(disk, 1, data, 0);
             put(disk, 1, 0, data, size);
         } else if (how == 1) {
             put(disk, 2, 0, data, size);
         } else if (how == 2) {
-            seal_checkpoint(disk, data, size);
+            seal_checkpoint(disk, FM_FS_STORE_VERSION, data, size);
         } else {
             const struct fm_fs_batch batch = {1, 1, 0, 1, (uint32_t)size};
-            seal_checkpoint(disk, data, 0);
+            seal_checkpoint(disk, FM_FS_STORE_VERSION, data, 0);
             put(disk, 1, FM_FS_BATCH_HEADER, data, size);
             fm_fs_batch_seal(disk->files[1], &batch);
         }

@@ -12,7 +12,7 @@
 
 enum { IDLE, BODY, BODY_END, WAIT, SYNC_BODY, HEADER, SYNC_HEADER, PIECE_BYTES = 256 << 10 };
 
-static const char magic[8] = {'F', 'M', 'C', 'H', 'K', 'P', '0', '1'};
+static const char magic[8] = {'F', 'M', 'C', 'H', 'K', 'P', '0', '0' + FM_FS_STORE_VERSION};
 
 static void step(fm_fs_disk_io *io);
 
@@ -41,18 +41,34 @@ static fm_status add_first(fm_fs_store *store)
     return FM_OK;
 }
 
+static fm_status add_patch(fm_fs_store *store, const uint8_t *record, size_t size,
+                           const struct fm_fs_patch *patch)
+{
+    FM_TRY(fm_fs_store_bytes_add(&store->checkpoint_out, record, size));
+    return fm_fs_store_bytes_add(&store->checkpoint_out, patch->bytes->data, patch->bytes->size);
+}
+
 static fm_status add_chunk(fm_fs_store *store, const fm_fs_chunk *chunk)
 {
     uint8_t record[FM_FS_RECORD_MAX];
+    const struct fm_fs_overlay *owed = chunk->committed ? chunk->committed->overlay : NULL;
     if (chunk->committed)
         FM_TRY(fm_fs_store_bytes_add(
             &store->checkpoint_out, record,
             fm_fs_record_copy(record, FM_FS_RECORD_REPLACE, &chunk->id, chunk->committed, NULL)));
-    if (chunk->pending)
-        FM_TRY(fm_fs_store_bytes_add(
-            &store->checkpoint_out, record,
-            fm_fs_record_copy(record, FM_FS_RECORD_APPLY, &chunk->id, chunk->pending, NULL)));
-    return FM_OK;
+    for (uint32_t i = 0; owed && i < owed->count && !FM_FS_PLANT(FM_FS_PLANT_OWED_FORGOTTEN); i++)
+        FM_TRY(add_patch(store, record, fm_fs_record_owed(record, &chunk->id, owed->patches[i]),
+                         owed->patches[i]));
+    if (!chunk->pending)
+        return FM_OK;
+    owed = chunk->pending->overlay;
+    // A pending version has patches of the committed one, and its own behind them.
+    if (owed)
+        return add_patch(store, record, fm_fs_record_patch(record, &chunk->id, chunk->pending, NULL),
+                         owed->patches[owed->count - 1]);
+    return fm_fs_store_bytes_add(
+        &store->checkpoint_out, record,
+        fm_fs_record_copy(record, FM_FS_RECORD_APPLY, &chunk->id, chunk->pending, NULL));
 }
 
 static fm_status take_piece(fm_fs_store *store, size_t size)
@@ -114,13 +130,15 @@ static fm_status write_header(fm_fs_store *store)
 
 int fm_fs_store_checkpoint_header(const uint8_t *from, struct fm_fs_store_header *out_header)
 {
-    if (memcmp(from, magic, 8) != 0 || fm_base_crc32c(0, from, 60) != fm_get_le32(from + 60))
+    if (memcmp(from, magic, 7) != 0 || from[7] < '1' || from[7] > '9' ||
+        fm_base_crc32c(0, from, 60) != fm_get_le32(from + 60))
         return 0;
     *out_header = (struct fm_fs_store_header){.generation = fm_get_le64(from + 8),
                                               .lsn = fm_get_le64(from + 16),
                                               .bytes = fm_get_le64(from + 24),
                                               .durable = fm_get_le64(from + 48),
-                                              .crc = fm_get_le32(from + 56)};
+                                              .crc = fm_get_le32(from + 56),
+                                              .version = from[7] - (unsigned)'0'};
     memcpy(out_header->identity, from + 32, 16);
     return 1;
 }
@@ -132,7 +150,7 @@ static void end(fm_fs_store *store)
     fm_base_mem_free(store->checkpoint_out.data);
     store->checkpoint_out = (struct fm_fs_store_bytes){0};
     if (!store->open)
-        fm_fs_store_open_end(store, FM_OK);
+        fm_fs_store_open_checkpointed(store);
 }
 
 static void fail(fm_fs_store *store, fm_status status)

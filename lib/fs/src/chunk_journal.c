@@ -29,6 +29,14 @@ fm_status fm_fs_journal_add(fm_fs_store *store, const uint8_t *record, size_t si
     return FM_OK;
 }
 
+fm_status fm_fs_journal_add_patch(fm_fs_store *store, const uint8_t *record, size_t size,
+                                  const struct fm_fs_patch *patch, uint64_t *out_lsn)
+{
+    FM_TRY(fm_fs_store_bytes_room(&store->batch, size + patch->bytes->size));
+    FM_TRY(fm_fs_journal_add(store, record, size, out_lsn));
+    return fm_fs_store_bytes_add(&store->batch, patch->bytes->data, patch->bytes->size);
+}
+
 static void submit(fm_fs_store *store, enum fm_fs_disk_kind kind, int step)
 {
     store->flush_step = step;
@@ -60,7 +68,8 @@ static size_t cut(const fm_fs_store *store, uint32_t *out_records)
 
 static fm_status write_batch(fm_fs_store *store)
 {
-    struct fm_fs_batch batch = {store->generation, store->durable + 1, store->durable, 0, 0};
+    struct fm_fs_batch batch = {
+        .generation = store->generation, .first = store->durable + 1, .durable = store->durable};
     size_t size = cut(store, &batch.records);
     batch.bytes = (uint32_t)size;
     store->flush_bytes = fm_fs_buffer_new(FM_FS_BATCH_HEADER + size);
@@ -163,6 +172,7 @@ static void flushed(fm_fs_disk_io *io)
     fm_fs_store_block_release(store);
     tell(store, store->durable, FM_OK);
     fm_fs_store_checkpoint_poll(store);
+    fm_fs_store_land(store);
     fm_fs_journal_kick(store);
 }
 

@@ -86,6 +86,7 @@ static void forget_all(fm_fs_store *store)
     fm_fs_store_tree_free(store);
     store->live_count = 0;
     store->pending_count = 0;
+    store->creating_count = 0;
     store->session_count = 0;
     fm_fs_store_session_drop(store, 0);
 }
@@ -115,6 +116,15 @@ static void choose(fm_fs_store *store)
 {
     struct fm_fs_store_opening *opening = store->opening;
     int which = opening->sound[1];
+    for (int i = 0; i < 2; i++)
+        if (opening->sound[i] && opening->headers[i].version > FM_FS_STORE_VERSION) {
+            fm_fs_store_open_end(
+                store, fm_base_error_set(FM_ERR_VERSION,
+                                         "the chunk store has version %u of its format; this release knows "
+                                         "versions up to %d",
+                                         opening->headers[i].version, FM_FS_STORE_VERSION));
+            return;
+        }
     if (opening->sound[0] && opening->sound[1])
         which = opening->headers[1].generation > opening->headers[0].generation;
     if (opening->sound[0] || opening->sound[1]) {
@@ -128,6 +138,7 @@ static void choose(fm_fs_store *store)
     } else {
         memcpy(store->identity, store->options.identity, 16);
         store->generation = 1;
+        store->checkpoints_due = 1;
         fm_fs_store_checkpoint(store, 0);
     }
 }
@@ -254,10 +265,39 @@ static fm_status mark_blocks(fm_fs_store *store)
 {
     for (const fm_fs_chunk *chunk = fm_fs_store_after(store, NULL); chunk;
          chunk = fm_fs_store_after(store, &chunk->id)) {
-        FM_TRY(mark_copy(store, chunk->committed));
-        FM_TRY(mark_copy(store, chunk->pending));
+        const fm_fs_chunk_copy *committed = chunk->committed;
+        const fm_fs_chunk_copy *pending = chunk->pending;
+        FM_TRY(mark_copy(store, committed));
+        int shares = pending && pending->share && committed && committed->share == pending->share;
+        if (pending && pending->overlay && !shares)
+            return fm_base_error_set(FM_ERR_FORMAT, "a patch of block %u, which its chunk does not have",
+                                     pending->block);
+        if (!shares)
+            FM_TRY(mark_copy(store, pending));
     }
     return FM_OK;
+}
+
+// Both checkpoints are of this version before anything else happens, or an older release would find one that it takes for
+// the newest.
+static int is_old(const struct fm_fs_store_opening *opening, int which)
+{
+    return opening->sound[which] && opening->headers[which].version < FM_FS_STORE_VERSION;
+}
+
+static void take_another(fm_fs_store *store)
+{
+    store->generation++;
+    store->journal_at = 0;
+    fm_fs_store_checkpoint(store, store->lsn);
+}
+
+void fm_fs_store_open_checkpointed(fm_fs_store *store)
+{
+    if (--store->checkpoints_due)
+        take_another(store);
+    else
+        fm_fs_store_open_end(store, FM_OK);
 }
 
 // Both journals are replayed and, with the data, durable.
@@ -273,6 +313,14 @@ static fm_status finish(fm_fs_store *store)
     FM_TRY(mark_blocks(store));
     store->durable = store->lsn;
     store->journal_at = opening->journal_end;
+    store->checkpoints_due = is_old(opening, opening->best) ? 2 : is_old(opening, !opening->best);
+    if (store->checkpoints_due) {
+        if (again)
+            fm_fs_store_checkpoint(store, second_lsn);
+        else
+            take_another(store);
+        return FM_OK;
+    }
     store->open = 1;
     if (again)
         fm_fs_store_checkpoint(store, second_lsn);

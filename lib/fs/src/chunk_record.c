@@ -3,9 +3,9 @@
 
 #include "fathom/crc.h"
 
-static const char batch_magic[8] = {'F', 'M', 'J', 'R', 'N', 'L', '0', '1'};
+static const char batch_magic[8] = {'F', 'M', 'J', 'R', 'N', 'L', '0', '0' + FM_FS_STORE_VERSION};
 
-fm_status fm_fs_store_bytes_add(struct fm_fs_store_bytes *to, const void *bytes, size_t size)
+fm_status fm_fs_store_bytes_room(struct fm_fs_store_bytes *to, size_t size)
 {
     if (to->room - to->size < size) {
         size_t room = to->room ? to->room : FM_FS_PAGE;
@@ -17,6 +17,12 @@ fm_status fm_fs_store_bytes_add(struct fm_fs_store_bytes *to, const void *bytes,
         to->data = data;
         to->room = room;
     }
+    return FM_OK;
+}
+
+fm_status fm_fs_store_bytes_add(struct fm_fs_store_bytes *to, const void *bytes, size_t size)
+{
+    FM_TRY(fm_fs_store_bytes_room(to, size));
     if (size)
         memcpy(to->data + to->size, bytes, size);
     to->size += size;
@@ -72,6 +78,26 @@ size_t fm_fs_record_copy(uint8_t *to, int type, const fm_fs_chunk_id *id, const 
     return finish(to, type, at);
 }
 
+size_t fm_fs_record_patch(uint8_t *to, const fm_fs_chunk_id *id, const fm_fs_chunk_copy *copy,
+                          const fm_fs_session *session)
+{
+    const struct fm_fs_patch *patch = copy->overlay->patches[copy->overlay->count - 1];
+    size_t size = fm_fs_record_copy(to, FM_FS_RECORD_PATCH, id, copy, session);
+    fm_put_le32(to + size, patch->from);
+    size += 4;
+    fm_put_le16(to + 1, (uint16_t)(size - 3 + patch->bytes->size));
+    return size;
+}
+
+size_t fm_fs_record_owed(uint8_t *to, const fm_fs_chunk_id *id, const struct fm_fs_patch *patch)
+{
+    memcpy(to + 3, id->bytes, 16);
+    fm_put_le32(to + 19, patch->from);
+    size_t size = finish(to, FM_FS_RECORD_OWED, to + 23);
+    fm_put_le16(to + 1, (uint16_t)(size - 3 + patch->bytes->size));
+    return size;
+}
+
 size_t fm_fs_record_commit(uint8_t *to, const fm_fs_chunk_id *id, uint64_t version, uint32_t chain_version)
 {
     memcpy(to + 3, id->bytes, 16);
@@ -102,7 +128,8 @@ static fm_status wrong(const char *what)
     return fm_base_error_set(FM_ERR_FORMAT, "a record of the chunk store's journal has %s", what);
 }
 
-static fm_status get_copy(const uint8_t *from, size_t size, fm_fs_chunk_copy **out_copy)
+// `type`: what kind of record it is in.
+static fm_status get_copy(int type, const uint8_t *from, size_t size, fm_fs_chunk_copy **out_copy)
 {
     if (size < FM_FS_COPY_BYTES)
         return wrong("no room for a copy");
@@ -113,7 +140,8 @@ static fm_status get_copy(const uint8_t *from, size_t size, fm_fs_chunk_copy **o
         return wrong("a size that its class does not hold");
     uint32_t grain = fm_fs_chunk_grain(size_class);
     if (from[21] > 1 || (from[21] && bytes) || grains != (bytes + grain - 1) / grain ||
-        size != FM_FS_COPY_BYTES + (size_t)4 * grains)
+        size < FM_FS_COPY_BYTES + (size_t)4 * grains ||
+        (type != FM_FS_RECORD_PATCH && size > FM_FS_COPY_BYTES + (size_t)4 * grains))
         return wrong("a count of grains that does not fit its size");
     // 2^26 blocks of 64 KiB are 4 TiB, of 1 MiB 64 TiB: more would make the bitmap of a forged record too large.
     if (fm_get_le32(from + 12) >= 1u << 26)
@@ -141,13 +169,18 @@ static fm_status replay_copy(fm_fs_store *store, int type, const uint8_t *body, 
         return wrong("no room for its chunk");
     memcpy(id.bytes, body, 16);
     size_t at = 17 + (body[16] ? FM_FS_SESSION_BYTES : 0);
-    FM_TRY(get_copy(body + at, size - at, &copy));
+    FM_TRY(get_copy(type, body + at, size - at, &copy));
+    at += FM_FS_COPY_BYTES + (size_t)4 * copy->grains;
     fm_fs_chunk *chunk = fm_fs_store_make(store, &id);
-    if (!chunk) {
+    if (!chunk)
+        status = fm_base_error_set(FM_ERR_NOMEM, "no memory for a chunk");
+    else if (type == FM_FS_RECORD_PATCH)
+        status = fm_fs_patch_replay(store, chunk, copy, body + at, size - at);
+    if (status < 0) {
         fm_base_mem_free(copy);
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a chunk");
+        return status;
     }
-    if (type == FM_FS_RECORD_APPLY) {
+    if (type != FM_FS_RECORD_REPLACE) {
         fm_fs_store_set_pending(store, chunk, copy);
     } else {
         fm_fs_store_set_pending(store, chunk, NULL);
@@ -181,6 +214,7 @@ fm_status fm_fs_record_replay(fm_fs_store *store, const uint8_t *bytes, size_t s
     switch (bytes[0]) {
     case FM_FS_RECORD_APPLY:
     case FM_FS_RECORD_REPLACE:
+    case FM_FS_RECORD_PATCH:
         status = replay_copy(store, bytes[0], body, length);
         break;
     case FM_FS_RECORD_COMMIT:
@@ -200,6 +234,14 @@ fm_status fm_fs_record_replay(fm_fs_store *store, const uint8_t *bytes, size_t s
             return wrong("a chain version of the wrong size");
         fm_fs_store_session_drop(store, fm_get_le32(body));
         break;
+    case FM_FS_RECORD_OWED: {
+        if (length < 16)
+            return wrong("no room for its chunk");
+        fm_fs_chunk_id id;
+        memcpy(id.bytes, body, 16);
+        status = fm_fs_owed_replay(store, fm_fs_store_get(store, &id), body + 16, length - 16);
+        break;
+    }
     case FM_FS_RECORD_FLOOR:
         if (length != 8)
             return wrong("a floor of the wrong size");
@@ -227,7 +269,9 @@ void fm_fs_batch_seal(uint8_t *bytes, const struct fm_fs_batch *batch)
 
 int fm_fs_batch_read(const uint8_t *bytes, size_t size, struct fm_fs_batch *out_batch)
 {
-    if (size < FM_FS_BATCH_HEADER || memcmp(bytes, batch_magic, 8) != 0)
+    // Versions below 10 differ by one digit.
+    if (size < FM_FS_BATCH_HEADER || memcmp(bytes, batch_magic, 7) != 0 ||
+        (bytes[7] != '0' + FM_FS_STORE_VERSION && bytes[7] != '1'))
         return 0;
     struct fm_fs_batch batch = {fm_get_le64(bytes + 8), fm_get_le64(bytes + 16), fm_get_le64(bytes + 24),
                                 fm_get_le32(bytes + 32), fm_get_le32(bytes + 36)};

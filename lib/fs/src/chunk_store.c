@@ -1,5 +1,5 @@
-// Changes and reads. The other parts: chunk_tree.c, chunk_alloc.c, chunk_session.c, chunk_journal.c,
-// chunk_checkpoint.c, chunk_open.c, chunk_record.c.
+// Changes and reads. The other parts: chunk_tree.c, chunk_alloc.c, chunk_session.c, chunk_patch.c, chunk_overlay.c,
+// chunk_land.c, chunk_journal.c, chunk_checkpoint.c, chunk_open.c, chunk_record.c.
 #include "chunk_store_private.h"
 
 #include "fathom/crc.h"
@@ -19,6 +19,9 @@ fm_status fm_fs_store_new(fm_fs_disk *disk, const fm_fs_store_options *options, 
     store->options = *options;
     if (!store->options.journal_bytes)
         store->options.journal_bytes = 16 << 20;
+    if (!store->options.land_bytes)
+        store->options.land_bytes = 1 << 20;
+    store->owing.before = store->owing.after = &store->owing;
     store->live_applies.live_before = store->live_applies.live_after = &store->live_applies;
     store->live_reads.live_before = store->live_reads.live_after = &store->live_reads;
     fm_status status = fm_fs_store_open_begin(store);
@@ -35,9 +38,11 @@ static void apply_forget(fm_fs_store *store, fm_fs_apply *apply)
     apply->live_before->live_after = apply->live_after;
     apply->live_after->live_before = apply->live_before;
     fm_fs_buffer_drop(apply->work);
+    fm_fs_overlay_drop(store, apply->overlay);
     fm_fs_chunk_copy_drop(store, apply->base);
     fm_fs_chunk_copy_drop(store, apply->fresh);
     apply->work = NULL;
+    apply->overlay = NULL;
     apply->base = NULL;
     apply->fresh = NULL;
 }
@@ -46,7 +51,9 @@ static void read_forget(fm_fs_store *store, fm_fs_chunk_read *read)
 {
     read->live_before->live_after = read->live_after;
     read->live_after->live_before = read->live_before;
+    fm_fs_overlay_drop(store, read->overlay);
     fm_fs_chunk_copy_drop(store, read->copy);
+    read->overlay = NULL;
     read->copy = NULL;
 }
 
@@ -61,6 +68,7 @@ void fm_fs_store_free(fm_fs_store *store)
         fm_fs_buffer_drop(store->live_reads.live_after->bytes);
         read_forget(store, store->live_reads.live_after);
     }
+    fm_fs_store_land_free(store);
     fm_fs_store_open_free(store);
     fm_fs_store_tree_free(store);
     for (int i = 0; i < FM_FS_CHUNK_CLASSES; i++) {
@@ -118,18 +126,18 @@ void fm_fs_store_apply_end(fm_fs_store *store, fm_fs_apply *apply, fm_status sta
 }
 
 static void apply_submit(fm_fs_store *store, fm_fs_apply *apply, enum fm_fs_disk_kind kind,
-                         const fm_fs_chunk_copy *copy, size_t size, int step)
+                         const fm_fs_chunk_copy *copy, uint32_t from, size_t size, int step)
 {
     apply->step = step;
-    apply->io = (fm_fs_disk_io){
-        .kind = kind,
-        .file = 4 + (copy ? copy->size_class : 0u),
-        .offset = copy ? (uint64_t)copy->block << (16 + copy->size_class) // FM_FS_CHUNK_CLASS_MIN is 2^16
-                       : 0,
-        .size = fm_round_up(size, FM_FS_PAGE),
-        .data = apply->work ? apply->work->data : NULL,
-        .done = apply_step,
-        .context = apply};
+    apply->io =
+        (fm_fs_disk_io){.kind = kind,
+                        .file = 4 + (copy ? copy->size_class : 0u),
+                        // FM_FS_CHUNK_CLASS_MIN is 2^16.
+                        .offset = copy ? ((uint64_t)copy->block << (16 + copy->size_class)) + from : 0,
+                        .size = fm_round_up(size, FM_FS_PAGE),
+                        .data = apply->work ? apply->work->data : NULL,
+                        .done = apply_step,
+                        .context = apply};
     fm_fs_disk_submit(store->disk, &apply->io);
 }
 
@@ -137,7 +145,7 @@ static void apply_submit(fm_fs_store *store, fm_fs_apply *apply, enum fm_fs_disk
 static void apply_fail_later(fm_fs_store *store, fm_fs_apply *apply, fm_status status)
 {
     apply->status = status;
-    apply_submit(store, apply, FM_FS_DISK_READ, NULL, 0, FAIL);
+    apply_submit(store, apply, FM_FS_DISK_READ, NULL, 0, 0, FAIL);
 }
 
 // Journals where the new version is, and makes it what the memory says.
@@ -155,10 +163,16 @@ static fm_status apply_record(fm_fs_store *store, fm_fs_apply *apply)
     if (remembered)
         fm_fs_store_session_set(store, remembered, &status);
     FM_TRY(status);
-    size_t size = fm_fs_record_copy(record, replaces ? FM_FS_RECORD_REPLACE : FM_FS_RECORD_APPLY, &apply->id,
-                                    apply->fresh, remembered);
-    FM_TRY(fm_fs_journal_add(store, record, size, &apply->lsn));
     fm_fs_chunk_copy *fresh = apply->fresh;
+    if (fresh->overlay) {
+        size_t size = fm_fs_record_patch(record, &apply->id, fresh, remembered);
+        FM_TRY(fm_fs_journal_add_patch(store, record, size,
+                                       fresh->overlay->patches[fresh->overlay->count - 1], &apply->lsn));
+    } else {
+        size_t size = fm_fs_record_copy(record, replaces ? FM_FS_RECORD_REPLACE : FM_FS_RECORD_APPLY,
+                                        &apply->id, fresh, remembered);
+        FM_TRY(fm_fs_journal_add(store, record, size, &apply->lsn));
+    }
     apply->fresh = NULL;
     if (replaces) {
         fm_fs_store_set_pending(store, chunk, NULL);
@@ -179,7 +193,7 @@ void fm_fs_store_apply_durable(fm_fs_store *store, fm_fs_apply *apply)
     }
     if (FM_FS_PLANT(FM_FS_PLANT_ACK_BEFORE_FLUSH)) {
         apply->status = FM_OK;
-        apply_submit(store, apply, FM_FS_DISK_READ, NULL, 0, FAIL);
+        apply_submit(store, apply, FM_FS_DISK_READ, NULL, 0, 0, FAIL);
         return;
     }
     apply->step = WAIT_RECORD;
@@ -247,7 +261,7 @@ static fm_status apply_write(fm_fs_store *store, fm_fs_apply *apply, uint32_t si
         return fm_base_error_set(FM_ERR_FORMAT, "a change does not have the CRC32C that it came with");
     FM_TRY(fm_fs_store_block_take(store, apply->fresh->size_class, &apply->fresh->block));
     apply->fresh->size = size;
-    apply_submit(store, apply, FM_FS_DISK_WRITE, apply->fresh, size, WRITE_DATA);
+    apply_submit(store, apply, FM_FS_DISK_WRITE, apply->fresh, 0, size, WRITE_DATA);
     return FM_OK;
 }
 
@@ -277,6 +291,24 @@ static fm_status apply_merge(fm_fs_store *store, fm_fs_apply *apply)
     return apply_write(store, apply, size);
 }
 
+// The bytes of the base from `work_from` to `work_to`, as far as there are any.
+static uint32_t base_bytes(const fm_fs_apply *apply)
+{
+    uint32_t end = apply->base->size < apply->work_to ? apply->base->size : apply->work_to;
+    return end - apply->work_from;
+}
+
+static void read_base(fm_fs_store *store, fm_fs_apply *apply)
+{
+    apply->overlay = fm_fs_overlay_ref(apply->base->overlay);
+    apply_submit(store, apply, FM_FS_DISK_READ, apply->base, apply->work_from, base_bytes(apply), READ_BASE);
+}
+
+static fm_status apply_laid(fm_fs_store *store, fm_fs_apply *apply)
+{
+    return apply->patch_to ? fm_fs_patch_apply(store, apply, size_after(apply)) : apply_merge(store, apply);
+}
+
 static fm_status apply_begin(fm_fs_store *store, fm_fs_apply *apply)
 {
     const fm_fs_chunk *chunk = fm_fs_store_find(store, &apply->id);
@@ -302,16 +334,23 @@ static fm_status apply_begin(fm_fs_store *store, fm_fs_apply *apply)
     if (size > FM_FS_CHUNK_BYTES_MAX)
         return fm_base_error_set(FM_ERR_LIMIT, "a chunk of %u bytes; expected at most %d", size,
                                  FM_FS_CHUNK_BYTES_MAX);
-    if (apply->data && apply->offset == 0 && apply->data->size == size) {
+    int is_patch = fm_fs_patch_plan(apply, size);
+    if (!is_patch && apply->data && apply->offset == 0 && apply->data->size == size) {
         apply->work = fm_fs_buffer_ref(apply->data); // all of it is new
         return apply_write(store, apply, size);
     }
-    apply->work = fm_fs_buffer_from(store->options.pool, old > size ? old : size);
+    if (!is_patch) {
+        apply->patch_to = 0;
+        apply->work_from = 0;
+        apply->work_to = old > size ? old : size;
+    }
+    apply->work = fm_fs_buffer_from(store->options.pool, apply->work_to - apply->work_from);
     if (!apply->work)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a chunk of %u bytes", size);
-    if (!old)
-        return apply_merge(store, apply);
-    apply_submit(store, apply, FM_FS_DISK_READ, apply->base, old, READ_BASE);
+    if (is_patch ? fm_fs_patch_needs_base(apply) : old > 0)
+        read_base(store, apply);
+    else
+        return apply_laid(store, apply);
     return FM_OK;
 }
 
@@ -340,9 +379,10 @@ static void apply_step(fm_fs_disk_io *io)
     if (status == FM_OK && store->broken)
         status = store->broken;
     if (status == FM_OK && apply->step == READ_BASE) {
-        status = fm_fs_chunk_copy_check(apply->base, apply->work->data, 0, apply->base->size);
+        fm_fs_overlay_lay(apply->overlay, apply->work->data, apply->work_from, base_bytes(apply));
+        status = fm_fs_chunk_copy_check(apply->base, apply->work->data, apply->work_from, base_bytes(apply));
         if (status == FM_OK)
-            status = apply_merge(store, apply);
+            status = apply_laid(store, apply);
         if (status < 0)
             apply_fail_later(store, apply, status);
         return;
@@ -401,6 +441,8 @@ static void read_done(fm_fs_disk_io *io)
         uint32_t skip = read->offset - read->from;
         if (end > copy->size)
             end = copy->size;
+        if (!FM_FS_PLANT(FM_FS_PLANT_OVERLAY_IGNORED))
+            fm_fs_overlay_lay(read->overlay, bytes, read->from, end - read->from);
         status = fm_fs_chunk_copy_check(copy, bytes, read->from, end - read->from);
         if (skip)
             memmove(bytes, bytes + skip, read->size);
@@ -416,6 +458,7 @@ void fm_fs_store_read(fm_fs_store *store, fm_fs_chunk_read *read)
 {
     fm_fs_chunk_copy *copy = read->copy;
     copy->refs++;
+    read->overlay = fm_fs_overlay_ref(copy->overlay);
     read->store = store;
     read->status = FM_OK;
     read->bytes = NULL;

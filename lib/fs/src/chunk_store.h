@@ -1,7 +1,7 @@
 /**
  * @file chunk_store.h
- * The chunks of one target, on one disk: versions that are written beside each other and never over each other, a
- * checksum for every grain, and a journal that makes each step whole.
+ * The chunks of one target, on one disk: versions that are written beside each other, never over each other while anybody
+ * may ask for them, a checksum for every grain, and a journal that makes each step whole.
  *
  *     file 0, 1    journals, used in turn        what changed since a checkpoint
  *     file 2, 3    checkpoints, used in turn     all that is known, as of the beginning of a journal
@@ -12,6 +12,10 @@
  * and then journals where they are; committing journals one small record. A block is used again only when the
  * record that freed it is durable, and nobody reads it any more. Which blocks are in use is not stored: it follows
  * from the chunks.
+ *
+ * A *small* change (up to 32 KiB of pages, within the room of the chunk's block) goes into the journal itself: one flush, and
+ * nothing is copied. Both versions then have one block, and the later one keeps the changed bytes in memory as well, until they
+ * can be written over the older ones: chunk_patch.c, chunk_land.c.
  *
  * What a power cut leaves is what the journal's durable prefix says. Records that follow it may survive as well,
  * as a prefix too.
@@ -48,7 +52,8 @@ static inline int fm_fs_chunk_id_compare(const fm_fs_chunk_id *a, const fm_fs_ch
     return memcmp(a->bytes, b->bytes, sizeof a->bytes);
 }
 
-// One version of a chunk, shared by those who read it. Only `refs` and `chain_version` ever change.
+// One version of a chunk, shared by those who read it. Its contents never change, nor does what is public but `refs` and
+// `chain_version`.
 typedef struct fm_fs_chunk_copy {
     unsigned refs;
     uint8_t removed; // this version says that the chunk is not there; it has no block
@@ -56,9 +61,11 @@ typedef struct fm_fs_chunk_copy {
     uint32_t chain_version; // under which it was written, then committed
     uint64_t version;
     uint32_t block;
-    uint32_t size;   // bytes; 0: no block
-    uint32_t crc;    // CRC32C of the grains' checksums as they are stored: equal contents have equal ones
-    uint32_t grains; // CRC32C of each grain; the last one may be short
+    uint32_t size; // bytes; 0: no block
+    uint32_t crc;  // CRC32C of the grains' checksums as they are stored: equal contents have equal ones
+    struct fm_fs_share *share;     // private: with whom it has its block in common; NULL: with nobody
+    struct fm_fs_overlay *overlay; // private: what its block does not have yet; NULL: nothing
+    uint32_t grains;               // CRC32C of each grain; the last one may be short
     uint32_t grain_crc[];
 } fm_fs_chunk_copy;
 
@@ -102,6 +109,8 @@ typedef struct fm_fs_store_options {
     uint8_t identity[16];   // of a disk that is formatted now
     int format;             // the disk is empty: begin on it
     uint64_t journal_bytes; // after which a checkpoint is taken. 0: 16 MiB
+    size_t
+        land_bytes;   // of small changes are kept in memory before they are written to their places. 0: 1 MiB
     fm_fs_pool *pool; // of the buffers that it makes; NULL: none. It may be freed while the store is there
     void (*opened)(void *context, fm_status status);
     void *context;
@@ -178,8 +187,11 @@ typedef struct fm_fs_apply {
     uint64_t lsn;
     fm_fs_store *store;
     fm_fs_chunk_copy *base;
+    struct fm_fs_overlay *overlay; // that the base had when it was read
     fm_fs_chunk_copy *fresh;
-    fm_fs_buffer *work;
+    fm_fs_buffer *work;            // bytes of the chunk from `work_from` on
+    uint32_t work_from, work_to;   // whole grains
+    uint32_t patch_from, patch_to; // whole pages; `patch_to` 0: the change is no patch
     fm_fs_disk_io io;
     struct fm_fs_apply *next;
     struct fm_fs_apply *live_before;
@@ -226,6 +238,7 @@ typedef struct fm_fs_chunk_read {
     uint32_t crc;        // their CRC32C
 
     uint32_t from; // private, as all that follows
+    struct fm_fs_overlay *overlay;
     fm_fs_store *store;
     fm_fs_disk_io io;
     struct fm_fs_chunk_read *live_before;

@@ -125,8 +125,8 @@ void fm_fs_store_tree_free(fm_fs_store *store)
             continue;
         }
         fm_fs_chunk *right = chunk->child[1];
-        fm_base_mem_free(chunk->committed);
-        fm_base_mem_free(chunk->pending);
+        fm_fs_chunk_copy_drop(store, chunk->committed);
+        fm_fs_chunk_copy_drop(store, chunk->pending);
         fm_base_mem_free(chunk);
         chunk = right;
     }
@@ -159,7 +159,8 @@ void fm_fs_chunk_copy_drop(fm_fs_store *store, fm_fs_chunk_copy *copy)
 {
     if (!copy || --copy->refs)
         return;
-    if (copy->size)
+    fm_fs_overlay_drop(store, copy->overlay);
+    if (copy->size && fm_fs_share_leave(store, copy))
         fm_fs_store_block_free(store, copy->size_class, copy->block);
     fm_base_mem_free(copy);
 }

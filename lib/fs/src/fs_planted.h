@@ -30,14 +30,18 @@ enum fm_fs_plant {
     FM_FS_PLANT_FLOOR_EARLY,      // the floor is raised over chunks that are being made
     FM_FS_PLANT_FLOOR_ANYWHERE,   // each replica raises its floor when it likes
     FM_FS_PLANT_FORGET_FILLED,    // a replica that is being filled forgets removed chunks
-    FM_FS_PLANT_NAMES_LOOP,       // a directory may be moved into itself
-    FM_FS_PLANT_NAMES_TWICE,      // a request that is repeated happens again
-    FM_FS_PLANT_NAMES_LINKS,      // a removed name is not taken off the count of links
-    FM_FS_PLANT_NAMES_QUOTA,      // what a removed file was charged stays charged
-    FM_FS_PLANT_NAMES_NOT_EMPTY,  // directories are removed with what is in them
-    FM_FS_PLANT_NAMES_CHUNKS,     // a truncation leaves its chunks behind
-    FM_FS_PLANT_NAMES_COLLECT,    // the collector goes on where chunks could not be removed
-    FM_FS_PLANT_NAMES_NUMBERS,    // two servers hand out the same numbers
+    FM_FS_PLANT_OVERLAY_IGNORED,  // reads take a block's bytes without what it is owed
+    FM_FS_PLANT_LAND_EARLY,      // a patch is written to its place while versions without it may be asked for
+    FM_FS_PLANT_LAND_UNSYNCED,   // a patch is forgotten before its place is durable
+    FM_FS_PLANT_OWED_FORGOTTEN,  // checkpoints leave out what blocks are owed
+    FM_FS_PLANT_NAMES_LOOP,      // a directory may be moved into itself
+    FM_FS_PLANT_NAMES_TWICE,     // a request that is repeated happens again
+    FM_FS_PLANT_NAMES_LINKS,     // a removed name is not taken off the count of links
+    FM_FS_PLANT_NAMES_QUOTA,     // what a removed file was charged stays charged
+    FM_FS_PLANT_NAMES_NOT_EMPTY, // directories are removed with what is in them
+    FM_FS_PLANT_NAMES_CHUNKS,    // a truncation leaves its chunks behind
+    FM_FS_PLANT_NAMES_COLLECT,   // the collector goes on where chunks could not be removed
+    FM_FS_PLANT_NAMES_NUMBERS,   // two servers hand out the same numbers
     FM_FS_PLANT_COUNT
 };
 

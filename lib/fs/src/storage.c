@@ -373,6 +373,7 @@ fm_status fm_fs_storage_new(fm_fs_runtime *runtime, const fm_fs_storage_options 
         fm_fs_target *target = &storage->targets[i];
         fm_fs_store_options store = {.format = disks[i].format,
                                      .journal_bytes = options->journal_bytes,
+                                     .land_bytes = options->land_bytes,
                                      .pool = options->pool,
                                      .opened = opened,
                                      .context = target};

@@ -50,7 +50,8 @@ typedef struct fm_fs_storage_options {
     int64_t forget_ns;         // between two looks for removed chunks to forget; 0: none are
     uint64_t sync_bytes_per_s; // recovery sends no more; 0: as fast as it can
     uint64_t journal_bytes;
-    fm_fs_pool *pool; // of buffers; NULL: none. The caller's, and outlives the service
+    size_t land_bytes; // chunk_store.h
+    fm_fs_pool *pool;  // of buffers; NULL: none. The caller's, and outlives the service
 } fm_fs_storage_options;
 
 // The disks stay the caller's, and must outlive the service.

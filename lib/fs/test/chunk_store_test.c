@@ -32,6 +32,7 @@ struct world {
     int opened;
     fm_status open_status;
     fm_gen *gen;
+    size_t land_bytes;
     struct model chunks[CHUNKS];
     fm_fs_apply applies[CHUNKS];
     uint64_t operations;
@@ -74,8 +75,11 @@ static void opened(void *context, fm_status status)
 
 static fm_status open_store(struct world *world, int format)
 {
-    fm_fs_store_options options = {
-        .format = format, .journal_bytes = 6 * FM_FS_PAGE, .opened = opened, .context = world};
+    fm_fs_store_options options = {.format = format,
+                                   .journal_bytes = 6 * FM_FS_PAGE,
+                                   .land_bytes = world->land_bytes,
+                                   .opened = opened,
+                                   .context = world};
     memcpy(options.identity, "0123456789abcdef", 16);
     world->disk.submitted = submitted;
     world->disk.context = world;
@@ -115,7 +119,14 @@ static void applied(fm_fs_apply *apply)
         assert_ok(fm_fs_store_commit(world->store, &apply->id, apply->version, 1));
 }
 
-static void issue(struct world *world, int which)
+static enum fm_fs_apply_kind any_kind(struct world *world)
+{
+    if (fm_gen_chance(world->gen, 0.6))
+        return FM_FS_APPLY_WRITE;
+    return (enum fm_fs_apply_kind)fm_gen_int(world->gen, FM_FS_APPLY_WRITE, FM_FS_APPLY_REPLACE_REMOVED);
+}
+
+static void issue_kind(struct world *world, int which, enum fm_fs_apply_kind kind)
 {
     struct model *model = &world->chunks[which];
     fm_fs_apply *apply = &world->applies[which];
@@ -126,10 +137,7 @@ static void issue(struct world *world, int which)
     *apply = (fm_fs_apply){.id = id_of(which), .version = model->issued, .chain_version = 1, .done = applied};
     apply->context = world;
     apply->tag = (fm_fs_tag){1, (uint32_t)which, model->issued};
-    apply->kind =
-        (enum fm_fs_apply_kind)fm_gen_int(world->gen, FM_FS_APPLY_WRITE, FM_FS_APPLY_REPLACE_REMOVED);
-    if (fm_gen_chance(world->gen, 0.5))
-        apply->kind = FM_FS_APPLY_WRITE;
+    apply->kind = kind;
     fresh->removed = apply->kind == FM_FS_APPLY_REMOVE || apply->kind == FM_FS_APPLY_REPLACE_REMOVED;
     if (!fresh->removed && apply->kind != FM_FS_APPLY_REPLACE && apply->kind != FM_FS_APPLY_WHOLE) {
         grow(fresh, old->size);
@@ -138,7 +146,9 @@ static void issue(struct world *world, int which)
     }
     if (apply->kind == FM_FS_APPLY_WRITE || apply->kind == FM_FS_APPLY_REPLACE ||
         apply->kind == FM_FS_APPLY_WHOLE) {
-        size_t size = (size_t)fm_gen_size(world->gen, 0, BYTES_MAX);
+        int is_large = fm_gen_chance(world->gen, 0.1); // more than goes into the journal
+        size_t size =
+            is_large ? FM_FS_PATCH_BYTES + FM_FS_PAGE : (size_t)fm_gen_size(world->gen, 0, BYTES_MAX);
         apply->offset =
             apply->kind == FM_FS_APPLY_WRITE ? (uint32_t)fm_gen_size(world->gen, 0, BYTES_MAX) : 0;
         apply->data = fm_fs_buffer_new(size);
@@ -153,6 +163,11 @@ static void issue(struct world *world, int which)
     }
     model->busy = 1;
     fm_fs_store_apply(world->store, apply);
+}
+
+static void issue(struct world *world, int which)
+{
+    issue_kind(world, which, any_kind(world));
 }
 
 static void read_back(fm_fs_chunk_read *read)
@@ -212,7 +227,9 @@ static void assert_blocks(struct world *world)
          chunk = fm_fs_store_after(world->store, &chunk->id)) {
         if (chunk->committed && chunk->committed->size)
             bytes += (uint64_t)FM_FS_CHUNK_CLASS_MIN << chunk->committed->size_class;
-        if (chunk->pending && chunk->pending->size)
+        if (chunk->pending && chunk->pending->size &&
+            !(chunk->committed && chunk->committed->share &&
+              chunk->committed->share == chunk->pending->share))
             bytes += (uint64_t)FM_FS_CHUNK_CLASS_MIN << chunk->pending->size_class;
     }
     assert_int_equal(fm_fs_store_used_bytes(world->store), bytes);
@@ -240,7 +257,7 @@ static void settle(struct world *world)
 // Opens a copy of the disk as the power cut leaves it, compares it with the model, and goes on with it a little.
 static void cut_here(const struct world *from, enum sim_loss loss, fm_gen *gen)
 {
-    struct world world = {.gen = gen};
+    struct world world = {.gen = gen, .land_bytes = from->land_bytes};
     sim_disk_copy(&world.disk, &from->disk);
     for (size_t i = 0; i < from->queued && loss == SIM_LOSE_SOME; i++)
         if (from->queue[i]->kind == FM_FS_DISK_WRITE)
@@ -274,6 +291,7 @@ static void survive_every_cut(fm_gen *gen)
 {
     struct world *world = calloc(1, sizeof *world);
     fm_gen cuts = fm_gen_seeded(fm_gen_u64(gen));
+    world->land_bytes = (size_t)fm_gen_int(gen, 1, 8 * FM_FS_PAGE);
     sim_disk_init(&world->disk, 64 << 20);
     world->gen = gen;
     for (int i = 0; i < CHUNKS; i++)
@@ -305,6 +323,7 @@ static void live_and_die(fm_gen *gen)
     struct world *world = calloc(1, sizeof *world);
     sim_disk_init(&world->disk, 64 << 20);
     world->gen = gen;
+    world->land_bytes = (size_t)fm_gen_int(gen, 1, 8 * FM_FS_PAGE);
     for (int i = 0; i < CHUNKS; i++)
         world->chunks[i].versions[0].removed = 1;
     assert_ok(open_store(world, 1));
@@ -422,7 +441,7 @@ static void a_hole_in_the_journal_is_noticed(void **state)
     struct world *world = calloc(1, sizeof *world);
     open_empty(world, &gen);
     for (int i = 0; i < 4; i++) {
-        issue(world, 0);
+        issue_kind(world, 0, FM_FS_APPLY_TRUNCATE);
         while (world->chunks[0].busy)
             assert_true(turn(world));
     }

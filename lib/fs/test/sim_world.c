@@ -31,7 +31,8 @@ static void start_storage(struct world *world, struct node *node)
                                      .call_timeout_ns = 200 * ms,
                                      .scrub_ns = 150 * ms,
                                      .forget_ns = 120 * ms,
-                                     .journal_bytes = 40 << 10};
+                                     .journal_bytes = 40 << 10,
+                                     .land_bytes = 16 << 10};
     if (fm_fs_storage_new(&node->base, &options, disks, n, &node->storage) < 0)
         abort();
 }
@@ -76,6 +77,7 @@ static void stop_node(struct world *world, struct node *node)
         world->result.driven += counts.driven;
         world->result.synced += counts.synced;
         world->result.repaired += counts.repaired;
+        world->result.rotten += counts.rotten;
         world->result.resumed += counts.resumed;
         world->result.forgotten += counts.forgotten;
     }
@@ -444,7 +446,10 @@ static void begin_operation(struct world *world, struct node *node, int final_ch
         io->kind = FM_FS_CLIENT_WRITE;
         op->value = ++world->value;
         io->offset = (uint32_t)(op->cell * CELL_AT);
-        io->data = fm_fs_buffer_new(64);
+        // Now and then more than goes into a journal: a block of its own.
+        size_t size = op->cell == CELLS - 1 && sim_chance(world, 0.3) ? LARGE : 64;
+        io->data = fm_fs_buffer_new(size);
+        memset(io->data->data, 0, size);
         for (int i = 0; i < 8; i++)
             fm_put_le64(io->data->data + 8 * i, op->value);
     } else {
@@ -760,6 +765,17 @@ static void check_replicas(struct world *world)
     }
 }
 
+// What was written is found as it was, unless the world spoilt it.
+static void check_rot(struct world *world)
+{
+    unsigned long rotten = world->result.rotten;
+    for (int i = 0; i < STORAGES; i++)
+        if (world->nodes[MANAGERS + i].storage)
+            rotten += fm_fs_storage_count(world->nodes[MANAGERS + i].storage).rotten;
+    if (rotten && !world->result.faults[SIM_ROT])
+        sim_fail(world, "%lu times a checksum was wrong, and nothing had been spoilt", rotten);
+}
+
 static void free_world(struct world *world)
 {
     while (world->heap_count) {
@@ -827,6 +843,8 @@ sim_result sim_run(unsigned long seed, FILE *trace)
         check_history(world);
     if (!world->result.failed)
         check_replicas(world);
+    if (!world->result.failed)
+        check_rot(world);
     if (!world->result.failed)
         sim_names_check(world);
     free_world(world);

@@ -34,7 +34,7 @@ typedef struct sim_result {
     unsigned long operations; // of clients, that ended
     unsigned long unknown;    // of these, with an unknown outcome
     unsigned long faults[SIM_FAULTS];
-    unsigned long dirty_reads, driven, synced, repaired, resumed, forgotten;
+    unsigned long dirty_reads, driven, synced, repaired, rotten, resumed, forgotten;
     unsigned long names_operations, names_again, collected; // again: requests that were sent once more
     unsigned long events;
     unsigned long hash; // of all events: equal for equal seeds

@@ -42,8 +42,9 @@ enum {
     CHUNKS = 3, // of each chain
     CELLS = 2,  // registers of each chunk
     CELL_AT = 4096,
-    OPERATIONS = 72, // of each client
-    AT_ONCE = 3,     // of each client
+    LARGE = 40 << 10, // bytes of some writes
+    OPERATIONS = 72,  // of each client
+    AT_ONCE = 3,      // of each client
     HISTORY_MAX = CLIENTS * (OPERATIONS + 64) * 2,
     FINAL_READS = CHAINS * CHUNKS
 };
