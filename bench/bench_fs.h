@@ -13,11 +13,13 @@ fm_status fm_bench_fs_folder(char *out_folder);
 void fm_bench_fs_folder_remove(const char *folder);
 
 /** Reads or writes at `offsets` (count of them, `size` bytes each) by io_uring with O_DIRECT, `depth` at once, into or from
- * `buffers` (depth of `size` bytes); after writes one flush. FM_ERR_UNAVAILABLE: no io_uring here. bench_fs_ring.c */
+ * `buffers` (depth of `size` bytes); after writes one flush, or each is durable by itself (O_DSYNC).
+ * FM_ERR_UNAVAILABLE: no io_uring here. bench_fs_ring.c */
+enum fm_bench_fs_way { FM_BENCH_FS_READ, FM_BENCH_FS_WRITE, FM_BENCH_FS_WRITE_DURABLE };
 typedef struct fm_bench_fs_raw fm_bench_fs_raw;
 fm_status fm_bench_fs_raw_open(const char *path, unsigned depth, fm_bench_fs_raw **out_raw);
-fm_status fm_bench_fs_raw_run(fm_bench_fs_raw *raw, int writes, const uint64_t *offsets, unsigned count,
-                              unsigned size, void *buffers);
+fm_status fm_bench_fs_raw_run(fm_bench_fs_raw *raw, enum fm_bench_fs_way way, const uint64_t *offsets,
+                              unsigned count, unsigned size, void *buffers);
 void fm_bench_fs_raw_close(fm_bench_fs_raw *raw);
 
 /** Mounts on the new directory `dir` a file system that answers each read at once: one file, "file", of `bytes`. It runs in a

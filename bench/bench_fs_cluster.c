@@ -1,4 +1,11 @@
-// Writes that are durable on all replicas of a chain, by a client in another process, against io_uring on the same disk.
+/*
+ * Writes that are durable on all replicas of a chain, by a client in another process, against io_uring on the same disk, which
+ * writes as many times as there are replicas.
+ *
+ * Whole chunks are bound by the disk's bandwidth. Pages of 4 KiB at random are bound by flushes: a replica makes a change durable
+ * before the next one hears of it, so that one at a time costs three flushes in a row, as the peer has them, of 8 KiB of journal each;
+ * and the same 4 KiB once more, later and many at a time, where they belong. Many at once share flushes.
+ */
 #include "bench_fs.h"
 
 #include <signal.h>
@@ -11,18 +18,29 @@
 #include "fathom/clock.h"
 #include "fathom/fs_cluster.h"
 #include "fathom/mem.h"
+#include "fathom/rng.h"
 
 // More writes than are under way at once, so that most of a run is a steady stream.
-enum { REPLICAS = 3, CHUNK = 1 << 20, WRITES = 128, DEPTH = 32, TIMEOUT_MS = 60000 };
+enum {
+    REPLICAS = 3,
+    CHUNK = 1 << 20,
+    WRITES = 128,
+    DEPTH = 32,
+    PAGE = 4096,
+    PAGES = 512, // written by a run
+    TIMEOUT_MS = 60000
+};
 
 struct cluster_bench {
     char folder[FM_BENCH_FS_PATH];
     pid_t cluster;
     fm_fs_chunks *chunks;
     fm_bench_fs_raw *raw;
-    void *data; // DEPTH chunks
-    fm_fs_chunk_op ops[WRITES];
-    uint64_t offsets[WRITES * REPLICAS];
+    unsigned depth; // pages at once; 0: whole chunks are written
+    uint64_t round; // each writes elsewhere
+    void *data;     // DEPTH chunks
+    fm_fs_chunk_op ops[PAGES];
+    uint64_t offsets[PAGES * REPLICAS];
 };
 
 static pid_t start_cluster(const char *dir)
@@ -51,7 +69,45 @@ static fm_status run_raw(void *state, int threads)
     (void)threads;
     if (!bench->raw)
         return FM_ERR_UNAVAILABLE;
-    return fm_bench_fs_raw_run(bench->raw, 1, bench->offsets, WRITES * REPLICAS, CHUNK, bench->data);
+    return fm_bench_fs_raw_run(bench->raw, FM_BENCH_FS_WRITE, bench->offsets, WRITES * REPLICAS, CHUNK,
+                               bench->data);
+}
+
+static uint64_t draw_page(struct cluster_bench *bench, unsigned i, unsigned files)
+{
+    return fm_base_rng_at(3, bench->round, i) % ((uint64_t)files * WRITES * CHUNK / PAGE) * PAGE;
+}
+
+static fm_status run_pages(void *state, int threads)
+{
+    struct cluster_bench *bench = state;
+    (void)threads;
+    bench->round++;
+    for (unsigned i = 0; i < PAGES; i++) {
+        uint64_t offset = draw_page(bench, i, 1);
+        bench->ops[i] = (fm_fs_chunk_op){.kind = FM_FS_CHUNK_WRITE,
+                                         .chain = 1,
+                                         .id = {[15] = (uint8_t)(offset / CHUNK)},
+                                         .offset = (uint32_t)(offset % CHUNK),
+                                         .size = PAGE,
+                                         .bytes = (const uint8_t *)bench->data + (size_t)i * PAGE};
+    }
+    for (unsigned i = 0; i < PAGES; i += bench->depth)
+        FM_TRY(fm_fs_chunks_batch(bench->chunks, bench->ops + i, bench->depth, TIMEOUT_MS));
+    return FM_OK;
+}
+
+static fm_status run_raw_pages(void *state, int threads)
+{
+    struct cluster_bench *bench = state;
+    (void)threads;
+    if (!bench->raw)
+        return FM_ERR_UNAVAILABLE;
+    bench->round++;
+    for (unsigned i = 0; i < PAGES * REPLICAS; i++)
+        bench->offsets[i] = draw_page(bench, i, REPLICAS);
+    return fm_bench_fs_raw_run(bench->raw, FM_BENCH_FS_WRITE_DURABLE, bench->offsets, PAGES * REPLICAS, PAGE,
+                               bench->data);
 }
 
 static void teardown(void *state)
@@ -78,6 +134,13 @@ static int is_whole(const fm_fs_cluster_state *state)
     return state->chain_count && state->version > 5; // it has come together once
 }
 
+// What is overwritten is there, on both sides.
+static fm_status fill(struct cluster_bench *bench)
+{
+    FM_TRY(run_cluster(bench, 1));
+    return bench->raw ? run_raw(bench, 1) : FM_OK;
+}
+
 static fm_status open_cluster(struct cluster_bench *bench)
 {
     char dir[FM_BENCH_FS_PATH + 16];
@@ -86,7 +149,7 @@ static fm_status open_cluster(struct cluster_bench *bench)
     fm_fs_cluster_state now;
     FM_TRY(fm_bench_fs_folder(bench->folder));
     snprintf(dir, sizeof dir, "%s/raw", bench->folder);
-    fm_status status = fm_bench_fs_raw_open(dir, DEPTH, &bench->raw);
+    fm_status status = fm_bench_fs_raw_open(dir, bench->depth ? bench->depth : DEPTH, &bench->raw);
     if (status < 0 && status != FM_ERR_UNAVAILABLE)
         return status;
     snprintf(dir, sizeof dir, "%s/cluster", bench->folder);
@@ -107,6 +170,7 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
     struct cluster_bench *bench = fm_base_mem_zalloc(1, sizeof *bench);
     if (!bench)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for the case");
+    bench->depth = given->argument ? *(const unsigned *)given->argument : 0;
     bench->data = fm_bench_alloc((size_t)DEPTH * CHUNK);
     fm_status status =
         bench->data ? open_cluster(bench) : fm_base_error_set(FM_ERR_NOMEM, "no memory for chunks");
@@ -123,6 +187,13 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
                                          .id = {[15] = (uint8_t)i},
                                          .size = CHUNK,
                                          .bytes = (const uint8_t *)bench->data + (size_t)i % DEPTH * CHUNK};
+    if (bench->depth) {
+        status = fill(bench);
+        if (status < 0) {
+            teardown(bench);
+            return status;
+        }
+    }
     *out_state = bench;
     return FM_OK;
 }
@@ -133,8 +204,29 @@ static fm_status nothing_before(void *state)
     return FM_OK;
 }
 
+static fm_status add_pages(fm_bench *bench, const char *name, const unsigned *depth, double ratio)
+{
+    return fm_bench_add(bench, &(fm_bench_case){
+                                   .name = name,
+                                   .argument = depth,
+                                   .bytes = (double)PAGES * PAGE,
+                                   .clock = FM_BENCH_WALL,
+                                   .threads = 1,
+                                   .setup = setup,
+                                   .before = nothing_before,
+                                   .run = run_pages,
+                                   .teardown = teardown,
+                                   .peers = {{.name = "io_uring", .run = run_raw_pages}},
+                                   .goals = {{FM_BENCH_RATIO, .peer = "io_uring", .must = ratio}},
+                               });
+}
+
 fm_status fm_bench_fs_cluster_cases(fm_bench *bench)
 {
+    static const unsigned one = 1;
+    static const unsigned many = 16;
+    FM_TRY(add_pages(bench, "cluster.overwrite.3x4KiB.1", &one, 0.3));
+    FM_TRY(add_pages(bench, "cluster.overwrite.3x4KiB.16", &many, 0.1));
     return fm_bench_add(bench, &(fm_bench_case){
                                    .name = "cluster.write.3x1MiB",
                                    .bytes = (double)WRITES * CHUNK,

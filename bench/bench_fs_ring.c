@@ -2,6 +2,7 @@
 #include "bench_fs.h"
 
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "fathom/mem.h"
@@ -33,8 +34,8 @@ fm_status fm_bench_fs_raw_open(const char *path, unsigned depth, fm_bench_fs_raw
     return FM_OK;
 }
 
-fm_status fm_bench_fs_raw_run(fm_bench_fs_raw *raw, int writes, const uint64_t *offsets, unsigned count,
-                              unsigned size, void *buffers)
+fm_status fm_bench_fs_raw_run(fm_bench_fs_raw *raw, enum fm_bench_fs_way way, const uint64_t *offsets,
+                              unsigned count, unsigned size, void *buffers)
 {
     struct io_uring_cqe *cqe;
     unsigned next = 0;
@@ -48,10 +49,12 @@ fm_status fm_bench_fs_raw_run(fm_bench_fs_raw *raw, int writes, const uint64_t *
             struct io_uring_sqe *sqe = io_uring_get_sqe(&raw->ring);
             unsigned slot = free_slots[--free_count];
             uint8_t *data = (uint8_t *)buffers + (size_t)slot * size;
-            if (writes)
-                io_uring_prep_write(sqe, raw->fd, data, size, offsets[next++]);
-            else
+            if (way == FM_BENCH_FS_READ)
                 io_uring_prep_read(sqe, raw->fd, data, size, offsets[next++]);
+            else
+                io_uring_prep_write(sqe, raw->fd, data, size, offsets[next++]);
+            if (way == FM_BENCH_FS_WRITE_DURABLE)
+                sqe->rw_flags = RWF_DSYNC;
             sqe->user_data = slot;
         }
         if (io_uring_submit_and_wait(&raw->ring, 1) < 0)
@@ -65,7 +68,7 @@ fm_status fm_bench_fs_raw_run(fm_bench_fs_raw *raw, int writes, const uint64_t *
                 return fm_base_error_set(FM_ERR_IO, "io_uring moved %d of %u bytes", moved, size);
         }
     }
-    if (writes && fdatasync(raw->fd) != 0)
+    if (way == FM_BENCH_FS_WRITE && fdatasync(raw->fd) != 0)
         return fm_base_error_set(FM_ERR_IO, "the flush failed");
     return FM_OK;
 }
@@ -86,11 +89,11 @@ fm_status fm_bench_fs_raw_open(const char *path, unsigned depth, fm_bench_fs_raw
     return fm_base_error_set(FM_ERR_UNAVAILABLE, "%s: built without io_uring", path);
 }
 
-fm_status fm_bench_fs_raw_run(fm_bench_fs_raw *raw, int writes, const uint64_t *offsets, unsigned count,
-                              unsigned size, void *buffers)
+fm_status fm_bench_fs_raw_run(fm_bench_fs_raw *raw, enum fm_bench_fs_way way, const uint64_t *offsets,
+                              unsigned count, unsigned size, void *buffers)
 {
     (void)raw;
-    (void)writes;
+    (void)way;
     (void)offsets;
     (void)count;
     (void)size;

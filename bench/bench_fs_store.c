@@ -104,8 +104,8 @@ static fm_status run_raw(void *state, int threads)
     if (!bench->raw)
         return FM_ERR_UNAVAILABLE;
     draw_offsets(bench);
-    return fm_bench_fs_raw_run(bench->raw, 0, bench->offsets, bench->shape.count, bench->shape.size,
-                               bench->buffers);
+    return fm_bench_fs_raw_run(bench->raw, FM_BENCH_FS_READ, bench->offsets, bench->shape.count,
+                               bench->shape.size, bench->buffers);
 }
 
 static void teardown(void *state)

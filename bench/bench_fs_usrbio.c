@@ -116,14 +116,14 @@ static fm_status run_fuse(void *state, int threads)
 {
     struct usrbio_bench *bench = state;
     (void)threads;
-    return fm_bench_fs_raw_run(bench->fuse, 0, bench->offsets, READS, PAGE, bench->data);
+    return fm_bench_fs_raw_run(bench->fuse, FM_BENCH_FS_READ, bench->offsets, READS, PAGE, bench->data);
 }
 
 static fm_status run_disk(void *state, int threads)
 {
     struct usrbio_bench *bench = state;
     (void)threads;
-    return fm_bench_fs_raw_run(bench->disk, 0, bench->offsets, READS, PAGE, bench->data);
+    return fm_bench_fs_raw_run(bench->disk, FM_BENCH_FS_READ, bench->offsets, READS, PAGE, bench->data);
 }
 
 static void teardown(void *state)
