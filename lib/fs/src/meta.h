@@ -178,6 +178,11 @@ fm_status fm_fs_meta_touch_dir(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, 
                                int subdirectories);
 fm_status fm_fs_meta_check_empty(fm_fs_kv_tx *tx, const fm_fs_node *dir, const char *name);
 
+// meta_data.c
+
+// Whether clients of other processes live: they may have open what this one changes.
+fm_status fm_fs_meta_other_clients(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, int *out_others);
+
 // meta_quota.c
 
 // Adds to what a project uses. FM_ERR_FS_QUOTA.

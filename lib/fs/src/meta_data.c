@@ -1,7 +1,10 @@
 // Lengths and contents of files: inline ones whole, of all others the records.
 #include "meta_remote.h"
 
-enum { FORGET_PAGE = 64 };
+enum {
+    FORGET_PAGE = 64,
+    CLIENTS_PAGE = 64 // where there are more, some live
+};
 
 static const uint64_t forget_ns = (uint64_t)3600 * 1000000000;
 
@@ -334,4 +337,35 @@ fm_status fm_fs_meta_lease(fm_fs_meta *meta, uint64_t client, uint64_t until_ns)
         __atomic_store_n(&meta->leased, until_ns ? client : 0, __ATOMIC_RELAXED);
     return meta->remote ? fm_fs_meta_remote_session(meta, FM_FS_META_LEASE, client, until_ns, NULL)
                         : fm_fs_meta_lease_other(meta, client, until_ns);
+}
+
+fm_status fm_fs_meta_other_clients(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, int *out_others)
+{
+    static const uint8_t from[1] = {'C'};
+    static const uint8_t behind[1] = {'C' + 1};
+    fm_fs_kv_item items[CLIENTS_PAGE];
+    size_t count;
+    FM_TRY(fm_fs_kv_range(tx, (fm_fs_kv_bytes){from, 1}, (fm_fs_kv_bytes){behind, 1}, CLIENTS_PAGE, 0, items,
+                          &count));
+    *out_others = count == CLIENTS_PAGE;
+    for (size_t i = 0; i < count && !*out_others; i++)
+        *out_others = items[i].key.size == 9 && items[i].value.size == 8 &&
+                      fm_fs_meta_number_at((const uint8_t *)items[i].key.data + 1) != op->leased &&
+                      fm_get_le64(items[i].value.data) > (uint64_t)op->now_ns;
+    return FM_OK;
+}
+
+static fm_status others(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
+{
+    return fm_fs_meta_other_clients(tx, op, &op->made);
+}
+
+fm_status fm_fs_meta_others(fm_fs_meta *meta, int *out_others)
+{
+    struct fm_fs_meta_op op = {.meta = meta, .body = others, .made = 1};
+    op.leased = __atomic_load_n(&meta->leased, __ATOMIC_RELAXED);
+    if (!meta->remote)
+        FM_TRY(fm_fs_meta_read(&op));
+    *out_others = op.made;
+    return FM_OK;
 }

@@ -1,8 +1,6 @@
 // Removing names: of files, of empty directories, of whole trees.
 #include "meta_remote.h"
 
-enum { CLIENTS_PAGE = 64 }; // of other clients; where there are more, some live
-
 static const uint64_t others_ns = (uint64_t)FM_FS_META_GRACE_S * 1000000000;
 
 fm_status fm_fs_meta_touch_dir(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, fm_fs_node *dir,
@@ -36,23 +34,6 @@ fm_status fm_fs_meta_work_put(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, e
     return fm_fs_meta_put(tx, &key, value, kind == FM_FS_META_WORK_DATA ? sizeof value : 4);
 }
 
-// Whether clients of other processes live: they may have open what loses its last name here.
-static fm_status are_others(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, int *out_others)
-{
-    static const uint8_t from[1] = {'C'};
-    static const uint8_t behind[1] = {'C' + 1};
-    fm_fs_kv_item items[CLIENTS_PAGE];
-    size_t count;
-    FM_TRY(fm_fs_kv_range(tx, (fm_fs_kv_bytes){from, 1}, (fm_fs_kv_bytes){behind, 1}, CLIENTS_PAGE, 0, items,
-                          &count));
-    *out_others = count == CLIENTS_PAGE;
-    for (size_t i = 0; i < count && !*out_others; i++)
-        *out_others = items[i].key.size == 9 && items[i].value.size == 8 &&
-                      fm_fs_meta_number_at((const uint8_t *)items[i].key.data + 1) != op->leased &&
-                      fm_get_le64(items[i].value.data) > (uint64_t)op->now_ns;
-    return FM_OK;
-}
-
 fm_status fm_fs_meta_drop_link(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, fm_fs_node *node)
 {
     int held = 0;
@@ -71,7 +52,7 @@ fm_status fm_fs_meta_drop_link(fm_fs_kv_tx *tx, const struct fm_fs_meta_op *op, 
     }
     FM_TRY(fm_fs_meta_any(tx, 'S', node->ino, &held));
     if (S_ISREG(node->mode))
-        FM_TRY(are_others(tx, op, &others));
+        FM_TRY(fm_fs_meta_other_clients(tx, op, &others));
     if (held || others || (node->flags & FM_FS_NODE_XATTRS) || node->reach) {
         FM_TRY(fm_fs_meta_store(tx, node));
         return fm_fs_meta_work_put(tx, op, FM_FS_META_WORK_NODE, node, others ? others_ns : 0);

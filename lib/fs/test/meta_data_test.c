@@ -218,6 +218,24 @@ static void removed_files_wait_for_other_clients(void **state)
     names_close(&names);
 }
 
+static void others_are_those_of_other_processes_that_live(void **state)
+{
+    (void)state;
+    struct names names;
+    int others;
+    names_open(&names, NULL);
+    assert_ok(fm_fs_meta_others(names.meta, &others));
+    assert_int_equal(others, 0);
+    assert_ok(fm_fs_meta_lease(names.meta, 5, names.now + 1000));
+    assert_ok(fm_fs_meta_lease(names.meta, 6, UINT64_MAX)); // this process is 6 now, and 5 another
+    assert_ok(fm_fs_meta_others(names.meta, &others));
+    assert_int_equal(others, 1);
+    names.now += 1000;
+    assert_ok(fm_fs_meta_others(names.meta, &others));
+    assert_int_equal(others, 0);
+    names_close(&names);
+}
+
 static void trees_are_emptied_later(void **state)
 {
     (void)state;
@@ -260,6 +278,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_removed_waits),
         cmocka_unit_test(open_files_outlive_their_names),
         cmocka_unit_test(removed_files_wait_for_other_clients),
+        cmocka_unit_test(others_are_those_of_other_processes_that_live),
         cmocka_unit_test(trees_are_emptied_later),
     };
     return fm_test_run("meta_data", tests);

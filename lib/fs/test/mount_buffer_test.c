@@ -105,6 +105,47 @@ static void what_waits_is_seen_here_and_after_sync_there(void **state)
     mount_home_close(&home);
 }
 
+// A file's version counts what others are told; the clock alone may make it count, once when a second's first write comes and
+// once a second afterwards.
+static void a_mount_alone_tells_nobody_of_each_sync(void **state)
+{
+    (void)state;
+    enum { SYNCS = 300 };
+    mount_home_open(&home, 1, NULL);
+    fill(7);
+    int fd = mount_file(&home, 0, "a", O_RDWR | O_CREAT);
+    put(fd, bytes, LARGE, 0);
+    assert_int_equal(fsync(fd), 0);
+    uint64_t version = node_of("a").version;
+    uint64_t begin = fm_base_clock_ns();
+    for (int i = 0; i < SYNCS; i++) {
+        put(fd, bytes + i, 100, i * 1000);
+        memmove(bytes + (size_t)i * 1000, bytes + i, 100);
+        assert_int_equal(fsync(fd), 0);
+    }
+    uint64_t seconds = (fm_base_clock_ns() - begin) / 1000000000;
+    assert_true(node_of("a").version - version <= 2 * (seconds + 2));
+    // Who asks is told, and who comes later sees the bytes.
+    version = node_of("a").version;
+    struct stat info;
+    put(fd, bytes, 100, 0);
+    assert_int_equal(fsync(fd), 0);
+    assert_int_equal(stat(mount_path(&home, 0, "a"), &info), 0);
+    assert_true(node_of("a").version > version);
+    put(fd, bytes + 1, 100, 0);
+    memmove(bytes, bytes + 1, 100);
+    assert_int_equal(fsync(fd), 0);
+    mount_home_start(&home, 1, NULL);
+    assert_content(1, "a", LARGE);
+    // From then on each one is told.
+    put(fd, bytes + 2, 100, 0);
+    memmove(bytes, bytes + 2, 100);
+    assert_int_equal(fsync(fd), 0);
+    assert_content(1, "a", LARGE);
+    close(fd);
+    mount_home_close(&home);
+}
+
 static size_t resident(const char *name)
 {
     unsigned char pages[LARGE / SMALL];
@@ -251,6 +292,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_writes_become_few),
         cmocka_unit_test(what_waits_is_seen_here_and_after_sync_there),
+        cmocka_unit_test(a_mount_alone_tells_nobody_of_each_sync),
         cmocka_unit_test(the_kernel_keeps_what_nobody_else_changed),
         cmocka_unit_test(failures_are_told_at_sync_and_close),
         cmocka_unit_test(a_full_cluster_says_so_and_goes_on),

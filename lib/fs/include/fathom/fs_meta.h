@@ -242,6 +242,8 @@ FM_API FM_MUST_USE fm_status fm_fs_meta_release(fm_fs_meta *meta, uint64_t clien
  * hold it; they look whether their open files have names more often than that.
  */
 FM_API FM_MUST_USE fm_status fm_fs_meta_lease(fm_fs_meta *meta, uint64_t client, uint64_t until_ns);
+/** Whether clients of other processes live. Where services have the names 1, without asking them. */
+FM_API FM_MUST_USE fm_status fm_fs_meta_others(fm_fs_meta *meta, int *out_others);
 
 /* Locks: advisory ones, as flock() and fcntl() have them, between all clients */
 

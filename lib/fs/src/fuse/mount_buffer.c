@@ -140,7 +140,12 @@ fm_status fm_fs_mount_flush_locked(fm_fs_mount *mount, struct fm_fs_mount_file *
         if (status < 0)
             return fail(file, status);
     }
-    if (!settle || !file->unsettled)
+    return settle ? fm_fs_mount_settle_locked(mount, file) : FM_OK;
+}
+
+fm_status fm_fs_mount_settle_locked(fm_fs_mount *mount, struct fm_fs_mount_file *file)
+{
+    if (!file->unsettled)
         return FM_OK;
     file->unsettled = 0;
     fm_status status = fm_fs_volume_settle(mount->volume, file->ino, &file->version);
@@ -148,12 +153,28 @@ fm_status fm_fs_mount_flush_locked(fm_fs_mount *mount, struct fm_fs_mount_file *
     return status < 0 && status != FM_ERR_NOT_FOUND ? fail(file, status) : FM_OK;
 }
 
-fm_status fm_fs_mount_flush(fm_fs_mount *mount, struct fm_fs_mount_file *file)
+static fm_status flush(fm_fs_mount *mount, struct fm_fs_mount_file *file, int settle)
 {
     pthread_rwlock_wrlock(&file->lock);
-    fm_status status = fm_fs_mount_flush_locked(mount, file, 1);
+    fm_status status = fm_fs_mount_flush_locked(mount, file, settle);
     pthread_rwlock_unlock(&file->lock);
     return status;
+}
+
+fm_status fm_fs_mount_flush(fm_fs_mount *mount, struct fm_fs_mount_file *file)
+{
+    return flush(mount, file, 1);
+}
+
+fm_status fm_fs_mount_sync(fm_fs_mount *mount, struct fm_fs_mount_file *file)
+{
+    int others = 1;
+    // Asked afterwards: who comes later reads what is in the volume by now.
+    fm_status status = flush(mount, file, 0);
+    if (fm_fs_meta_others(mount->meta, &others) == FM_OK && !others)
+        return status;
+    fm_status settled = flush(mount, file, 1);
+    return status < 0 ? status : settled;
 }
 
 fm_status fm_fs_mount_flush_ino(fm_fs_mount *mount, uint64_t ino)

@@ -109,10 +109,11 @@ static void on_write(fuse_req_t request, fuse_ino_t ino, const char *bytes, size
         fuse_reply_write(request, size);
 }
 
-static int sync_handle(fm_fs_mount *mount, struct fm_fs_mount_handle *handle)
+static int sync_handle(fm_fs_mount *mount, struct fm_fs_mount_handle *handle, int closing)
 {
     fm_fs_mount_handle_used(handle);
-    fm_status flushed = fm_fs_mount_flush(mount, handle->file);
+    fm_status flushed =
+        closing ? fm_fs_mount_flush(mount, handle->file) : fm_fs_mount_sync(mount, handle->file);
     fm_status status = fm_fs_mount_error(handle); // this one's, or one before it
     return write_errno(status < 0 ? status : flushed);
 }
@@ -120,7 +121,7 @@ static int sync_handle(fm_fs_mount *mount, struct fm_fs_mount_handle *handle)
 static void on_flush(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
     struct fm_fs_mount_handle *handle = fm_fs_mount_handle_of(info);
-    int err = sync_handle(fm_fs_mount_of(request), handle);
+    int err = sync_handle(fm_fs_mount_of(request), handle, 1);
     (void)ino;
     fm_fs_mount_unlock(fm_fs_mount_of(request), handle, info, 0); // as a close does for its process
     fuse_reply_err(request, err);
@@ -130,7 +131,7 @@ static void on_fsync(fuse_req_t request, fuse_ino_t ino, int only_data, struct f
 {
     (void)ino;
     (void)only_data;
-    fuse_reply_err(request, sync_handle(fm_fs_mount_of(request), fm_fs_mount_handle_of(info)));
+    fuse_reply_err(request, sync_handle(fm_fs_mount_of(request), fm_fs_mount_handle_of(info), 0));
 }
 
 static void on_release(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)

@@ -159,6 +159,10 @@ fm_status fm_fs_mount_buffer_read(fm_fs_mount *mount, struct fm_fs_mount_file *f
 // file open; the bytes are gone then. The second one with the file's lock held for writing.
 fm_status fm_fs_mount_flush(fm_fs_mount *mount, struct fm_fs_mount_file *file);
 fm_status fm_fs_mount_flush_locked(fm_fs_mount *mount, struct fm_fs_mount_file *file, int settle);
+// Tells the time of the last change, if it has not been told. With the file's lock held for writing.
+fm_status fm_fs_mount_settle_locked(fm_fs_mount *mount, struct fm_fs_mount_file *file);
+// A flush that tells the time only if others might look; otherwise that is done within a second (fm_fs_mount_tend()).
+fm_status fm_fs_mount_sync(fm_fs_mount *mount, struct fm_fs_mount_file *file);
 // The same of the file `ino`, if it is open here and has anything.
 fm_status fm_fs_mount_flush_ino(fm_fs_mount *mount, uint64_t ino);
 // The first failure that this opening has not been told of.

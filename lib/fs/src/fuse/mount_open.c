@@ -195,9 +195,17 @@ static void tend(fm_fs_mount *mount, struct fm_fs_mount_file *file)
     fm_fs_node node;
     pthread_rwlock_rdlock(&file->lock);
     int old = file->dirty && fm_base_clock_ns() - file->dirty_ns >= age_ns;
+    int unsettled = file->unsettled;
     pthread_rwlock_unlock(&file->lock);
     if (old && fm_fs_mount_flush(mount, file) < 0) // remembered for who has it open
         return;
+    if (unsettled && !old) {
+        pthread_rwlock_wrlock(&file->lock);
+        fm_status status = fm_fs_mount_settle_locked(mount, file);
+        pthread_rwlock_unlock(&file->lock);
+        if (status < 0)
+            return;
+    }
     if (fm_fs_meta_node(mount->meta, file->ino, &node) == FM_OK && node.nlink == 0 &&
         hold(mount, file) < 0) // tried again a second later
         return;
