@@ -338,7 +338,7 @@ static fm_status write_once(fm_fs_volume *volume, uint64_t ino, const struct fm_
         FM_TRY(fm_fs_meta_extend(volume->meta, ino, node.data, end, &node));
         follow(version, &node);
     }
-    return fm_fs_volume_transfer_pieces(volume, &node, FM_FS_VOLUME_WRITE, pieces, count);
+    return fm_fs_volume_write_chunks(volume, &node, pieces, count);
 }
 
 fm_status fm_fs_volume_write_pieces(fm_fs_volume *volume, uint64_t ino,

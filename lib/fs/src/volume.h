@@ -107,9 +107,12 @@ enum fm_fs_volume_action { FM_FS_VOLUME_READ, FM_FS_VOLUME_WRITE, FM_FS_VOLUME_R
  */
 fm_status fm_fs_volume_transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_fs_volume_action action,
                                 uint64_t offset, uint64_t length, void *to, const void *from);
-// READ or WRITE of several pieces, as many chunks at once as may be.
-fm_status fm_fs_volume_transfer_pieces(fm_fs_volume *volume, const fm_fs_node *node,
-                                       enum fm_fs_volume_action action,
-                                       const struct fm_fs_volume_piece *pieces, size_t count);
+// READ of several pieces.
+fm_status fm_fs_volume_read_pieces(fm_fs_volume *volume, const fm_fs_node *node,
+                                   const struct fm_fs_volume_piece *pieces, size_t count);
+
+// volume_write.c: writes pieces, all of which have bytes, as many chunks at once as may be.
+fm_status fm_fs_volume_write_chunks(fm_fs_volume *volume, const fm_fs_node *node,
+                                    const struct fm_fs_volume_piece *pieces, size_t count);
 
 #endif

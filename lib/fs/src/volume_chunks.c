@@ -208,9 +208,8 @@ fm_status fm_fs_volume_transfer(fm_fs_volume *volume, const fm_fs_node *node, en
     return length ? transfer(volume, node, action, &piece, 1) : FM_OK;
 }
 
-fm_status fm_fs_volume_transfer_pieces(fm_fs_volume *volume, const fm_fs_node *node,
-                                       enum fm_fs_volume_action action,
-                                       const struct fm_fs_volume_piece *pieces, size_t count)
+fm_status fm_fs_volume_read_pieces(fm_fs_volume *volume, const fm_fs_node *node,
+                                   const struct fm_fs_volume_piece *pieces, size_t count)
 {
-    return transfer(volume, node, action, pieces, count);
+    return transfer(volume, node, FM_FS_VOLUME_READ, pieces, count);
 }

@@ -62,7 +62,7 @@ fm_status fm_fs_mount_fetch(fm_fs_mount *mount, const fm_fs_node *node,
     fm_status status = FM_OK;
     // Many pieces are many small holes between pages that are here, which is rare.
     if (!mount->mover || count > FM_FS_CACHE_PIECES)
-        return fm_fs_volume_transfer_pieces(mount->volume, node, FM_FS_VOLUME_READ, pieces, count);
+        return fm_fs_volume_read_pieces(mount->volume, node, pieces, count);
     batch.mover = mount->mover;
     batch.count = batch.left = count;
     batch.task = (fm_net_task){.run = begin, .context = &batch};
