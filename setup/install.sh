@@ -87,11 +87,22 @@ install_packages() {
     rm -f "$log"
 }
 
-# fetch_tarball NAME VERSION SHA512: leaves the tarball's path in $tarball, or fails.
+# Downloads are tried again, until one has failed for good: then the registry is out of reach, and the others wait for nobody.
+tries=3
+
+# fetch_tarball SCRATCH NAME VERSION SHA512: leaves the tarball's path in $tarball; or says why it cannot, and fails.
 fetch_tarball() {
-    local scratch=$1 name=$2 version=$3 sha512=$4
+    local scratch=$1 name=$2 version=$3 sha512=$4 try
     say "fetching $name $version"
-    (cd "$scratch" && npm pack "$name@$version" --ignore-scripts --silent >/dev/null 2>&1) || return 1
+    for ((try = 1; ; try++)); do
+        (cd "$scratch" && npm pack "$name@$version" --ignore-scripts >/dev/null 2>npm.log) && break
+        if ((try >= tries)); then
+            tries=1
+            grep -i '^npm err' "$scratch/npm.log" | head -n 4 >&2 || true
+            return 1
+        fi
+        sleep $((2 * try))
+    done
     tarball=$(find "$scratch" -name '*.tgz' | head -n 1)
     [ -n "$tarball" ] || return 1
     local got
@@ -104,7 +115,7 @@ fetch_tarball() {
 
 # Each line of npm.txt: name version sha512 file-in-tarball target-under-.deps architecture
 install_tarballs() {
-    local name version sha512 member target architecture
+    local name version sha512 member target architecture unfetched=0
     while read -r name version sha512 member target architecture; do
         case $name in '' | '#'*) continue ;; esac
         [ "$architecture" = any ] || [ "$architecture" = "$(uname -m)" ] || continue
@@ -114,7 +125,8 @@ install_tarballs() {
         scratch=$(mktemp -d)
         if ! fetch_tarball "$scratch" "$name" "$version" "$sha512"; then
             rm -rf "$scratch"
-            say "cannot fetch $name $version from npm; what needs $target stays off"
+            say "cannot fetch $name $version from npm; what needs .deps/$target stays off or is skipped"
+            unfetched=1
             continue
         fi
         mkdir -p ".deps/$(dirname "$target")"
@@ -124,6 +136,10 @@ install_tarballs() {
         echo "$name@$version" >"$stamp"
         rm -rf "$scratch"
     done <setup/npm.txt
+    if [ $unfetched = 1 ]; then
+        say "all else works. For the rest run 'make' again where npm reaches a registry ($(npm config get registry 2>/dev/null);"
+        say "'npm config set registry URL' names a mirror), or copy .deps/ from a machine where it did."
+    fi
 }
 
 install_packages
