@@ -93,6 +93,77 @@ static void random_block(fm_gen *gen)
                     (acc[0][i] != acc[0][i] && acc[1][i] != acc[1][i]));
 }
 
+// Steps whose codes bit matrices do not serve, by their number among those of a call: what each way of taking turns between
+// matrices and tables meets.
+static int is_special(int pattern, int step)
+{
+    switch (pattern) {
+    case 0: // matrices alone
+        return 0;
+    case 1: // tables, but for a step in eight
+        return 1;
+    case 2: // the first is done again, and all after it at once
+        return step == 0;
+    case 3: // the last is done again
+        return step == FM_GEMM_STREAMS * 4 - 1;
+    case 4: // from matrices to tables
+        return step >= 16;
+    case 5: // from tables to matrices
+        return step < 16;
+    default: // at the brink
+        return step % 8 == 7;
+    }
+}
+
+static void every_turn_between_matrices_and_tables(void **state)
+{
+    (void)state;
+    enum { STEPS = 4, COLUMNS = FM_GEMM_STREAMS * FM_GEMM_PANEL, STEP_BYTES = 32 * FM_GEMM_PANEL };
+    static const uint8_t specials[] = {0x00, 0x80, 0x01, 0x87, 0x7F, 0xFF}; // zeros, subnormals, NaNs
+    static uint8_t panels[FM_GEMM_STREAMS][2 * FM_GEMM_BLOCK * FM_GEMM_PANEL];
+    struct fm_gemm_kernels kernels[2];
+    float a[FM_GEMM_BLOCK], scales[FM_GEMM_FEW] = {0.5f}, b_scales[COLUMNS], acc[2][COLUMNS];
+    fm_gen gen = fm_gen_seeded(11);
+    if (!install(kernels))
+        fm_test_skip("no AVX-512 here");
+    struct fm_gemm_few few = {.count = FM_GEMM_STREAMS,
+                              .a = a,
+                              .a_stride = FM_GEMM_BLOCK,
+                              .rows = 1,
+                              .steps = STEPS,
+                              .acc_stride = COLUMNS,
+                              .a_scales = scales,
+                              .b_scales = b_scales};
+    for (int i = 0; i < FM_GEMM_BLOCK; i++)
+        a[i] = fm_gen_normal(&gen);
+    for (int i = 0; i < COLUMNS; i++)
+        b_scales[i] = 2;
+    for (int pattern = 0; pattern < 7; pattern++)
+        for (size_t special = 0; special < sizeof specials; special++) {
+            for (int i = 0; i < few.count; i++) {
+                few.panels[i] = panels[i];
+                few.columns[i] = (int64_t)i * FM_GEMM_PANEL;
+                for (int at = 0; at < STEPS * STEP_BYTES; at++) // normal, of either sign
+                    panels[i][at] =
+                        (uint8_t)(fm_gen_int(&gen, 8, 0x7E) | (fm_gen_chance(&gen, 0.5) ? 0x80 : 0));
+                for (int step = 0; step < STEPS; step++)
+                    if (is_special(pattern, i * STEPS + step))
+                        panels[i][step * STEP_BYTES + fm_gen_int(&gen, 0, STEP_BYTES - 1)] =
+                            specials[special];
+            }
+            memset(acc, 0, sizeof acc);
+            for (int i = 0; i < 2; i++) {
+                few.acc = acc[i];
+                kernels[i].few_e4m3(&few);
+            }
+            for (int i = 0; i < COLUMNS; i++)
+                if (fm_f32_bits(acc[0][i]) != fm_f32_bits(acc[1][i]) &&
+                    (acc[0][i] == acc[0][i] || acc[1][i] == acc[1][i]))
+                    fail_msg("pattern %d, code 0x%02X, column %d: %g with tables alone, %g", pattern,
+                             specials[special], i, (double)acc[0][i], (double)acc[1][i]);
+        }
+}
+
 static void with_and_without_vbmi_is_the_same(void **state)
 {
     (void)state;
@@ -104,6 +175,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_codes_are_unpacked_as_the_reference_does),
         cmocka_unit_test(with_and_without_vbmi_is_the_same),
+        cmocka_unit_test(every_turn_between_matrices_and_tables),
     };
     return fm_test_run("gemm_few", tests);
 }
