@@ -223,32 +223,34 @@ static void every_level_gives_the_same_right_results(void **state)
     fm_gen_property(8, random_problem);
 }
 
+// One causal head, as narrow as they get; its lengths are still to be said.
+static struct shape narrow(fm_dtype dtype, fm_dtype out_dtype)
+{
+    return (struct shape){.batch = 1,
+                          .h_q = 1,
+                          .h_kv = 1,
+                          .d_qk = 16,
+                          .d_v = 16,
+                          .causal = 1,
+                          .dtype = dtype,
+                          .out_dtype = out_dtype};
+}
+
 // More queries and keys than a block has.
 static void long_sequences_are_cut_up_rightly(void **state)
 {
     (void)state;
     fm_gen gen = fm_gen_seeded(7);
-    struct shape shape = {.batch = 2,
-                          .h_q = 2,
-                          .h_kv = 1,
-                          .d_qk = 16,
-                          .d_v = 16,
-                          .causal = 1,
-                          .dtype = FM_DTYPE_F32,
-                          .out_dtype = FM_DTYPE_F32,
-                          .cu_q = {0, 260, 261},
-                          .cu_k = {0, 290, 320}};
+    struct shape shape = narrow(FM_DTYPE_F32, FM_DTYPE_F32);
+    shape.batch = shape.h_q = 2;
+    memcpy(shape.cu_q, (int32_t[]){0, 260, 261}, 3 * sizeof *shape.cu_q);
+    memcpy(shape.cu_k, (int32_t[]){0, 290, 320}, 3 * sizeof *shape.cu_k);
     all_levels(&gen, &shape, 1);
-    shape = (struct shape){.batch = 2,
-                           .h_q = 1,
-                           .h_kv = 1,
-                           .d_qk = 48,
-                           .d_v = 16,
-                           .causal = 1,
-                           .dtype = FM_DTYPE_BF16,
-                           .out_dtype = FM_DTYPE_BF16,
-                           .cu_q = {0, 290, 292},
-                           .cu_k = {0, 325, 390}};
+    shape = narrow(FM_DTYPE_BF16, FM_DTYPE_BF16);
+    shape.batch = 2;
+    shape.d_qk = 48;
+    memcpy(shape.cu_q, (int32_t[]){0, 290, 292}, 3 * sizeof *shape.cu_q);
+    memcpy(shape.cu_k, (int32_t[]){0, 325, 390}, 3 * sizeof *shape.cu_k);
     all_levels(&gen, &shape, 0);
 }
 
@@ -307,16 +309,8 @@ static void a_query_does_not_know_later_keys(void **state)
 {
     (void)state;
     enum { TOKENS = 300, SPOILED = 170 };
-    struct shape shape = {.batch = 1,
-                          .h_q = 1,
-                          .h_kv = 1,
-                          .d_qk = 16,
-                          .d_v = 16,
-                          .causal = 1,
-                          .dtype = FM_DTYPE_BF16,
-                          .out_dtype = FM_DTYPE_F32,
-                          .cu_q = {0, TOKENS},
-                          .cu_k = {0, TOKENS}};
+    struct shape shape = narrow(FM_DTYPE_BF16, FM_DTYPE_F32);
+    shape.cu_q[1] = shape.cu_k[1] = TOKENS;
     for (int isa = FM_ISA_REF; isa <= (int)MLA_EMULATED; isa++) {
         if (!mla_is_there((fm_isa)isa))
             continue;
@@ -342,15 +336,11 @@ static void bad_arguments_are_refused(void **state)
 {
     (void)state;
     fm_gen gen = fm_gen_seeded(3);
-    struct shape shape = {.batch = 1,
-                          .h_q = 2,
-                          .h_kv = 2,
-                          .d_qk = 16,
-                          .d_v = 16,
-                          .dtype = FM_DTYPE_BF16,
-                          .out_dtype = FM_DTYPE_BF16,
-                          .cu_q = {0, 5},
-                          .cu_k = {0, 7}};
+    struct shape shape = narrow(FM_DTYPE_BF16, FM_DTYPE_BF16);
+    shape.h_q = shape.h_kv = 2;
+    shape.causal = 0;
+    shape.cu_q[1] = 5;
+    shape.cu_k[1] = 7;
     struct problem problem = make(&gen, &shape);
     fm_mla_context *context = mla_open(FM_ISA_AVX512, 1);
     fm_mla_prefill_args good = args_of(&problem), args = good;

@@ -12,6 +12,8 @@
 #include "fathom/clock.h"
 #include "fathom/serve.h"
 
+#include "../test/model_tiny.h"
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Of the whole process: opening takes longer than answering. */
@@ -27,24 +29,7 @@ static void check(int good)
 
 static void open_server(void)
 {
-    static const fm_model_config config = {.family = FM_MODEL_V2,
-                                           .vocab = 257,
-                                           .hidden = 16,
-                                           .intermediate = 16,
-                                           .layers = 1,
-                                           .dense_layers = 1,
-                                           .heads = 1,
-                                           .kv_lora = 16,
-                                           .nope = 16,
-                                           .rope = 16,
-                                           .value = 16,
-                                           .gate = FM_MODEL_SOFTMAX,
-                                           .routed_scale = 1,
-                                           .epsilon = 1e-6,
-                                           .rope_theta = 10000,
-                                           .context = 64,
-                                           .bos = 0,
-                                           .eos = 1};
+    const fm_model_config config = model_tiny_config(0, 1);
     static const char template[] = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}";
     static const char text[] = "any text";
     static const char *const keys[] = {"key", NULL};

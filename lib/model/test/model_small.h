@@ -1,6 +1,9 @@
-/* A model small enough to train in a test: what tests change of it they say. */
+/* A model small enough to train in a test: what tests change of it they say. And how far its results are off. */
 #ifndef MODEL_SMALL_H
 #define MODEL_SMALL_H
+
+#include <math.h>
+#include <stddef.h>
 
 #include "fathom/model.h"
 
@@ -35,6 +38,17 @@ static inline fm_model_config model_small_config(void)
                               .bos = -1,
                               .eos = -1};
     return config;
+}
+
+/** The noise in `is` over the size of what is wanted. */
+static inline double model_small_noise(const float *is, const float *wanted, size_t count)
+{
+    double off = 0, size = 0;
+    for (size_t i = 0; i < count; i++) {
+        off += ((double)is[i] - (double)wanted[i]) * ((double)is[i] - (double)wanted[i]);
+        size += (double)wanted[i] * (double)wanted[i];
+    }
+    return sqrt(off / size);
 }
 
 #endif

@@ -1,8 +1,6 @@
 // Experts' networks in BF16 and FP8, by grouped products, against those in f32, one expert after the other.
 #include "fm_test.h"
 
-#include <math.h>
-
 #include "fathom/rng.h"
 #include "model_small.h"
 #include "model_trainer.h"
@@ -83,17 +81,6 @@ static void run(fm_dtype dtype, int is_queued, struct results *out)
     fm_model_trainer_close(trainer);
 }
 
-// The noise in `is` over the size of what is wanted.
-static double noise(const float *is, const float *wanted, size_t count)
-{
-    double off = 0, size = 0;
-    for (size_t i = 0; i < count; i++) {
-        off += ((double)is[i] - (double)wanted[i]) * ((double)is[i] - (double)wanted[i]);
-        size += (double)wanted[i] * (double)wanted[i];
-    }
-    return sqrt(off / size);
-}
-
 static void check(fm_dtype dtype, double least, double most)
 {
     static struct results wanted, is, queued;
@@ -101,8 +88,9 @@ static void check(fm_dtype dtype, double least, double most)
     run(dtype, 0, &is);
     run(dtype, 1, &queued);
     assert_memory_equal(&is, &queued, sizeof is);
-    double each[] = {noise(is.out, wanted.out, ROWS * HIDDEN), noise(is.din, wanted.din, ROWS * HIDDEN),
-                     noise(is.gradients, wanted.gradients, EXPERTS * 3 * HIDDEN * WIDTH)};
+    double each[] = {model_small_noise(is.out, wanted.out, ROWS * HIDDEN),
+                     model_small_noise(is.din, wanted.din, ROWS * HIDDEN),
+                     model_small_noise(is.gradients, wanted.gradients, EXPERTS * 3 * HIDDEN * WIDTH)};
     for (int i = 0; i < 3; i++)
         if (!(each[i] > least && each[i] < most))
             fail_msg("result %d: noise %g", i, each[i]);

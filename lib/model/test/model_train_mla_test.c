@@ -1,8 +1,6 @@
 // Attention in training by mla against the f32 one, forward and backward.
 #include "fm_test.h"
 
-#include <math.h>
-
 #include "fathom/rng.h"
 #include "model_small.h"
 #include "model_trainer.h"
@@ -57,16 +55,6 @@ static void run(const struct widths *widths, fm_dtype dtype, struct results *out
     fm_model_trainer_close(trainer);
 }
 
-static double noise(const float *is, const float *wanted, size_t count)
-{
-    double off = 0, size = 0;
-    for (size_t i = 0; i < count; i++) {
-        off += ((double)is[i] - (double)wanted[i]) * ((double)is[i] - (double)wanted[i]);
-        size += (double)wanted[i] * (double)wanted[i];
-    }
-    return sqrt(off / size);
-}
-
 static void it_is_off_by_the_rounding_of_bf16(void **state)
 {
     static const struct widths widths[] = {{32, 16, 32}, {8, 4, 6}, {20, 8, 40}};
@@ -75,8 +63,9 @@ static void it_is_off_by_the_rounding_of_bf16(void **state)
     for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
         run(&widths[i], FM_DTYPE_F32, &wanted);
         run(&widths[i], FM_DTYPE_BF16, &is);
-        double each[] = {noise(is.out, wanted.out, TOKENS * HIDDEN), noise(is.dx, wanted.dx, TOKENS * HIDDEN),
-                         noise(is.dlatents, wanted.dlatents, LATENT * HIDDEN)};
+        double each[] = {model_small_noise(is.out, wanted.out, TOKENS * HIDDEN),
+                         model_small_noise(is.dx, wanted.dx, TOKENS * HIDDEN),
+                         model_small_noise(is.dlatents, wanted.dlatents, LATENT * HIDDEN)};
         for (int j = 0; j < 3; j++)
             if (!(each[j] > 1e-4 && each[j] < 2e-2))
                 fail_msg("widths %zu, result %d: noise %g", i, j, each[j]);

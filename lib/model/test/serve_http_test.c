@@ -15,6 +15,7 @@
 #include "fathom/clock.h"
 #include "fathom/mem.h"
 #include "fathom/serve.h"
+#include "model_tiny.h"
 
 /* Texts are shorter than a block of the cache, so that a kept one is one block, and five pieces of memory. */
 enum { STREAMS = 64, ANSWER = 40, KEPT_PIECES = 5, HANG_MS = 120000, BODY_MAX = 1 << 16 };
@@ -48,24 +49,7 @@ static void *step_engine(void *context)
 
 static void open_server(struct server *server, int receive_timeout_ms)
 {
-    static const fm_model_config config = {.family = FM_MODEL_V2,
-                                           .vocab = 257,
-                                           .hidden = 16,
-                                           .intermediate = 16,
-                                           .layers = 1,
-                                           .dense_layers = 1,
-                                           .heads = 1,
-                                           .kv_lora = 16,
-                                           .nope = 16,
-                                           .rope = 16,
-                                           .value = 16,
-                                           .gate = FM_MODEL_SOFTMAX,
-                                           .routed_scale = 1,
-                                           .epsilon = 1e-6,
-                                           .rope_theta = 10000,
-                                           .context = 64,
-                                           .bos = -1,
-                                           .eos = -1};
+    const fm_model_config config = model_tiny_config(-1, -1);
     static const char text[] = "any text";
     fm_tokenizer_training training = {.size = sizeof training, .vocab = 257, .threads = 1};
     fm_model_options options = {.size = sizeof options, .threads = 1};
