@@ -14,6 +14,7 @@
 struct mount_options {
     int detach, read_only, allow_other, up;
     int64_t cache;
+    const char *metrics, *log;
 };
 
 #define FIELD(name) offsetof(struct mount_options, name)
@@ -32,7 +33,8 @@ static fm_status serve(const fm_invocation *invocation, const struct mount_optio
                                          .allow_other = given->allow_other,
                                          .read_only = given->read_only,
                                          .serve_cluster = given->up,
-                                         .cache_bytes = (uint64_t)given->cache};
+                                         .cache_bytes = (uint64_t)given->cache,
+                                         .metrics = given->metrics};
     fm_fs_mount *mount;
     fm_status status = fm_fs_mount_open(invocation->operands[0], invocation->operands[1], &options, &mount);
     tell(ready, status);
@@ -40,21 +42,29 @@ static fm_status serve(const fm_invocation *invocation, const struct mount_optio
         return status;
     if (ready >= 0)
         close(ready);
-    else
-        fprintf(stderr, "fathom: %s is mounted on %s; Ctrl-C or umount ends it\n", invocation->operands[0],
-                invocation->operands[1]);
+    fm_cmd_fs_say("%s is mounted on %s; Ctrl-C or umount ends it", invocation->operands[0],
+                  invocation->operands[1]);
+    if (fm_fs_mount_metrics(mount))
+        fm_cmd_fs_say("metrics at http://%s/metrics", fm_fs_mount_metrics(mount));
     status = fm_fs_mount_run(mount);
     fm_fs_mount_close(mount);
     return status;
 }
 
-static fm_status leave_terminal(void)
+// What it says goes to the cluster's log from now on.
+static fm_status leave_terminal(const char *cluster)
 {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/log", cluster);
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null < 0)
         return fm_base_file_error(errno, "/dev/null");
-    if (setsid() < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0)
+    int log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    int said = log >= 0 ? log : null; // a directory in which it may not write is no reason not to mount
+    if (setsid() < 0 || dup2(null, 0) < 0 || dup2(said, 1) < 0 || dup2(said, 2) < 0)
         return fm_base_file_error(errno, "leaving the terminal");
+    if (log >= 0)
+        close(log);
     close(null);
     return FM_OK;
 }
@@ -72,7 +82,7 @@ static fm_status detach(const fm_invocation *invocation, const struct mount_opti
         return fm_base_file_error(errno, "fork");
     if (child == 0) {
         close(ready[0]);
-        fm_status status = leave_terminal();
+        fm_status status = leave_terminal(invocation->operands[0]);
         if (status < 0)
             tell(ready[1], status);
         else
@@ -94,12 +104,13 @@ static fm_status run_mount(const fm_invocation *invocation, const void *given, i
 {
     const struct mount_options *options = given;
     (void)out_exit;
+    FM_TRY(fm_cmd_fs_log_begin(options->log));
     return options->detach ? detach(invocation, options) : serve(invocation, options, -1);
 }
 
 static const fm_option mount_schema[] = {
     {"detach", FM_OPTION_FLAG, FIELD(detach), .value = "false",
-     .help = "return once it is mounted and leave it running, until umount"},
+     .help = "return once it is mounted and leave it running, until umount; its messages go to CLUSTER/log"},
     {"read-only", FM_OPTION_FLAG, FIELD(read_only), .value = "false", .help = "let nobody change anything"},
     {"allow-other", FM_OPTION_FLAG, FIELD(allow_other), .value = "false",
      .help = "let other users in, too; who is not root needs user_allow_other in /etc/fuse.conf"},
@@ -107,6 +118,7 @@ static const fm_option mount_schema[] = {
      .help = "run the cluster, which is not up, in this process, as fathom fs cluster up does"},
     {"cache", FM_OPTION_SIZE, FIELD(cache), .value = "256M", .min = 2 << 20, .max = (int64_t)1 << 40,
      .help = "memory for what was read, beside the kernel's"},
+    FM_CMD_FS_SERVICE_OPTIONS,
     {0},
 };
 

@@ -27,14 +27,6 @@ if ! "$fathom" fs cluster init c --targets 2 --replicas 1 --target-bytes 1G 2>er
     says err.txt 'not a store of this build'
     exit 77
 fi
-scrape() { # file with "metrics at http://HOST:PORT/metrics": what is answered there, into out.txt
-    local at
-    at=$(sed -n 's|.*metrics at http://\([0-9.:]*\)/metrics.*|\1|p' "$1")
-    exec 3<>"/dev/tcp/${at%:*}/${at##*:}"
-    printf 'GET /metrics HTTP/1.1\r\n\r\n' >&3
-    cat <&3 >out.txt
-    exec 3>&-
-}
 expect 1 "$fathom" fs cluster up c --metrics nonsense
 says err.txt 'nonsense'
 "$fathom" fs cluster up c --metrics 127.0.0.1:0 --log json 2>up.txt &

@@ -16,3 +16,12 @@ expect() { # exit status, command...: leaves what the command said in out.txt an
 says() { # file, text
     grep -qF -e "$2" "$1" || { echo "$1 lacks '$2': $(cat "$1")" >&2; exit 1; }
 }
+
+scrape() { # file with "metrics at http://HOST:PORT/metrics": what is answered there, into out.txt
+    local at
+    at=$(sed -n 's|.*metrics at http://\([0-9.:]*\)/metrics.*|\1|p' "$1")
+    exec 3<>"/dev/tcp/${at%:*}/${at##*:}"
+    printf 'GET /metrics HTTP/1.1\r\n\r\n' >&3
+    cat <&3 >out.txt
+    exec 3>&-
+}

@@ -459,9 +459,8 @@ void fm_fs_cluster_stop(fm_fs_cluster *cluster)
     fm_net_loop_stop(fm_fs_host_loop(cluster->host));
 }
 
-static void write_metrics(void *context, struct fm_fs_metrics_text *text)
+void fm_fs_cluster_metrics_text(const fm_fs_cluster *cluster, struct fm_fs_metrics_text *text)
 {
-    const fm_fs_cluster *cluster = context;
     struct fm_fs_cluster_process process = {.manager = cluster->manager,
                                             .storage_count = cluster->service_count,
                                             .target_count = cluster->disk_count};
@@ -474,6 +473,11 @@ static void write_metrics(void *context, struct fm_fs_metrics_text *text)
         process.capacities[i] = cluster->disks[i]->capacity_bytes;
     }
     fm_fs_cluster_metrics_write(&process, text);
+}
+
+static void write_metrics(void *context, struct fm_fs_metrics_text *text)
+{
+    fm_fs_cluster_metrics_text(context, text);
 }
 
 fm_status fm_fs_cluster_metrics(fm_fs_cluster *cluster, const char *address, const char **out_address)

@@ -19,6 +19,9 @@ struct fm_net_loop;
 // Nobody runs the loop meanwhile.
 fm_status fm_fs_cluster_client(fm_fs_cluster *cluster, struct fm_fs_client **out_client,
                                struct fm_net_loop **out_loop);
+// What it counts, for Prometheus. In its loop.
+struct fm_fs_metrics_text;
+void fm_fs_cluster_metrics_text(const fm_fs_cluster *cluster, struct fm_fs_metrics_text *text);
 
 struct fm_fs_cluster_conf {
     uint32_t targets, replicas, nodes;

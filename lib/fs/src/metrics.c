@@ -84,6 +84,23 @@ void fm_fs_metrics_value(struct fm_fs_metrics_text *text, const char *name, cons
         print(text, "fathom_fs_%s %.17g\n", name, value);
 }
 
+void fm_fs_metrics_histogram(struct fm_fs_metrics_text *text, const char *name, const char *label,
+                             const char *label_value, const double *bounds, const uint64_t *counts,
+                             size_t count, double sum)
+{
+    uint64_t below = 0;
+    for (size_t i = 0; i < count; i++) {
+        below += counts[i];
+        print(text, "fathom_fs_%s_bucket{%s=\"%s\",le=\"%g\"} %llu\n", name, label, label_value, bounds[i],
+              (unsigned long long)below);
+    }
+    below += counts[count];
+    print(text, "fathom_fs_%s_bucket{%s=\"%s\",le=\"+Inf\"} %llu\n", name, label, label_value,
+          (unsigned long long)below);
+    print(text, "fathom_fs_%s_sum{%s=\"%s\"} %.17g\n", name, label, label_value, sum);
+    print(text, "fathom_fs_%s_count{%s=\"%s\"} %llu\n", name, label, label_value, (unsigned long long)below);
+}
+
 void fm_fs_metrics_one(struct fm_fs_metrics_text *text, const char *name, const char *type, const char *help,
                        double value)
 {

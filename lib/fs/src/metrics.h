@@ -15,12 +15,16 @@ struct fm_fs_metrics_text {
     int failed;
 };
 
-// Begins a metric: "fathom_fs_" and `name`; `type` is "counter" or "gauge".
+// Begins a metric: "fathom_fs_" and `name`; `type` is "counter", "gauge" or "histogram".
 void fm_fs_metrics_begin(struct fm_fs_metrics_text *text, const char *name, const char *type,
                          const char *help);
 // A value of the metric that was begun; `label` (or NULL) with its value tells it from the others.
 void fm_fs_metrics_value(struct fm_fs_metrics_text *text, const char *name, const char *label,
                          const char *label_value, double value);
+// A histogram of the metric that was begun: `counts` of `bounds`, and one more of what is above them all; `sum` of the values.
+void fm_fs_metrics_histogram(struct fm_fs_metrics_text *text, const char *name, const char *label,
+                             const char *label_value, const double *bounds, const uint64_t *counts,
+                             size_t count, double sum);
 // A metric of one value.
 void fm_fs_metrics_one(struct fm_fs_metrics_text *text, const char *name, const char *type, const char *help,
                        double value);

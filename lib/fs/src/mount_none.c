@@ -16,6 +16,12 @@ fm_status fm_fs_mount_run(fm_fs_mount *mount)
     return fm_base_error_set(FM_ERR_UNSUPPORTED, "built without libfuse3");
 }
 
+const char *fm_fs_mount_metrics(const fm_fs_mount *mount)
+{
+    (void)mount;
+    return NULL;
+}
+
 void fm_fs_mount_close(fm_fs_mount *mount)
 {
     (void)mount;

@@ -23,6 +23,8 @@ static void write_two(void *context, struct fm_fs_metrics_text *text)
     fm_fs_metrics_begin(text, "size", "gauge", "Sizes.");
     fm_fs_metrics_value(text, "size", "of", "a", 0.5);
     fm_fs_metrics_value(text, "size", "of", "b", 1e18);
+    fm_fs_metrics_begin(text, "wait", "histogram", "Waits.");
+    fm_fs_metrics_histogram(text, "wait", "for", "c", (double[]){0.25, 1}, (uint64_t[]){3, 0, 4}, 2, 8.5);
 }
 
 static void open_world(void)
@@ -90,6 +92,12 @@ static void scrapes_are_answered(void **state)
         assert_non_null(strstr(text, "Content-Type: text/plain; version=0.0.4"));
         assert_non_null(strstr(text, "# TYPE fathom_fs_answers_total counter\nfathom_fs_answers_total 42\n"));
         assert_non_null(strstr(text, "fathom_fs_size{of=\"a\"} 0.5\nfathom_fs_size{of=\"b\"} 1e+18\n"));
+        assert_non_null(strstr(text,
+                               "# TYPE fathom_fs_wait histogram\n"
+                               "fathom_fs_wait_bucket{for=\"c\",le=\"0.25\"} 3\n"
+                               "fathom_fs_wait_bucket{for=\"c\",le=\"1\"} 3\n"
+                               "fathom_fs_wait_bucket{for=\"c\",le=\"+Inf\"} 7\n"
+                               "fathom_fs_wait_sum{for=\"c\"} 8.5\nfathom_fs_wait_count{for=\"c\"} 7\n"));
         assert_non_null(strstr(text, "process_resident_memory_bytes "));
         const char *body = strstr(text, "\r\n\r\n");
         size_t length = 0;

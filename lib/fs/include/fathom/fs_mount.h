@@ -25,7 +25,8 @@
  *
  * Threads: libfuse's, as many as requests need; one more renews the lease on locks and removed files, writes what has
  * waited and collects what removals leave; one tries for locks; one serves shared memory, with five for what it would wait
- * for; with `serve_cluster` one runs the cluster. Children of a process that has mounted do not use it.
+ * for; with `serve_cluster` one runs the cluster, otherwise with `metrics` one answers scrapers. Children of a process that
+ * has mounted do not use it.
  */
 #ifndef FATHOM_FS_MOUNT_H
 #define FATHOM_FS_MOUNT_H
@@ -50,6 +51,9 @@ typedef struct fm_fs_mount_options {
     int serve_cluster; /**< 1: the cluster is not up; it runs in this process, as by fm_fs_cluster_up() */
     /** Memory for what was read, at most: for when the kernel has dropped its pages and asks again. At least 2 MiB; 256 MiB */
     uint64_t cache_bytes;
+    /** Answers GET /metrics at this TCP address, in Prometheus' text, as fm_fs_cluster_metrics() does; with `serve_cluster` of
+     *  the cluster, too. NULL or "": nobody. Borrowed. */
+    const char *metrics;
 } fm_fs_mount_options;
 
 typedef struct fm_fs_mount fm_fs_mount;
@@ -68,6 +72,8 @@ FM_API FM_MUST_USE fm_status fm_fs_mount_open(const char *cluster, const char *d
                                               const fm_fs_mount_options *options, fm_fs_mount **out_mount);
 /** Serves. FM_ERR_IO. */
 FM_API FM_MUST_USE fm_status fm_fs_mount_run(fm_fs_mount *mount);
+/** Where metrics are, the mount's; with the port that was chosen for 0. NULL: nowhere. */
+FM_API const char *fm_fs_mount_metrics(const fm_fs_mount *mount);
 /** Unmounts, if it is still mounted, and ends it; NULL is allowed. */
 FM_API void fm_fs_mount_close(fm_fs_mount *mount);
 

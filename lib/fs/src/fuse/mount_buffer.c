@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "fathom/clock.h"
+#include "fathom/log.h"
 
 enum {
     FILE_MAX = 16 << 20,   // of one file: as many chunks of the usual size as travel at once
@@ -126,6 +127,8 @@ static fm_status fail(struct fm_fs_mount_file *file, fm_status status)
     file->error = status;
     file->error_turn++;
     file->through = 1;
+    fm_log_warn("fs", "inode %llu: what was written is lost: %s", (unsigned long long)file->ino,
+                fm_error_message());
     return status;
 }
 

@@ -41,7 +41,7 @@ static void on_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *i
     if (status == FM_OK)
         status = open_node(mount, &node, info);
     if (status < 0)
-        fuse_reply_err(request, write_errno(status));
+        fm_fs_mount_reply_error(request, write_errno(status));
     else if (fuse_reply_open(request, info) != 0) // the caller was interrupted and will not close it
         fm_fs_mount_file_close(mount, fm_fs_mount_handle_of(info));
 }
@@ -83,13 +83,13 @@ static void on_read(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offse
 {
     (void)ino;
     if (is_lost(info)) {
-        fuse_reply_err(request, EIO);
+        fm_fs_mount_reply_error(request, EIO);
         return;
     }
     fm_status status = fm_fs_mount_read(fm_fs_mount_of(request), fm_fs_mount_handle_of(info), request, size,
                                         (uint64_t)offset);
     if (status < 0)
-        fuse_reply_err(request, write_errno(status));
+        fm_fs_mount_reply_error(request, write_errno(status));
 }
 
 static void on_write(fuse_req_t request, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
@@ -98,15 +98,17 @@ static void on_write(fuse_req_t request, fuse_ino_t ino, const char *bytes, size
     const struct fm_fs_mount_handle *handle = fm_fs_mount_handle_of(info);
     (void)ino;
     if (is_lost(info)) {
-        fuse_reply_err(request, EIO);
+        fm_fs_mount_reply_error(request, EIO);
         return;
     }
     fm_status status = fm_fs_mount_buffer_write(fm_fs_mount_of(request), handle->file, bytes, size,
                                                 (uint64_t)offset, handle->direct);
-    if (status < 0)
-        fuse_reply_err(request, write_errno(status));
-    else
-        fuse_reply_write(request, size);
+    if (status < 0) {
+        fm_fs_mount_reply_error(request, write_errno(status));
+        return;
+    }
+    fm_fs_mount_count_written(fm_fs_mount_of(request), size);
+    fuse_reply_write(request, size);
 }
 
 static int sync_handle(fm_fs_mount *mount, struct fm_fs_mount_handle *handle, int closing)
@@ -124,14 +126,14 @@ static void on_flush(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *
     int err = sync_handle(fm_fs_mount_of(request), handle, 1);
     (void)ino;
     fm_fs_mount_unlock(fm_fs_mount_of(request), handle, info, 0); // as a close does for its process
-    fuse_reply_err(request, err);
+    fm_fs_mount_reply_error(request, err);
 }
 
 static void on_fsync(fuse_req_t request, fuse_ino_t ino, int only_data, struct fuse_file_info *info)
 {
     (void)ino;
     (void)only_data;
-    fuse_reply_err(request, sync_handle(fm_fs_mount_of(request), fm_fs_mount_handle_of(info), 0));
+    fm_fs_mount_reply_error(request, sync_handle(fm_fs_mount_of(request), fm_fs_mount_handle_of(info), 0));
 }
 
 static void on_release(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
@@ -143,7 +145,7 @@ static void on_release(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info
     if (info->flock_release)
         fm_fs_mount_unlock(mount, handle, info, 1);
     fm_fs_mount_file_close(mount, handle);
-    fuse_reply_err(request, status < 0 ? fm_fs_mount_errno(status) : 0);
+    fm_fs_mount_reply_error(request, status < 0 ? fm_fs_mount_errno(status) : 0);
 }
 
 // Space is not set aside: the chunks of a range that was never written take none.
@@ -185,7 +187,7 @@ static void on_fallocate(fuse_req_t request, fuse_ino_t ino, int mode, off_t off
     pthread_rwlock_unlock(&file->lock);
     if (flushed < 0 && status == FM_OK) // what was to be there before is not
         status = flushed;
-    fuse_reply_err(request, write_errno(status));
+    fm_fs_mount_reply_error(request, write_errno(status));
 }
 
 static void on_lseek(fuse_req_t request, fuse_ino_t ino, off_t offset, int whence,
@@ -194,7 +196,7 @@ static void on_lseek(fuse_req_t request, fuse_ino_t ino, off_t offset, int whenc
     fm_fs_mount *mount = fm_fs_mount_of(request);
     uint64_t at = 0;
     if (whence != SEEK_DATA && whence != SEEK_HOLE) {
-        fuse_reply_err(request, EINVAL);
+        fm_fs_mount_reply_error(request, EINVAL);
         return;
     }
     fm_status status = fm_fs_mount_flush(mount, fm_fs_mount_handle_of(info)->file);
@@ -205,7 +207,7 @@ static void on_lseek(fuse_req_t request, fuse_ino_t ino, off_t offset, int whenc
     if (status == FM_OK)
         fuse_reply_lseek(request, (off_t)at);
     else
-        fuse_reply_err(request, status == FM_ERR_NOT_FOUND ? ENXIO : fm_fs_mount_errno(status));
+        fm_fs_mount_reply_error(request, status == FM_ERR_NOT_FOUND ? ENXIO : fm_fs_mount_errno(status));
 }
 
 static void on_copy(fuse_req_t request, fuse_ino_t from, off_t from_offset, struct fuse_file_info *from_info,
@@ -237,7 +239,7 @@ static void on_copy(fuse_req_t request, fuse_ino_t from, off_t from_offset, stru
             status = settled;
     }
     if (status < 0 && !done)
-        fuse_reply_err(request, write_errno(status));
+        fm_fs_mount_reply_error(request, write_errno(status));
     else
         fuse_reply_write(request, done);
 }

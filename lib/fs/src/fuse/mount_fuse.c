@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "fathom/clock.h"
+#include "fathom/log.h"
 
 enum {
     TRANSFER_MAX = FM_FS_CACHE_RANGE_MAX, // what FUSE moves in one request, at most
@@ -112,7 +113,7 @@ void fm_fs_mount_reply_entry(fuse_req_t request, const fm_fs_node *node)
 
 void fm_fs_mount_reply_status(fuse_req_t request, fm_status status)
 {
-    fuse_reply_err(request, fm_fs_mount_errno(status));
+    fm_fs_mount_reply_error(request, fm_fs_mount_errno(status));
 }
 
 fm_status fm_fs_mount_renew(fm_fs_mount *mount)
@@ -122,8 +123,10 @@ fm_status fm_fs_mount_renew(fm_fs_mount *mount)
     uint64_t before = __atomic_load_n(&mount->renewed_ns, __ATOMIC_RELAXED);
     FM_TRY(fm_fs_meta_lease(mount->meta, mount->client, fm_base_clock_unix_ns() + lease_ns));
     // Others may have taken its locks in between.
-    if (before && now - before >= lease_ns)
+    if (before && now - before >= lease_ns) {
+        fm_log_warn("fs", "the mount's lease had ended: what was locked here is lost");
         fm_fs_mount_lose_locks(mount);
+    }
     __atomic_store_n(&mount->renewed_ns, now, __ATOMIC_RELAXED);
     return FM_OK;
 }
@@ -144,6 +147,8 @@ static void *keep(void *context)
         fm_status status = FM_OK;
         if (fm_base_clock_ns() - __atomic_load_n(&mount->renewed_ns, __ATOMIC_RELAXED) >= renew_ns)
             status = fm_fs_mount_renew(mount); // a failure is tried again a second later, as are those below
+        if (status < 0)
+            fm_log_warn("fs", "the mount's lease is not renewed: %s", fm_error_message());
         fm_fs_mount_tend(mount);
         if (status == FM_OK && !ending && !mount->options.read_only)
             status = fm_fs_volume_collect(mount->volume, COLLECT, &done);
@@ -219,9 +224,20 @@ static void read_ahead(const char *real)
     }
 }
 
+static struct fuse_lowlevel_ops requests = {.init = on_init};
+
+static void gather_requests(void)
+{
+    fm_fs_mount_names(&requests);
+    fm_fs_mount_files(&requests);
+    fm_fs_mount_locks(&requests);
+    fm_fs_mount_ioctl(&requests);
+    fm_fs_mount_count_requests(&requests);
+}
+
 static fm_status mount_on(fm_fs_mount *mount, const char *dir)
 {
-    static struct fuse_lowlevel_ops ops = {.init = on_init};
+    static pthread_once_t gathered = PTHREAD_ONCE_INIT;
     char options[128];
     char program[] = "fathom";
     char flag[] = "-o";
@@ -229,12 +245,9 @@ static fm_status mount_on(fm_fs_mount *mount, const char *dir)
              mount->options.allow_other ? ",allow_other" : "", mount->options.read_only ? ",ro" : "");
     char *argv[] = {program, flag, options};
     struct fuse_args args = FUSE_ARGS_INIT(3, argv);
-    fm_fs_mount_names(&ops);
-    fm_fs_mount_files(&ops);
-    fm_fs_mount_locks(&ops);
-    fm_fs_mount_ioctl(&ops);
+    pthread_once(&gathered, gather_requests);
     fuse_set_log_func(note);
-    mount->session = fuse_session_new(&args, &ops, sizeof ops, mount);
+    mount->session = fuse_session_new(&args, &requests, sizeof requests, mount);
     fuse_opt_free_args(&args);
     char *real = realpath(dir, NULL); // once it is mounted this would ask the mount
     if (!mount->session || fuse_session_mount(mount->session, dir) != 0) {
@@ -278,6 +291,8 @@ fm_status fm_fs_mount_open(const char *cluster, const char *dir, const fm_fs_mou
     pthread_cond_init(&mount->wake, NULL);
     pthread_cond_init(&mount->waiting, NULL);
     fm_status status = fm_fs_cache_new(mount->options.cache_bytes, &mount->cache);
+    if (status == FM_OK)
+        status = fm_fs_mount_counts_new(&mount->counts);
     if (status == FM_OK && mount->options.serve_cluster)
         status = fm_fs_mount_cluster_start(mount, cluster);
     if (status == FM_OK)
@@ -345,6 +360,8 @@ void fm_fs_mount_close(fm_fs_mount *mount)
         fuse_remove_signal_handlers(mount->session);
     if (mount->mounted)
         fuse_session_unmount(mount->session);
+    if (!mount->cluster) // otherwise with the cluster's loop
+        fm_fs_mount_metrics_stop(mount);
     fm_fs_mount_rings_stop(mount);
     fm_fs_mount_locks_end(mount);
     if (mount->session)
@@ -360,6 +377,7 @@ void fm_fs_mount_close(fm_fs_mount *mount)
     pthread_cond_destroy(&mount->waiting);
     pthread_mutex_destroy(&mount->lock);
     fm_fs_cache_free(mount->cache);
+    fm_base_mem_free(mount->counts);
     fm_base_mem_free(mount->paged);
     fm_base_mem_free(mount);
 }

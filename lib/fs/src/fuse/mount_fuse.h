@@ -85,6 +85,7 @@ struct fm_fs_mount {
     size_t dirty;                    // of all files; atomic
     fm_fs_cache *cache;              // what was read
     struct fm_fs_mount_wait *waits;  // for locks, in order of their coming
+    unsigned wait_count;
     pthread_cond_t waiting;
     pthread_t attendant; // tries for them
     int attending;
@@ -96,6 +97,12 @@ struct fm_fs_mount {
     fm_fs_cluster *cluster; // that runs in this process, or NULL
     pthread_t cluster_thread;
     int cluster_runs;
+    // mount_count.c
+    struct fm_fs_mount_counts *counts;
+    struct fm_fs_metrics *metrics;
+    struct fm_net_loop *metrics_loop; // NULL: the cluster's
+    pthread_t metrics_thread;
+    int metrics_runs;
     // mount_move.c: reads in its thread, or NULL
     struct fm_fs_mover *mover;
     struct fm_net_loop *loop;
@@ -173,6 +180,20 @@ static inline struct fm_fs_mount_handle *fm_fs_mount_handle_of(const struct fuse
     // NOLINTNEXTLINE(performance-no-int-to-ptr): FUSE hands it back so
     return (struct fm_fs_mount_handle *)(uintptr_t)info->fh;
 }
+
+// mount_count.c
+
+fm_status fm_fs_mount_counts_new(struct fm_fs_mount_counts **out_counts); // a block of memory
+// The requests are counted from now on.
+void fm_fs_mount_count_requests(struct fuse_lowlevel_ops *ops);
+// Instead of fuse_reply_err().
+int fm_fs_mount_reply_error(fuse_req_t request, int err);
+void fm_fs_mount_count_read(fm_fs_mount *mount, size_t bytes);
+void fm_fs_mount_count_missed(fm_fs_mount *mount, size_t bytes);
+void fm_fs_mount_count_written(fm_fs_mount *mount, size_t bytes);
+// Scrapers are answered in the loop, which nobody runs meanwhile; NULL: in one of its own.
+fm_status fm_fs_mount_metrics_start(fm_fs_mount *mount, struct fm_net_loop *loop);
+void fm_fs_mount_metrics_stop(fm_fs_mount *mount);
 
 // mount_move.c
 

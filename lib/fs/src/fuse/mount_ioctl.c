@@ -8,7 +8,7 @@
 static void reply(fuse_req_t request, fm_status status, const void *out, size_t size)
 {
     if (status < 0)
-        fuse_reply_err(request, status == FM_ERR_NOT_FOUND ? ESTALE : fm_fs_mount_errno(status));
+        fm_fs_mount_reply_error(request, status == FM_ERR_NOT_FOUND ? ESTALE : fm_fs_mount_errno(status));
     else
         fuse_reply_ioctl(request, 0, out, size);
 }
@@ -74,7 +74,7 @@ static void on_ioctl(fuse_req_t request, fuse_ino_t ino, unsigned command, void 
         memcpy(&flags, in, sizeof flags);
         reply(request, set_flags(mount, &asker.who, ino, flags), NULL, 0);
     } else {
-        fuse_reply_err(request, ENOTTY);
+        fm_fs_mount_reply_error(request, ENOTTY);
     }
 }
 

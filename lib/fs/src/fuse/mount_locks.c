@@ -145,6 +145,7 @@ static fm_status wait_for(fm_fs_mount *mount, fuse_req_t request, struct fm_fs_m
                             wait); // before it is on the list: then it may be answered at any time
     pthread_mutex_lock(&mount->lock);
     file->uses++;
+    mount->wait_count++;
     struct fm_fs_mount_wait **at = &mount->waits;
     while (*at) // whoever came first is first
         at = &(*at)->next;
@@ -177,8 +178,8 @@ static int try_again(fm_fs_mount *mount, struct fm_fs_mount_wait *wait)
     }
     if (wait->granted && wait->drop != FM_FS_VOLUME_UNKNOWN)
         drop_pages(mount, wait->file, wait->drop);
-    fuse_req_interrupt_func(wait->request, NULL, NULL);           // nobody looks at `wait` from here on
-    if (fuse_reply_err(wait->request, err) != 0 && wait->granted) // who asked is gone
+    fuse_req_interrupt_func(wait->request, NULL, NULL); // nobody looks at `wait` from here on
+    if (fm_fs_mount_reply_error(wait->request, err) != 0 && wait->granted) // who asked is gone
         unlock_again(mount, wait);
     return 1;
 }
@@ -205,6 +206,7 @@ static void try_all(fm_fs_mount *mount)
             while (*at != wait)
                 at = &(*at)->next;
             *at = next;
+            mount->wait_count--;
         }
         pthread_mutex_unlock(&mount->lock);
         if (done) {
@@ -259,7 +261,7 @@ void fm_fs_mount_locks_end(fm_fs_mount *mount)
         struct fm_fs_mount_wait *wait = mount->waits;
         mount->waits = wait->next;
         fuse_req_interrupt_func(wait->request, NULL, NULL);
-        fuse_reply_err(wait->request, ENODEV);
+        fm_fs_mount_reply_error(wait->request, ENODEV);
         fm_fs_mount_leave(mount, wait->file);
         fm_base_mem_free(wait);
     }
@@ -307,7 +309,7 @@ static void on_getlk(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *
     fm_fs_lock conflict;
     fm_status status = fm_fs_meta_lock_test(mount->meta, ino, &lock, &conflict);
     if (status < 0) {
-        fuse_reply_err(request, lock_errno(status));
+        fm_fs_mount_reply_error(request, lock_errno(status));
         return;
     }
     struct flock reply = *from;
@@ -336,7 +338,7 @@ static void set(fuse_req_t request, struct fm_fs_mount_handle *handle, const fm_
             return;
         }
     }
-    fuse_reply_err(request, status < 0 ? lock_errno(status) : granted ? 0 : EAGAIN);
+    fm_fs_mount_reply_error(request, status < 0 ? lock_errno(status) : granted ? 0 : EAGAIN);
 }
 
 static void on_setlk(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info, struct flock *from,

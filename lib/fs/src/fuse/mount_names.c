@@ -44,7 +44,7 @@ static void on_forget(fuse_req_t request, fuse_ino_t ino, uint64_t count)
 // A number that the kernel knows and the names do not: another mount has removed it.
 static void reply_gone(fuse_req_t request, fm_status status)
 {
-    fuse_reply_err(request, status == FM_ERR_NOT_FOUND ? ESTALE : fm_fs_mount_errno(status));
+    fm_fs_mount_reply_error(request, status == FM_ERR_NOT_FOUND ? ESTALE : fm_fs_mount_errno(status));
 }
 
 static void on_getattr(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
@@ -147,7 +147,7 @@ static void on_setattr(fuse_req_t request, fuse_ino_t ino, struct stat *attr, in
         status = fm_fs_meta_setattr(mount->meta, ends ? NULL : &asker.who, ino, set, &node, &out);
     if (status < 0) {
         if (status == FM_ERR_LIMIT)
-            fuse_reply_err(request, EFBIG);
+            fm_fs_mount_reply_error(request, EFBIG);
         else
             reply_gone(request, status);
         return;
@@ -211,9 +211,9 @@ static void on_link(fuse_req_t request, fuse_ino_t ino, fuse_ino_t parent, const
     if (status == FM_OK)
         fm_fs_mount_reply_entry(request, &node);
     else
-        fuse_reply_err(request, status == FM_ERR_LIMIT && strlen(name) <= FM_FS_META_NAME_MAX
-                                    ? EMLINK
-                                    : fm_fs_mount_errno(status));
+        fm_fs_mount_reply_error(request, status == FM_ERR_LIMIT && strlen(name) <= FM_FS_META_NAME_MAX
+                                             ? EMLINK
+                                             : fm_fs_mount_errno(status));
 }
 
 static void on_unlink(fuse_req_t request, fuse_ino_t parent, const char *name)
@@ -368,7 +368,7 @@ static void on_releasedir(fuse_req_t request, fuse_ino_t ino, struct fuse_file_i
 {
     (void)ino;
     free_listing(listing_of(info));
-    fuse_reply_err(request, 0);
+    fm_fs_mount_reply_error(request, 0);
 }
 
 static void on_fsyncdir(fuse_req_t request, fuse_ino_t ino, int only_data, struct fuse_file_info *info)
@@ -376,7 +376,7 @@ static void on_fsyncdir(fuse_req_t request, fuse_ino_t ino, int only_data, struc
     (void)ino;
     (void)only_data;
     (void)info;
-    fuse_reply_err(request, 0); // names are durable when they are there
+    fm_fs_mount_reply_error(request, 0); // names are durable when they are there
 }
 
 static void on_statfs(fuse_req_t request, fuse_ino_t ino)
@@ -403,9 +403,9 @@ static void on_statfs(fuse_req_t request, fuse_ino_t ino)
 static void reply_xattr(fuse_req_t request, fm_status status, const void *value, size_t size, size_t capacity)
 {
     if (status == FM_ERR_LIMIT)
-        fuse_reply_err(request, ERANGE);
+        fm_fs_mount_reply_error(request, ERANGE);
     else if (status == FM_ERR_NOT_FOUND)
-        fuse_reply_err(request, ENODATA);
+        fm_fs_mount_reply_error(request, ENODATA);
     else if (status < 0)
         fm_fs_mount_reply_status(request, status);
     else if (capacity == 0)
@@ -443,7 +443,7 @@ static void on_setxattr(fuse_req_t request, fuse_ino_t ino, const char *name, co
 {
     struct fm_fs_mount_who asker;
     if (strncmp(name, "system.", 7) == 0) { // access control lists, which are not kept
-        fuse_reply_err(request, EOPNOTSUPP);
+        fm_fs_mount_reply_error(request, EOPNOTSUPP);
         return;
     }
     fm_fs_mount_who(request, &asker);
@@ -451,7 +451,7 @@ static void on_setxattr(fuse_req_t request, fuse_ino_t ino, const char *name, co
                    (flags & XATTR_REPLACE ? FM_FS_META_XATTR_REPLACE : 0);
     fm_status status =
         fm_fs_meta_xattr_set(fm_fs_mount_of(request)->meta, &asker.who, ino, name, value, size, set);
-    fuse_reply_err(request, status == FM_ERR_NOT_FOUND ? ENODATA : fm_fs_mount_errno(status));
+    fm_fs_mount_reply_error(request, status == FM_ERR_NOT_FOUND ? ENODATA : fm_fs_mount_errno(status));
 }
 
 static void on_removexattr(fuse_req_t request, fuse_ino_t ino, const char *name)
@@ -459,7 +459,7 @@ static void on_removexattr(fuse_req_t request, fuse_ino_t ino, const char *name)
     struct fm_fs_mount_who asker;
     fm_fs_mount_who(request, &asker);
     fm_status status = fm_fs_meta_xattr_remove(fm_fs_mount_of(request)->meta, &asker.who, ino, name);
-    fuse_reply_err(request, status == FM_ERR_NOT_FOUND ? ENODATA : fm_fs_mount_errno(status));
+    fm_fs_mount_reply_error(request, status == FM_ERR_NOT_FOUND ? ENODATA : fm_fs_mount_errno(status));
 }
 
 void fm_fs_mount_names(struct fuse_lowlevel_ops *ops)

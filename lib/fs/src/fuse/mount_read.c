@@ -51,6 +51,8 @@ static int from_cache(struct reading *reading, const fm_fs_node *node, fm_status
         return 0;
     if (reading->view.missing) {
         size_t count = missing_pieces(&reading->view, node->size, pieces);
+        for (size_t i = 0; i < count; i++)
+            fm_fs_mount_count_missed(mount, pieces[i].size);
         *status = fm_fs_mount_fetch(mount, node, pieces, count);
         fm_fs_cache_filled(mount->cache, &reading->view, *status == FM_OK);
     }
@@ -96,13 +98,16 @@ static fm_status read_plainly(struct reading *reading)
     reading->bytes = fm_base_mem_alloc(reading->size);
     if (!reading->bytes)
         return FM_ERR_NOMEM;
-    return fm_fs_mount_buffer_read(reading->mount, reading->file, reading->bytes, reading->size,
-                                   reading->offset, &reading->read);
+    FM_TRY(fm_fs_mount_buffer_read(reading->mount, reading->file, reading->bytes, reading->size,
+                                   reading->offset, &reading->read));
+    fm_fs_mount_count_missed(reading->mount, reading->read);
+    return FM_OK;
 }
 
 static void reply(fuse_req_t request, const struct reading *reading)
 {
     struct iovec pieces[FM_FS_CACHE_PIECES];
+    fm_fs_mount_count_read(reading->mount, reading->read);
     if (!reading->in_view) {
         fuse_reply_buf(request, (const char *)reading->bytes, reading->read);
         return;

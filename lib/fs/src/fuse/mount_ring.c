@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fathom/log.h"
 #include "fs_cluster_private.h"
 #include "hf3fs_usrbio.h"
 #include "mount_fuse.h"
@@ -87,8 +88,10 @@ static fm_status learn_device(fm_fs_mount *mount, const char *dir)
 static void *run_cluster(void *context)
 {
     fm_fs_mount *mount = context;
-    // When it fails, the mount's requests do, too, and say so.
-    return fm_fs_cluster_run(mount->cluster) < 0 ? mount : NULL;
+    if (fm_fs_cluster_run(mount->cluster) == FM_OK)
+        return NULL;
+    fm_log_error("fs", "the cluster in the mount's process has ended: %s", fm_error_message());
+    return mount; // whose requests fail from now on
 }
 
 static fm_status start_thread(fm_fs_mount *mount)
@@ -130,13 +133,17 @@ fm_status fm_fs_mount_rings_start(fm_fs_mount *mount, const char *dir)
                                  .wrote = wrote,
                                  .context = mount};
     FM_TRY(learn_device(mount, dir));
-    if (!mount->cluster)
-        return fm_fs_hub_new(&options, &mount->hub);
+    if (!mount->cluster) {
+        FM_TRY(fm_fs_hub_new(&options, &mount->hub));
+        return fm_fs_mount_metrics_start(mount, NULL);
+    }
     stop_thread(mount); // for the moment in which the hub joins its loop
     FM_TRY(fm_fs_cluster_client(mount->cluster, &options.client, &options.loop));
     fm_status status = fm_fs_hub_new(&options, &mount->hub);
     if (status == FM_OK)
         status = fm_fs_mount_mover_start(mount, options.client, options.loop);
+    if (status == FM_OK)
+        status = fm_fs_mount_metrics_start(mount, options.loop);
     fm_status started = start_thread(mount);
     return status < 0 ? status : started;
 }
@@ -145,6 +152,7 @@ void fm_fs_mount_rings_stop(fm_fs_mount *mount)
 {
     if (mount->cluster && mount->hub) {
         stop_thread(mount);
+        fm_fs_mount_metrics_stop(mount);
         fm_fs_mount_mover_stop(mount);
         fm_fs_hub_free(mount->hub);
         mount->hub = NULL;
