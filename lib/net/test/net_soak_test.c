@@ -19,8 +19,10 @@ static void and_in_tls(void **state)
 {
     (void)state;
     fm_net_tls *tls;
-    const fm_net_tls_options options = {sizeof options, fm_test_cert("a.pem"), fm_test_cert("a.key"),
-                                        fm_test_cert("ca.pem")};
+    const fm_net_tls_options options = {.size = sizeof options,
+                                        .cert = fm_test_cert("a.pem"),
+                                        .key = fm_test_cert("a.key"),
+                                        .ca = fm_test_cert("ca.pem")};
     if (fm_net_tls_new(&options, &tls) == FM_ERR_UNSUPPORTED)
         fm_test_skip("built without TLS");
     const fm_net_security security = {FM_NET_KEYED, &net_test_key, tls};
