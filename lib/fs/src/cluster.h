@@ -103,7 +103,8 @@ enum fm_fs_method {
 
 enum fm_fs_message_flag {
     FM_FS_FLAG_BASE_ABSENT = 1, // forward: there was no chunk before, or a removed one
-    FM_FS_FLAG_ABSENT = 2       // reply: there is no chunk
+    FM_FS_FLAG_ABSENT = 2,      // reply: there is no chunk
+    FM_FS_FLAG_ONLY_IF = 4      // update: only if the chunk is in version `base`; else FM_ERR_STATE
 };
 
 enum { FM_FS_MESSAGE_BYTES = 100 };
@@ -116,7 +117,7 @@ typedef struct fm_fs_message {
     uint8_t flags;
     fm_fs_chunk_id id;
     uint64_t version; // read: at least this one. Update: the reply tells it
-    uint64_t base;    // forward: on which the change stands
+    uint64_t base;    // forward: on which the change stands. Update: see FM_FS_FLAG_ONLY_IF
     uint32_t offset;  // reply: how full the fullest replica from this one on is, in permille
     uint32_t size;
     uint32_t crc; // CRC32C of the payload

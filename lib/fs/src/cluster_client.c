@@ -267,7 +267,9 @@ static void answered(fm_fs_call *call)
         finish(io, FM_OK);
         return;
     }
-    if (is_refusal(status) && !io->unknown) {
+    // The chunk never returns to that version, so an earlier try cannot happen any more either.
+    int met_another = status == FM_ERR_STATE && io->only_if;
+    if (met_another || (is_refusal(status) && !io->unknown)) {
         finish(io, status);
         return;
     }
@@ -297,6 +299,8 @@ static void send(fm_fs_client_io *io, const fm_fs_chain *chain, const fm_fs_memb
     } else {
         message.kind = kinds[io->kind];
         message.tag = (fm_fs_tag){client->options.id, io->channel, io->sequence};
+        message.flags = io->only_if ? FM_FS_FLAG_ONLY_IF : 0;
+        message.base = io->only_if;
         message.crc = fm_fs_buffer_crc(io->data);
     }
     uint16_t method = io->kind == FM_FS_CLIENT_LIST ? FM_FS_LIST : reads ? FM_FS_READ : FM_FS_UPDATE;

@@ -37,6 +37,7 @@ typedef struct fm_fs_client_io {
     fm_fs_chunk_id id;
     uint32_t offset;
     uint32_t size;      // read: at most; truncate: the new size
+    uint64_t only_if;   // update: of this version of the chunk alone; another one is FM_ERR_STATE. 0: of any
     fm_fs_buffer *data; // write; referenced until done()
     fm_fs_buffer *into; // read: NULL, or where the bytes shall lie, as fm_fs_call::reply_into
     int64_t timeout_ns;

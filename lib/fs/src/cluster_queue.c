@@ -62,7 +62,8 @@ static uint64_t reach_of(const struct cluster_queue *queue, uint64_t ino)
     uint64_t reach = 0;
     for (unsigned i = 0; i < queue->depth; i++) {
         const fm_fs_move *move = &queue->slots[i].move;
-        if (queue->slots[i].io && move->writes && move->ino == ino && move->offset + move->length > reach)
+        if (queue->slots[i].io && move->writes && !move->unsettled && move->ino == ino &&
+            move->offset + move->length > reach)
             reach = move->offset + move->length;
     }
     for (const fm_fs_io *io = queue->base.pending.head; io; io = io->next_)
@@ -75,7 +76,7 @@ static void slow(void *context, fm_fs_move *move)
 {
     struct cluster_queue *queue = context;
     struct slot *slot = move->context;
-    if (move->writes && move->slowed <= GROWTHS_MAX &&
+    if (move->writes && !move->unsettled && move->slowed <= GROWTHS_MAX &&
         fm_fs_volume_grow(queue->volume, move->ino, reach_of(queue, move->ino)) == FM_OK) {
         fm_fs_mover_add(queue->mover, move);
         fm_fs_mover_pump(queue->mover);
@@ -85,21 +86,14 @@ static void slow(void *context, fm_fs_move *move)
     queue->later = slot;
 }
 
-// What has to wait: inline files that are written, and names on a server.
+// What has to wait: inline files that are written, files that were cut meanwhile, and names on a server.
 static void do_later(struct cluster_queue *queue)
 {
     while (queue->later) {
         struct slot *slot = queue->later;
-        fm_fs_move *move = &slot->move;
-        fm_fs_io *io = slot->io;
         queue->later = slot->next;
-        fm_status status =
-            move->writes
-                ? fm_fs_volume_write(queue->volume, move->ino, io->buffer, io->length, io->offset)
-                : fm_fs_volume_read(queue->volume, move->ino, io->buffer, io->length, io->offset, &io->done);
-        if (status == FM_OK && move->writes)
-            io->done = io->length;
-        finish(slot, status);
+        fm_fs_move_carry_out(queue->volume, &slot->move);
+        moved(&slot->move);
     }
 }
 

@@ -34,6 +34,7 @@ enum fm_fs_plant {
     FM_FS_PLANT_LAND_EARLY,      // a patch is written to its place while versions without it may be asked for
     FM_FS_PLANT_LAND_UNSYNCED,   // a patch is forgotten before its place is durable
     FM_FS_PLANT_OWED_FORGOTTEN,  // checkpoints leave out what blocks are owed
+    FM_FS_PLANT_ANY_VERSION,     // what is to be done to one version of a chunk alone is done to any
     FM_FS_PLANT_NAMES_LOOP,      // a directory may be moved into itself
     FM_FS_PLANT_NAMES_TWICE,     // a request that is repeated happens again
     FM_FS_PLANT_NAMES_LINKS,     // a removed name is not taken off the count of links
@@ -42,6 +43,8 @@ enum fm_fs_plant {
     FM_FS_PLANT_NAMES_CHUNKS,    // a truncation leaves its chunks behind
     FM_FS_PLANT_NAMES_COLLECT,   // the collector goes on where chunks could not be removed
     FM_FS_PLANT_NAMES_NUMBERS,   // two servers hand out the same numbers
+    FM_FS_PLANT_NAMES_TAIL,      // files grow over what lies behind their end
+    FM_FS_PLANT_NAMES_UNSETTLED, // who has written does not look again
     FM_FS_PLANT_COUNT
 };
 

@@ -23,8 +23,8 @@
  *          8    4  nlink            56    8  ctime         96    8  reach
  *         12    4  uid              64    8  version      104   16  layout: chunk_bytes, stripe,
  *         16    4  gid              72    8  parent                 chains, base
- *         20    4  flags
- *         24    8  rdev             32    8  size
+ *         20    4  flags            32    8  size
+ *         24    8  rdev; of a file: cuts
  */
 #ifndef FATHOM_META_H
 #define FATHOM_META_H

@@ -13,7 +13,7 @@ struct piece {
     const void *from;
     void *to;
     size_t length, read;
-    uint64_t version, data, size, trimmed;
+    uint64_t version, data, size, cuts;
 };
 
 // A file that is still there, if only because somebody holds it open.
@@ -166,6 +166,16 @@ static fm_status other_contents(const fm_fs_node *node)
                              (unsigned long long)node->ino);
 }
 
+// What lies between its end and its reach was removed by whoever has the number of its last cut, since then.
+static fm_status may_grow(const fm_fs_node *node, const struct piece *piece)
+{
+    if (piece->size <= node->size || node->size >= node->reach || piece->cuts == node->cuts ||
+        FM_FS_PLANT(FM_FS_PLANT_NAMES_TAIL))
+        return FM_OK;
+    return fm_base_error_set(FM_ERR_STATE, "inode %llu may have chunks behind its end",
+                             (unsigned long long)node->ino);
+}
+
 static fm_status extend(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
 {
     const struct piece *piece = op->more;
@@ -173,6 +183,7 @@ static fm_status extend(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     FM_TRY(load_file(tx, op->ino, FM_FS_KV_LOCK_UPDATE, &node));
     if (node.data != piece->data || (node.flags & FM_FS_NODE_INLINE))
         return other_contents(&node);
+    FM_TRY(may_grow(&node, piece));
     if (piece->size > node.size)
         FM_TRY(resize(tx, &node, piece->size));
     if (piece->size > node.reach)
@@ -183,13 +194,44 @@ static fm_status extend(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     return fm_fs_meta_store(tx, &node);
 }
 
-fm_status fm_fs_meta_extend(fm_fs_meta *meta, uint64_t ino, uint64_t data, uint64_t end, fm_fs_node *out_node)
+fm_status fm_fs_meta_extend(fm_fs_meta *meta, uint64_t ino, uint64_t data, uint64_t end, uint64_t cuts,
+                            fm_fs_node *out_node)
 {
-    struct piece piece = {.data = data, .size = end};
+    struct piece piece = {.data = data, .size = end, .cuts = cuts};
     struct fm_fs_meta_op op = {.meta = meta, .body = extend, .ino = ino, .more = &piece};
     if (meta->remote)
-        return fm_fs_meta_remote_extend(meta, ino, data, end, out_node);
+        return fm_fs_meta_remote_extend(meta, ino, data, end, cuts, out_node);
     FM_TRY(fm_fs_meta_run(&op));
+    *out_node = op.node;
+    return FM_OK;
+}
+
+// For the record of a request: one that is repeated finds the node as it is by then, perhaps with a number of somebody else.
+static int cuts_made(const fm_fs_node *node)
+{
+    return (int)(node->cuts & INT32_MAX);
+}
+
+static fm_status fence(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
+{
+    const struct piece *piece = op->more;
+    FM_TRY(load_file(tx, op->ino, FM_FS_KV_LOCK_UPDATE, &op->node));
+    if (op->node.data != piece->data || (op->node.flags & FM_FS_NODE_INLINE))
+        return other_contents(&op->node);
+    op->node.cuts++;
+    op->made = cuts_made(&op->node);
+    return fm_fs_meta_store(tx, &op->node);
+}
+
+fm_status fm_fs_meta_fence(fm_fs_meta *meta, uint64_t ino, uint64_t data, fm_fs_node *out_node)
+{
+    struct piece piece = {.data = data};
+    struct fm_fs_meta_op op = {.meta = meta, .body = fence, .ino = ino, .more = &piece};
+    if (meta->remote)
+        return fm_fs_meta_remote_fence(meta, ino, data, out_node);
+    FM_TRY(fm_fs_meta_run(&op));
+    if (op.made != cuts_made(&op.node))
+        return fm_base_error_set(FM_ERR_STATE, "inode %llu was cut meanwhile", (unsigned long long)ino);
     *out_node = op.node;
     return FM_OK;
 }
@@ -225,12 +267,12 @@ static fm_status truncate(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     } else if (node->data != piece->data) {
         return other_contents(node);
     } else if (piece->size < node->size) {
-        if (piece->trimmed < node->reach)
-            return fm_base_error_set(FM_ERR_STATE, "inode %llu has chunks behind its new end",
-                                     (unsigned long long)node->ino);
-        node->reach = piece->size;
-    } else if (piece->size > node->reach) {
-        node->reach = piece->size; // where nothing was written there is no chunk, and it reads as zeros
+        node->cuts++;
+        op->made = cuts_made(node);
+    } else {
+        FM_TRY(may_grow(node, piece));
+        if (piece->size > node->reach)
+            node->reach = piece->size; // where nothing was written there is no chunk, and it reads as zeros
     }
     FM_TRY(resize(tx, node, piece->size));
     node->version++;
@@ -239,16 +281,19 @@ static fm_status truncate(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
 }
 
 fm_status fm_fs_meta_truncate(fm_fs_meta *meta, const fm_fs_who *who, uint64_t ino, uint64_t data,
-                              uint64_t size, uint64_t trimmed, fm_fs_node *out_node)
+                              uint64_t size, uint64_t cuts, fm_fs_node *out_node)
 {
-    struct piece piece = {.data = data, .size = size, .trimmed = trimmed};
-    struct fm_fs_meta_op op = {.meta = meta, .who = who, .body = truncate, .ino = ino, .more = &piece};
+    struct piece piece = {.data = data, .size = size, .cuts = cuts};
+    struct fm_fs_meta_op op = {
+        .meta = meta, .who = who, .body = truncate, .ino = ino, .more = &piece, .once = 1};
     if (size > INT64_MAX)
         return fm_base_error_set(FM_ERR_LIMIT, "a size of %llu bytes", (unsigned long long)size);
     if (meta->remote)
-        return fm_fs_meta_remote_truncate(meta, who, ino, data, size, trimmed, out_node);
+        return fm_fs_meta_remote_truncate(meta, who, ino, data, size, cuts, out_node);
     FM_TRY(fm_fs_meta_number(meta, &op.number));
     FM_TRY(fm_fs_meta_run(&op));
+    if (op.made != cuts_made(&op.node))
+        op.node.cuts = 0;
     *out_node = op.node;
     return FM_OK;
 }

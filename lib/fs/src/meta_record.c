@@ -106,6 +106,10 @@ fm_status fm_fs_meta_node_decode(uint64_t ino, fm_fs_kv_bytes value, fm_fs_node 
                              .data = fm_get_le64(from + 88),
                              .reach = fm_get_le64(from + 96)};
     fm_fs_meta_layout_get(from + 104, &out_node->layout);
+    if (S_ISREG(out_node->mode)) {
+        out_node->cuts = out_node->rdev;
+        out_node->rdev = 0;
+    }
     return FM_OK;
 }
 
@@ -127,7 +131,7 @@ void fm_fs_meta_node_encode(const fm_fs_node *node, uint8_t to[FM_FS_META_NODE_B
     fm_put_le32(to + 12, node->uid);
     fm_put_le32(to + 16, node->gid);
     fm_put_le32(to + 20, node->flags);
-    fm_put_le64(to + 24, node->rdev);
+    fm_put_le64(to + 24, S_ISREG(node->mode) ? node->cuts : node->rdev);
     fm_put_le64(to + 32, node->size);
     fm_put_le64(to + 40, (uint64_t)node->atime_ns);
     fm_put_le64(to + 48, (uint64_t)node->mtime_ns);

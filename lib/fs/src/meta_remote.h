@@ -53,10 +53,11 @@ fm_status fm_fs_meta_remote_inline_read(fm_fs_meta *meta, uint64_t ino, uint64_t
 fm_status fm_fs_meta_remote_inline_write(fm_fs_meta *meta, uint64_t ino, uint64_t offset, const void *bytes,
                                          size_t length, fm_fs_node *out_node);
 fm_status fm_fs_meta_remote_spill(fm_fs_meta *meta, uint64_t ino, uint64_t version, fm_fs_node *out_node);
-fm_status fm_fs_meta_remote_extend(fm_fs_meta *meta, uint64_t ino, uint64_t data, uint64_t end,
+fm_status fm_fs_meta_remote_extend(fm_fs_meta *meta, uint64_t ino, uint64_t data, uint64_t end, uint64_t cuts,
                                    fm_fs_node *out_node);
+fm_status fm_fs_meta_remote_fence(fm_fs_meta *meta, uint64_t ino, uint64_t data, fm_fs_node *out_node);
 fm_status fm_fs_meta_remote_truncate(fm_fs_meta *meta, const fm_fs_who *who, uint64_t ino, uint64_t data,
-                                     uint64_t size, uint64_t trimmed, fm_fs_node *out_node);
+                                     uint64_t size, uint64_t cuts, fm_fs_node *out_node);
 // HOLD, RELEASE or LEASE; `number` is an ino, or when the lease ends
 fm_status fm_fs_meta_remote_session(fm_fs_meta *meta, enum fm_fs_meta_method method, uint64_t client,
                                     uint64_t number, fm_fs_node *out_node);

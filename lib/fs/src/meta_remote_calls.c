@@ -212,17 +212,23 @@ fm_status fm_fs_meta_remote_spill(fm_fs_meta *meta, uint64_t ino, uint64_t versi
     return ask_node(meta, NULL, &request, out_node);
 }
 
-fm_status fm_fs_meta_remote_extend(fm_fs_meta *meta, uint64_t ino, uint64_t data, uint64_t end,
+fm_status fm_fs_meta_remote_extend(fm_fs_meta *meta, uint64_t ino, uint64_t data, uint64_t end, uint64_t cuts,
                                    fm_fs_node *out_node)
 {
-    ASKING(EXTEND, .numbers = {ino, data, end});
+    ASKING(EXTEND, .numbers = {ino, data, end, cuts});
+    return ask_node(meta, NULL, &request, out_node);
+}
+
+fm_status fm_fs_meta_remote_fence(fm_fs_meta *meta, uint64_t ino, uint64_t data, fm_fs_node *out_node)
+{
+    ASKING(FENCE, .numbers = {ino, data});
     return ask_node(meta, NULL, &request, out_node);
 }
 
 fm_status fm_fs_meta_remote_truncate(fm_fs_meta *meta, const fm_fs_who *who, uint64_t ino, uint64_t data,
-                                     uint64_t size, uint64_t trimmed, fm_fs_node *out_node)
+                                     uint64_t size, uint64_t cuts, fm_fs_node *out_node)
 {
-    ASKING(TRUNCATE, .numbers = {ino, data, size, trimmed});
+    ASKING(TRUNCATE, .numbers = {ino, data, size, cuts});
     return ask_node(meta, who, &request, out_node);
 }
 

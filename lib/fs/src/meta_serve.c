@@ -283,7 +283,10 @@ static fm_status serve_contents(const struct serving *serving)
         return fm_fs_meta_spill(meta, numbers[0], numbers[1], node);
     case FM_FS_META_EXTEND:
         FM_TRY(may_reach(serving, 2));
-        return fm_fs_meta_extend(meta, numbers[0], numbers[1], numbers[2], node);
+        return fm_fs_meta_extend(meta, numbers[0], numbers[1], numbers[2], numbers[3], node);
+    case FM_FS_META_FENCE:
+        FM_TRY(may_reach(serving, 2));
+        return fm_fs_meta_fence(meta, numbers[0], numbers[1], node);
     case FM_FS_META_TRUNCATE:
         FM_TRY(may_reach(serving, 2));
         return fm_fs_meta_truncate(meta, serving->who, numbers[0], numbers[1], numbers[2], numbers[3], node);
@@ -326,7 +329,7 @@ static fm_status serve(const struct serving *serving)
     if ((method >= FM_FS_META_SETATTR && method <= FM_FS_META_XATTR_LIST) || method == FM_FS_META_QUOTA_SET ||
         method == FM_FS_META_QUOTA_GET || method == FM_FS_META_CHECK)
         return serve_attributes(serving);
-    if (method >= FM_FS_META_INLINE_READ && method <= FM_FS_META_LEASE)
+    if ((method >= FM_FS_META_INLINE_READ && method <= FM_FS_META_LEASE) || method == FM_FS_META_FENCE)
         return serve_contents(serving);
     if (method == FM_FS_META_LOCK || method == FM_FS_META_LOCK_TEST)
         return serve_lock(serving);

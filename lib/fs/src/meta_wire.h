@@ -80,6 +80,7 @@ enum fm_fs_meta_method {
     FM_FS_META_CHECK,
     FM_FS_META_LOCK, // these two: the lock as the payload, as meta.h has it, and the one in the way back
     FM_FS_META_LOCK_TEST,
+    FM_FS_META_FENCE,
     FM_FS_META_METHODS // one behind the last
 };
 

@@ -17,8 +17,8 @@ static uint64_t reach_of(const struct fm_fs_hub_work *work, const struct fm_fs_h
 {
     uint64_t reach = op->move.offset + op->move.length;
     for (const struct fm_fs_hub_op *other = work->first; other; other = other->next)
-        if (!other->waited && other->move.writes && other->move.ino == op->move.ino &&
-            other->move.offset + other->move.length > reach)
+        if (!other->waited && other->move.writes && !other->move.unsettled &&
+            other->move.ino == op->move.ino && other->move.offset + other->move.length > reach)
             reach = other->move.offset + other->move.length;
     return reach;
 }
@@ -44,8 +44,9 @@ static void give_back_alike(fm_fs_hub *hub, struct fm_fs_hub_op *op)
     work->last = NULL;
     while (*at) {
         struct fm_fs_hub_op *other = *at;
-        if (!other->waited && !other->flushes && other->move.writes == op->move.writes &&
-            other->move.ino == node.ino && other->move.slowed < TRIES) {
+        if (!other->waited && !other->flushes && !other->move.unsettled &&
+            other->move.writes == op->move.writes && other->move.ino == node.ino &&
+            other->move.slowed < TRIES) {
             *at = other->next;
             other->move.node = node;
             other->move.looked = 1;
@@ -59,17 +60,8 @@ static void give_back_alike(fm_fs_hub *hub, struct fm_fs_hub_op *op)
 
 static void carry_out(fm_fs_hub *hub, struct fm_fs_hub_op *op)
 {
-    fm_fs_move *move = &op->move;
-    fm_fs_volume *volume = hub->options.volume;
     op->waited = 1;
-    move->moved = 0;
-    if (move->writes) {
-        move->status = fm_fs_volume_write(volume, move->ino, move->buffer, move->length, move->offset);
-        move->moved = move->status == FM_OK ? move->length : 0;
-    } else {
-        move->status =
-            fm_fs_volume_read(volume, move->ino, move->buffer, move->length, move->offset, &move->moved);
-    }
+    fm_fs_move_carry_out(hub->options.volume, &op->move);
 }
 
 // Looks the file up for the loop, which cannot wait for names elsewhere. 0: it is inline, or not to be found.
@@ -84,7 +76,7 @@ static int look(fm_fs_hub *hub, struct fm_fs_hub_op *op)
 // Does what waits, as far as the loop can go on then. 0: the whole operation must be done here.
 static int prepare(fm_fs_hub *hub, struct fm_fs_hub_op *op, uint64_t reach)
 {
-    if (op->move.slowed >= TRIES)
+    if (op->move.slowed >= TRIES || op->move.unsettled)
         return 0;
     if (op->move.writes && fm_fs_volume_grow(hub->options.volume, op->move.ino, reach) < 0)
         return 0;

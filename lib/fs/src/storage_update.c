@@ -320,6 +320,19 @@ static fm_status may_create(fm_fs_op *op, const fm_fs_chunk *chunk)
     return FM_OK;
 }
 
+// Whether the change is of whatever is there, or of just that.
+static int is_meant(const fm_fs_op *op, const fm_fs_chunk *chunk)
+{
+    return !(op->message.flags & FM_FS_FLAG_ONLY_IF) || FM_FS_PLANT(FM_FS_PLANT_ANY_VERSION) ||
+           op->message.base == version_of(op, chunk);
+}
+
+static fm_status met_another(const fm_fs_op *op, const fm_fs_chunk *chunk)
+{
+    return fm_base_error_set(FM_ERR_STATE, "the chunk is in version %llu; the change is of version %llu",
+                             (unsigned long long)version_of(op, chunk), (unsigned long long)op->message.base);
+}
+
 static void begin_client(fm_fs_op *op)
 {
     fm_fs_target *target = op->target;
@@ -348,7 +361,7 @@ static void begin_client(fm_fs_op *op)
         drive_first(op, chunk, !own);
         return;
     }
-    fm_status status = may_create(op, chunk);
+    fm_status status = is_meant(op, chunk) ? may_create(op, chunk) : met_another(op, chunk);
     if (status < 0) {
         update_end(op, status, 0);
         return;

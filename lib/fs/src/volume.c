@@ -271,20 +271,29 @@ fm_status fm_fs_volume_restore(const char *dir, const char *path, uint64_t *out_
 
 /* Reading and writing */
 
-fm_status fm_fs_volume_read(fm_fs_volume *volume, uint64_t ino, void *buffer, size_t length, uint64_t offset,
-                            size_t *out_read)
+static fm_status read_once(fm_fs_volume *volume, uint64_t ino, void *buffer, size_t length, uint64_t offset,
+                           size_t *out_read)
 {
     fm_fs_node node;
     size_t read = 0;
-    fm_fs_volume_enter(volume, ino);
-    fm_status status = fm_fs_meta_inline_read(volume->meta, ino, offset, buffer, length, &read, &node);
-    if (status == FM_OK && !(node.flags & FM_FS_NODE_INLINE) && offset < node.size) {
+    FM_TRY(fm_fs_meta_inline_read(volume->meta, ino, offset, buffer, length, &read, &node));
+    if (!(node.flags & FM_FS_NODE_INLINE) && offset < node.size) {
         read = node.size - offset < length ? (size_t)(node.size - offset) : length;
-        status = fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_READ, offset, read, buffer, NULL);
+        FM_TRY(fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_READ, offset, read, buffer, NULL));
     }
-    fm_fs_volume_exit(volume, ino);
-    if (status == FM_OK)
-        *out_read = read;
+    *out_read = read;
+    return FM_OK;
+}
+
+fm_status fm_fs_volume_read(fm_fs_volume *volume, uint64_t ino, void *buffer, size_t length, uint64_t offset,
+                            size_t *out_read)
+{
+    fm_status status = FM_ERR_STATE;
+    for (int i = 0; i < TRIES && status == FM_ERR_STATE; i++) {
+        fm_fs_volume_enter(volume, ino);
+        status = read_once(volume, ino, buffer, length, offset, out_read);
+        fm_fs_volume_exit(volume, ino);
+    }
     return status;
 }
 
@@ -326,6 +335,8 @@ static fm_status write_inline(fm_fs_volume *volume, uint64_t ino, const struct f
 static fm_status write_once(fm_fs_volume *volume, uint64_t ino, const struct fm_fs_volume_piece *pieces,
                             size_t count, uint64_t *version)
 {
+    struct fm_fs_volume_asker asker = {.volume = volume};
+    const struct fm_fs_cut_ways ways = fm_fs_volume_ways(&asker);
     fm_fs_node node;
     uint64_t end = 0;
     FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
@@ -335,10 +346,11 @@ static fm_status write_once(fm_fs_volume *volume, uint64_t ino, const struct fm_
         end = pieces[i].offset + pieces[i].size > end ? pieces[i].offset + pieces[i].size : end;
     int64_t now = (int64_t)fm_base_clock_unix_ns();
     if (end > node.size || now > node.mtime_ns + FM_FS_VOLUME_TOUCH_NS || now < node.mtime_ns) {
-        FM_TRY(fm_fs_meta_extend(volume->meta, ino, node.data, end, &node));
+        FM_TRY(fm_fs_cut_grow(&ways, &node, end));
         follow(version, &node);
     }
-    return fm_fs_volume_write_chunks(volume, &node, pieces, count);
+    FM_TRY(fm_fs_volume_write_chunks(volume, &node, pieces, count));
+    return fm_fs_cut_settle(&ways, &node, end);
 }
 
 fm_status fm_fs_volume_write_pieces(fm_fs_volume *volume, uint64_t ino,
@@ -369,11 +381,20 @@ fm_status fm_fs_volume_write(fm_fs_volume *volume, uint64_t ino, const void *byt
 
 fm_status fm_fs_volume_grow(fm_fs_volume *volume, uint64_t ino, uint64_t end)
 {
+    struct fm_fs_volume_asker asker = {.volume = volume};
+    const struct fm_fs_cut_ways ways = fm_fs_volume_ways(&asker);
     fm_fs_node node;
     FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
     if (node.flags & FM_FS_NODE_INLINE)
         return fm_base_error_set(FM_ERR_STATE, "inode %llu is inline", (unsigned long long)ino);
-    return fm_fs_meta_extend(volume->meta, ino, node.data, end, &node);
+    return fm_fs_cut_grow(&ways, &node, end);
+}
+
+fm_status fm_fs_volume_written(fm_fs_volume *volume, const fm_fs_node *node, uint64_t end)
+{
+    struct fm_fs_volume_asker asker = {.volume = volume};
+    const struct fm_fs_cut_ways ways = fm_fs_volume_ways(&asker);
+    return fm_fs_cut_settle(&ways, node, end);
 }
 
 fm_status fm_fs_volume_settle(fm_fs_volume *volume, uint64_t ino, uint64_t *version)
@@ -384,7 +405,7 @@ fm_status fm_fs_volume_settle(fm_fs_volume *volume, uint64_t ino, uint64_t *vers
         FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
         if (node.flags & FM_FS_NODE_INLINE) // whose writes each told their time
             return FM_OK;
-        status = fm_fs_meta_extend(volume->meta, ino, node.data, 0, &node);
+        status = fm_fs_meta_extend(volume->meta, ino, node.data, 0, 0, &node);
     }
     if (status == FM_OK)
         follow(version, &node);
@@ -398,32 +419,19 @@ fm_status fm_fs_volume_touch(fm_fs_volume *volume, uint64_t ino)
 
 /* Sizes */
 
-// Removes what the chunks have from `size` on.
-static fm_status trim(fm_fs_volume *volume, const fm_fs_node *node, uint64_t size)
-{
-    const uint64_t chunk = node->layout.chunk_bytes;
-    uint64_t whole = (size + chunk - 1) / chunk * chunk;
-    if (size >= node->reach)
-        return FM_OK;
-    if (size % chunk) {
-        uint64_t rest = node->reach < whole ? node->reach - size : whole - size;
-        FM_TRY(fm_fs_volume_transfer(volume, node, FM_FS_VOLUME_CUT, size, rest, NULL, NULL));
-    }
-    return whole < node->reach ? fm_fs_volume_transfer(volume, node, FM_FS_VOLUME_REMOVE, whole,
-                                                       node->reach - whole, NULL, NULL)
-                               : FM_OK;
-}
-
 static fm_status truncate_once(fm_fs_volume *volume, const fm_fs_who *who, uint64_t ino, uint64_t size,
                                fm_fs_node *out_node)
 {
+    struct fm_fs_volume_asker asker = {.volume = volume, .who = who};
+    const struct fm_fs_cut_ways ways = fm_fs_volume_ways(&asker);
     fm_fs_node node;
     FM_TRY(fm_fs_meta_node(volume->meta, ino, &node));
-    int shrinks = size > 0 && size < node.size && !(node.flags & FM_FS_NODE_INLINE);
-    if (shrinks)
-        FM_TRY(trim(volume, &node, size));
-    fm_status status =
-        fm_fs_meta_truncate(volume->meta, who, ino, node.data, size, shrinks ? node.reach : 0, out_node);
+    if (size && !(node.flags & FM_FS_NODE_INLINE)) {
+        FM_TRY(fm_fs_cut_truncate(&ways, &node, size));
+        *out_node = node;
+        return FM_OK;
+    }
+    fm_status status = fm_fs_meta_truncate(volume->meta, who, ino, node.data, size, 0, out_node);
     if (status == FM_ERR_STATE && (node.flags & FM_FS_NODE_INLINE))
         FM_TRY(spill(volume, ino, NULL));
     return status;
@@ -465,7 +473,7 @@ static fm_status punch(fm_fs_volume *volume, uint64_t ino, uint64_t offset, uint
         FM_TRY(fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_REMOVE, first, last - first, NULL, NULL));
         FM_TRY(write_zeros(volume, &node, last, end_at));
     }
-    return fm_fs_meta_extend(volume->meta, ino, node.data, 0, &node);
+    return fm_fs_meta_extend(volume->meta, ino, node.data, 0, 0, &node);
 }
 
 fm_status fm_fs_volume_punch(fm_fs_volume *volume, uint64_t ino, uint64_t offset, uint64_t length)
@@ -535,7 +543,9 @@ fm_status fm_fs_volume_seek(fm_fs_volume *volume, uint64_t ino, uint64_t offset,
 
 static fm_status remove_chunks(void *context, const fm_fs_node *node, uint64_t from)
 {
-    return trim(context, node, from);
+    return from < node->reach ? fm_fs_volume_transfer(context, node, FM_FS_VOLUME_REMOVE, from,
+                                                      node->reach - from, NULL, NULL)
+                              : FM_OK;
 }
 
 fm_status fm_fs_volume_collect(fm_fs_volume *volume, size_t max, size_t *out_done)

@@ -9,6 +9,7 @@
 
 #include "fathom/fs_volume.h"
 #include "fs_chunks_private.h"
+#include "volume_cut.h"
 
 enum {
     FM_FS_VOLUME_CONNECTIONS_MAX = 64,
@@ -94,16 +95,23 @@ struct fm_fs_volume_piece {
  */
 fm_status fm_fs_volume_write_pieces(fm_fs_volume *volume, uint64_t ino,
                                     const struct fm_fs_volume_piece *pieces, size_t count, uint64_t *version);
+// The file of these chunks was written up to `end`; waits. See fm_fs_cut_settle().
+fm_status fm_fs_volume_written(fm_fs_volume *volume, const fm_fs_node *node, uint64_t end);
 // fm_fs_volume_touch(), with the version.
 fm_status fm_fs_volume_settle(fm_fs_volume *volume, uint64_t ino, uint64_t *version);
 
+struct fm_fs_volume_asker {
+    fm_fs_volume *volume;
+    const fm_fs_who *who;
+};
+
 // What is to be done with a file's chunks in a range, several at a time.
-enum fm_fs_volume_action { FM_FS_VOLUME_READ, FM_FS_VOLUME_WRITE, FM_FS_VOLUME_REMOVE, FM_FS_VOLUME_CUT };
+enum fm_fs_volume_action { FM_FS_VOLUME_READ, FM_FS_VOLUME_WRITE, FM_FS_VOLUME_REMOVE };
 
 /*
- * READ: to `to`, zeros where nothing is; what a range beyond the file's end holds is the caller's. WRITE: from `from`,
- * NULL for zeros. REMOVE: all chunks that the range touches. CUT: the range begins within a chunk, which ends there then;
- * nothing where it is not so long.
+ * READ: to `to`, zeros where nothing is; what a range beyond the file's end holds is the caller's. FM_ERR_STATE: something was
+ * not there, and the file was cut since the node was looked at; look again. WRITE: from `from`, NULL for zeros. REMOVE: all
+ * chunks that the range touches.
  */
 fm_status fm_fs_volume_transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_fs_volume_action action,
                                 uint64_t offset, uint64_t length, void *to, const void *from);
@@ -114,5 +122,8 @@ fm_status fm_fs_volume_read_pieces(fm_fs_volume *volume, const fm_fs_node *node,
 // volume_write.c: writes pieces, all of which have bytes, as many chunks at once as may be.
 fm_status fm_fs_volume_write_chunks(fm_fs_volume *volume, const fm_fs_node *node,
                                     const struct fm_fs_volume_piece *pieces, size_t count);
+
+// The volume's names and chunks, for volume_cut.h. `asker` must outlive them.
+struct fm_fs_cut_ways fm_fs_volume_ways(struct fm_fs_volume_asker *asker);
 
 #endif

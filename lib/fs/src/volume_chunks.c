@@ -41,6 +41,7 @@ struct batch {
     fm_fs_buffer to[FM_FS_VOLUME_BATCH];
     const uint8_t *from[FM_FS_VOLUME_BATCH]; // WRITE: where each is; NULL: zeros
     size_t count, running;
+    int hole; // a READ found less than it asked for
 };
 
 static void io_done(fm_fs_client_io *io)
@@ -76,11 +77,6 @@ static fm_status prepare(struct batch *batch, size_t i)
     case FM_FS_VOLUME_REMOVE:
         io->kind = FM_FS_CLIENT_REMOVE;
         break;
-    case FM_FS_VOLUME_CUT:
-        io->kind = FM_FS_CLIENT_TRUNCATE;
-        io->size = part->offset;
-        io->offset = 0;
-        break;
     }
     return FM_OK;
 }
@@ -95,6 +91,7 @@ static void take_bytes(struct batch *batch, size_t i)
     if (got && io->bytes != &batch->to[i])
         memcpy(to, io->bytes->data, got);
     memset(to + got, 0, part->size - got);
+    batch->hole |= got < part->size;
     fm_fs_buffer_drop(io->bytes);
     io->bytes = NULL;
 }
@@ -126,29 +123,6 @@ static fm_status run(struct batch *batch)
     return status;
 }
 
-// A cut needs to know whether there is anything to cut: a longer or missing chunk stays as it is.
-static fm_status reaches(struct batch *batch, const struct fm_fs_volume_part *part, int *out_reaches)
-{
-    uint8_t byte;
-    struct batch look = {.chunks = batch->chunks,
-                         .node = batch->node,
-                         .action = FM_FS_VOLUME_READ,
-                         .timeout_ns = batch->timeout_ns,
-                         .to = {{.refs = 1, .size = 1, .room = 1, .data = &byte}},
-                         .parts = {{part->index, part->offset, 1}},
-                         .count = 1};
-    fm_fs_client_io *io = &look.ios[0];
-    FM_TRY(prepare(&look, 0));
-    look.running = 1;
-    look.chunks->done = 0;
-    fm_fs_client_start(look.chunks->client, io);
-    FM_TRY(fm_fs_chunks_wait(look.chunks));
-    FM_TRY(io->status);
-    *out_reaches = io->bytes && io->bytes->size > 0;
-    fm_fs_buffer_drop(io->bytes);
-    return FM_OK;
-}
-
 // Adds the part of a piece that begins at `done`; how long it is.
 static uint32_t add_part(struct batch *batch, const struct fm_fs_volume_piece *piece, size_t done)
 {
@@ -176,12 +150,19 @@ static fm_status run_all(struct batch *batch, const struct fm_fs_volume_piece *p
                 done = 0;
             }
         }
-        int worth = 1;
-        if (batch->action == FM_FS_VOLUME_CUT)
-            FM_TRY(reaches(batch, &batch->parts[0], &worth));
-        if (worth)
-            FM_TRY(run(batch));
+        FM_TRY(run(batch));
     }
+    return FM_OK;
+}
+
+// What were holes to a reader may be what somebody has cut off just then.
+static fm_status check_holes(fm_fs_volume *volume, const fm_fs_node *node)
+{
+    fm_fs_node now;
+    FM_TRY(fm_fs_meta_node(volume->meta, node->ino, &now));
+    if (fm_fs_cut_between(node, &now))
+        return fm_base_error_set(FM_ERR_STATE, "inode %llu was cut while it was read",
+                                 (unsigned long long)node->ino);
     return FM_OK;
 }
 
@@ -198,7 +179,7 @@ static fm_status transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_
     FM_TRY(fm_fs_volume_take(volume, &batch.chunks));
     fm_status status = run_all(&batch, pieces, count);
     fm_fs_volume_leave(volume, batch.chunks);
-    return status;
+    return status == FM_OK && batch.hole ? check_holes(volume, node) : status;
 }
 
 fm_status fm_fs_volume_transfer(fm_fs_volume *volume, const fm_fs_node *node, enum fm_fs_volume_action action,
@@ -212,4 +193,52 @@ fm_status fm_fs_volume_read_pieces(fm_fs_volume *volume, const fm_fs_node *node,
                                    const struct fm_fs_volume_piece *pieces, size_t count)
 {
     return transfer(volume, node, FM_FS_VOLUME_READ, pieces, count);
+}
+
+/* What volume_cut.h asks for */
+
+static fm_status look(void *context, uint64_t ino, fm_fs_node *out_node)
+{
+    return fm_fs_meta_node(((struct fm_fs_volume_asker *)context)->volume->meta, ino, out_node);
+}
+
+static fm_status extend(void *context, const fm_fs_node *node, uint64_t end, fm_fs_node *out_node)
+{
+    fm_fs_meta *meta = ((struct fm_fs_volume_asker *)context)->volume->meta;
+    return fm_fs_meta_extend(meta, node->ino, node->data, end, node->cuts, out_node);
+}
+
+static fm_status fence(void *context, const fm_fs_node *node, fm_fs_node *out_node)
+{
+    fm_fs_meta *meta = ((struct fm_fs_volume_asker *)context)->volume->meta;
+    return fm_fs_meta_fence(meta, node->ino, node->data, out_node);
+}
+
+static fm_status cut(void *context, const fm_fs_node *node, uint64_t size, fm_fs_node *out_node)
+{
+    const struct fm_fs_volume_asker *asker = context;
+    return fm_fs_meta_truncate(asker->volume->meta, asker->who, node->ino, node->data, size, node->cuts,
+                               out_node);
+}
+
+static fm_status run_ios(void *context, fm_fs_client_io *ios, size_t count)
+{
+    fm_fs_volume *volume = ((struct fm_fs_volume_asker *)context)->volume;
+    struct batch batch = {.running = count};
+    FM_TRY(fm_fs_volume_take(volume, &batch.chunks));
+    batch.chunks->done = 0;
+    for (size_t i = 0; i < count; i++) {
+        ios[i].timeout_ns = volume->options.timeout_ms * 1000000;
+        ios[i].done = io_done;
+        ios[i].context = &batch;
+        fm_fs_client_start(batch.chunks->client, &ios[i]);
+    }
+    fm_status status = fm_fs_chunks_wait(batch.chunks);
+    fm_fs_volume_leave(volume, batch.chunks);
+    return status;
+}
+
+struct fm_fs_cut_ways fm_fs_volume_ways(struct fm_fs_volume_asker *asker)
+{
+    return (struct fm_fs_cut_ways){look, extend, fence, cut, run_ios, asker};
 }

@@ -117,7 +117,7 @@ void fm_fs_mover_free(fm_fs_mover *mover)
 // What a read brought; what it did not bring is zeros, or a hole.
 static fm_status take_bytes(struct part *part)
 {
-    const fm_fs_move *move = part->move;
+    fm_fs_move *move = part->move;
     fm_fs_client_io *io = &part->io;
     uint8_t *to = part->place.data;
     size_t got = io->bytes ? io->bytes->size : 0;
@@ -129,12 +129,44 @@ static fm_status take_bytes(struct part *part)
     if (move->flags & FM_FS_MOVE_WHOLE)
         return fm_base_error_set(FM_ERR_STATE, "inode %llu has a hole there", (unsigned long long)move->ino);
     memset(to + got, 0, io->size - got);
+    move->hole = 1;
     return FM_OK;
+}
+
+// Whether nobody cut the file so that it matters to what was moved; as far as that can be known without waiting.
+static int is_settled(const fm_fs_mover *mover, const fm_fs_move *move)
+{
+    fm_fs_node now;
+    if (move->status < 0 || !move->span || (!move->writes && !move->hole))
+        return 1;
+    if (!mover->local || fm_fs_meta_node(mover->options.volume->meta, move->ino, &now) < 0)
+        return 0;
+    return move->writes ? fm_fs_cut_is_settled(&move->node, &now, move->offset + move->span)
+                        : !fm_fs_cut_between(&move->node, &now);
+}
+
+void fm_fs_move_carry_out(fm_fs_volume *volume, fm_fs_move *move)
+{
+    move->moved = 0;
+    if (!move->writes)
+        move->status =
+            fm_fs_volume_read(volume, move->ino, move->buffer, move->length, move->offset, &move->moved);
+    else if (move->unsettled)
+        move->status = fm_fs_volume_written(volume, &move->node, move->offset + move->length);
+    else
+        move->status = fm_fs_volume_write(volume, move->ino, move->buffer, move->length, move->offset);
+    if (move->writes && move->status == FM_OK)
+        move->moved = move->length;
 }
 
 static void end(fm_fs_mover *mover, fm_fs_move *move)
 {
     leave_gate(mover, move);
+    if (!is_settled(mover, move)) {
+        move->unsettled = 1;
+        mover->options.slow(mover->options.context, move);
+        return;
+    }
     move->moved = move->status == FM_OK ? move->span : 0;
     move->done(move);
 }
@@ -263,6 +295,7 @@ static int open_move(fm_fs_mover *mover, fm_fs_move *move)
     move->status = FM_OK;
     move->begun = move->span = 0;
     move->parts = 0;
+    move->hole = 0;
     if (move->cancelled) {
         move->status = FM_ERR_CANCELLED;
         return 1;

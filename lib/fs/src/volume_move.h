@@ -4,7 +4,7 @@
  *
  * An operation is begun as soon as there is room, and its bytes travel between the chunks and the caller's memory in parts of
  * a chunk, many at once. What cannot go on without waiting (a file that must grow, an inline one that is written, names on a
- * server, somebody who is cutting the file) is handed back by slow(), to be prepared or done where waiting is allowed.
+ * server, somebody who is cutting the file, or has meanwhile) is handed back by slow(), to be prepared or done where waiting is allowed.
  */
 #ifndef FATHOM_VOLUME_MOVE_H
 #define FATHOM_VOLUME_MOVE_H
@@ -35,8 +35,10 @@ typedef struct fm_fs_move {
     int cancelled;   // set it at any time: if it has not begun it ends without
     unsigned slowed; // how often it was handed back
     int looked;      // somebody who may wait has set `node`, of a file that is not inline
+    int unsettled; // its bytes have moved, but the file may have been cut meanwhile: fm_fs_move_carry_out() is left
     fm_fs_node node; // private, as all that follows
     size_t begun, span;
+    int hole;
     unsigned parts;
     int known;
     struct fm_fs_move *next;
@@ -65,6 +67,9 @@ void fm_fs_mover_free(fm_fs_mover *mover);
 void fm_fs_mover_add(fm_fs_mover *mover, fm_fs_move *move);
 // Begins what there is room for. What was added since the last time is looked up once for each file.
 void fm_fs_mover_pump(fm_fs_mover *mover);
+
+// Does, or ends, the operation where waiting is allowed: its status and what it moved. It is not the mover's any more.
+void fm_fs_move_carry_out(fm_fs_volume *volume, fm_fs_move *move);
 
 // The file reaches to `end` at least, and was changed now. Waits. FM_ERR_STATE: it is inline, or gets other contents just
 // now.

@@ -170,6 +170,58 @@ static void nothing_waits_for_answers(void **state)
     close_all();
 }
 
+// Writes that are under way while the file is cut end well, and what they put behind its end is not there when it grows again.
+static void what_was_cut_meanwhile_stays_away(void **state)
+{
+    (void)state;
+    enum { WRITES = 3 };
+    static uint8_t bytes[WRITES * CHUNK];
+    static uint8_t back[sizeof bytes];
+    fm_fs_io ios[WRITES];
+    fm_fs_io *done[WRITES];
+    size_t count;
+    fm_fs_node node;
+    open_all(0);
+    memset(bytes, 'a', sizeof bytes);
+    assert_ok(fm_fs_write_all(fs, "f", bytes, sizeof bytes, 0));
+    assert_ok(fm_fs_meta_resolve(fm_fs_volume_meta(volume), NULL, FM_FS_META_ROOT, "f", 1, &node));
+    fm_fs_queue *queue = open_queue(WRITES);
+    fm_fs_file *file = open_file("f");
+    fm_fs_io read = {.file = file, .buffer = back, .length = sizeof back, .kind = FM_FS_IO_READ};
+    assert_ok(fm_fs_queue_run(queue, &read, 1)); // it knows the chains
+    memset(bytes, 'b', sizeof bytes);
+    for (size_t i = 0; i < WRITES; i++)
+        ios[i] = (fm_fs_io){.file = file,
+                            .buffer = bytes,
+                            .length = CHUNK - 10,
+                            .offset = i * CHUNK + 5,
+                            .kind = FM_FS_IO_WRITE};
+    int stopped;
+    kill(home.pid, SIGSTOP);
+    assert_int_equal(waitpid(home.pid, &stopped, WUNTRACED), home.pid);
+    assert_ok(fm_fs_queue_submit(queue, ios, WRITES));
+    assert_ok(fm_fs_queue_wait(queue, WRITES, 100, done, WRITES, &count));
+    assert_int_equal(count, 0);
+    // Whoever cuts the file here dies before he has removed anything.
+    assert_ok(
+        fm_fs_meta_truncate(fm_fs_volume_meta(volume), NULL, node.ino, node.data, CHUNK + 1000, 0, &node));
+    kill(home.pid, SIGCONT);
+    assert_ok(fm_fs_queue_wait(queue, WRITES, -1, done, WRITES, &count));
+    assert_int_equal(count, WRITES);
+    for (size_t i = 0; i < WRITES; i++)
+        assert_int_equal(ios[i].status, FM_OK);
+    assert_ok(fm_fs_file_truncate(file, sizeof back));
+    assert_ok(fm_fs_queue_run(queue, &read, 1));
+    assert_int_equal(read.done, sizeof back);
+    assert_true(back[0] == 'a' && back[5] == 'b' && back[CHUNK - 6] == 'b' && back[CHUNK] == 'a');
+    assert_true(back[CHUNK + 5] == 'b' && back[CHUNK + 999] == 'b');
+    for (size_t i = CHUNK + 1000; i < sizeof back; i++)
+        assert_int_equal(back[i], 0);
+    fm_fs_queue_close(queue);
+    fm_fs_file_close(file);
+    close_all();
+}
+
 static void failures_are_told(void **state)
 {
     (void)state;
@@ -203,6 +255,7 @@ int main(void)
         cmocka_unit_test(files_are_written_and_read_in_pieces),
         cmocka_unit_test(small_files_grow),
         cmocka_unit_test(nothing_waits_for_answers),
+        cmocka_unit_test(what_was_cut_meanwhile_stays_away),
         cmocka_unit_test(failures_are_told),
     };
     return fm_test_run("cluster_queue", tests);

@@ -45,13 +45,15 @@ static void run_seeds(unsigned long first, unsigned long count)
         sums.names_operations += result.names_operations;
         sums.names_again += result.names_again;
         sums.collected += result.collected;
+        sums.cuts += result.cuts;
         for (int i = 0; i < SIM_FAULTS; i++)
             sums.faults[i] += result.faults[i];
     }
     printf("%lu seeds, %lu operations, %lu of unknown outcome, %lu dirty reads, %lu repairs\n", count,
            sums.operations, sums.unknown, sums.dirty_reads, sums.repaired);
-    printf("%lu operations on names, %lu requests sent again, %lu pieces of work for the collector\n",
-           sums.names_operations, sums.names_again, sums.collected);
+    printf(
+        "%lu operations on names, %lu requests sent again, %lu pieces of work for the collector, %lu cuts\n",
+        sums.names_operations, sums.names_again, sums.collected, sums.cuts);
     for (int i = 0; i < SIM_FAULTS; i++) {
         printf("  %-15s %lu\n", sim_fault_name(i), sums.faults[i]);
         if (sums.faults[i] == 0)
@@ -60,6 +62,7 @@ static void run_seeds(unsigned long first, unsigned long count)
     assert_true(sums.dirty_reads > 0);
     assert_true(sums.forgotten > count); // removed chunks
     assert_true(sums.names_operations > 50 * count && sums.names_again > count && sums.collected > count);
+    assert_true(sums.cuts > count);
 }
 
 static void a_cluster_keeps_its_promises(void **state)

@@ -71,6 +71,11 @@ static int compare_events(const void *a, const void *b)
     return x->ends - y->ends; // at one moment, those that begin overlap those that end
 }
 
+static int takes_effect(const lin_op *op, uint64_t value)
+{
+    return op->when == LIN_ALWAYS || (op->when == LIN_IF) == (value == op->than);
+}
+
 // Adds every state that open operations can lead to. 0: too many.
 static int close_over(struct set *set, const lin_op *ops, const size_t *slots, uint64_t open)
 {
@@ -82,7 +87,7 @@ static int close_over(struct set *set, const lin_op *ops, const size_t *slots, u
             if (!op->writes && op->value != next.value)
                 continue;
             next.happened |= (uint64_t)1 << slot;
-            if (op->writes)
+            if (op->writes && takes_effect(op, next.value))
                 next.value = op->value;
             if (!add(set, next))
                 return 0;

@@ -9,11 +9,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// A write happens always, or only if, or unless, the register holds `than`; else it changes nothing.
+enum lin_when { LIN_ALWAYS, LIN_IF, LIN_UNLESS };
+
 typedef struct lin_op {
     int writes;     // or reads
     uint64_t value; // 0 at first. Two writes may write the same value.
     int64_t begin;
     int64_t end; // INT64_MAX: never known; a write that happened at any later time, or never
+    enum lin_when when;
+    uint64_t than;
 } lin_op;
 
 enum lin_result { LIN_NO, LIN_YES, LIN_TOO_HARD };

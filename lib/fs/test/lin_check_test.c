@@ -3,13 +3,17 @@
 #include "fm_test.h"
 #include "lin_check.h"
 
-#define W(value, begin, end) \
-    {                        \
-        1, value, begin, end \
+#define W(value, begin, end)                \
+    {                                       \
+        1, value, begin, end, LIN_ALWAYS, 0 \
     }
-#define R(value, begin, end) \
-    {                        \
-        0, value, begin, end \
+#define R(value, begin, end)                \
+    {                                       \
+        0, value, begin, end, LIN_ALWAYS, 0 \
+    }
+#define WHEN(condition, than, value, begin, end) \
+    {                                            \
+        1, value, begin, end, condition, than    \
     }
 #define CHECK(...) lin_check((lin_op[]){__VA_ARGS__}, sizeof((lin_op[]){__VA_ARGS__}) / sizeof(lin_op))
 
@@ -28,6 +32,10 @@ static void known_histories(void **state)
     assert_int_equal(CHECK(W(1, 0, INT64_MAX), W(2, 1, 2), R(1, 3, 4), R(2, 5, 6)), LIN_NO);
     assert_int_equal(CHECK(W(1, 0, 5), W(2, 0, 5), R(1, 6, 7), R(1, 8, 9)), LIN_YES);
     assert_int_equal(CHECK(W(1, 0, 5), W(2, 0, 5), R(1, 6, 7), R(2, 8, 9)), LIN_NO);
+    assert_int_equal(CHECK(WHEN(LIN_IF, 0, 1, 0, 1), R(1, 2, 3)), LIN_YES);
+    assert_int_equal(CHECK(WHEN(LIN_IF, 2, 1, 0, 1), R(1, 2, 3)), LIN_NO);
+    assert_int_equal(CHECK(WHEN(LIN_UNLESS, 0, 1, 0, 1), R(0, 2, 3)), LIN_YES);
+    assert_int_equal(CHECK(WHEN(LIN_UNLESS, 0, 1, 0, 1), W(2, 2, 3), R(1, 4, 5)), LIN_NO);
 }
 
 // Every order, by recursion.
@@ -47,7 +55,9 @@ static int try_all(const lin_op *ops, size_t count, unsigned done, uint64_t valu
     for (size_t i = 0; i < count; i++) {
         if (done >> i & 1 || ops[i].begin > first_end || (!ops[i].writes && ops[i].value != value))
             continue;
-        if (try_all(ops, count, done | 1u << i, ops[i].writes ? ops[i].value : value))
+        int changes = ops[i].writes && !(ops[i].when == LIN_IF && value != ops[i].than) &&
+                      !(ops[i].when == LIN_UNLESS && value == ops[i].than);
+        if (try_all(ops, count, done | 1u << i, changes ? ops[i].value : value))
             return 1;
     }
     return 0;
@@ -62,6 +72,8 @@ static void agree(fm_gen *gen)
         ops[i].value = (uint64_t)fm_gen_int(gen, 0, 3);
         ops[i].begin = fm_gen_int(gen, 0, 12);
         ops[i].end = ops[i].begin + fm_gen_int(gen, 0, 6);
+        ops[i].when = fm_gen_chance(gen, 0.5) ? LIN_ALWAYS : fm_gen_chance(gen, 0.5) ? LIN_IF : LIN_UNLESS;
+        ops[i].than = (uint64_t)fm_gen_int(gen, 0, 3);
         if (ops[i].writes && fm_gen_chance(gen, 0.2))
             ops[i].end = INT64_MAX;
     }

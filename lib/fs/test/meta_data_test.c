@@ -40,7 +40,7 @@ static void larger_files_leave_it(void **state)
     names_open(&names, NULL);
     fm_fs_node node = names_make(&names, ROOT, "a", S_IFREG | 0644);
     assert_ok(fm_fs_meta_inline_write(names.meta, node.ino, 0, "abc", 3, &node));
-    assert_fails(fm_fs_meta_extend(names.meta, node.ino, node.data, 10, &node), FM_ERR_STATE,
+    assert_fails(fm_fs_meta_extend(names.meta, node.ino, node.data, 10, 0, &node), FM_ERR_STATE,
                  "other contents");
     uint64_t version = node.version;
     assert_ok(fm_fs_meta_inline_write(names.meta, node.ino, 0, "x", 1, &node)); // somebody else's
@@ -49,33 +49,47 @@ static void larger_files_leave_it(void **state)
     assert_true(!(node.flags & FM_FS_NODE_INLINE) && node.size == 3 && node.reach == 3);
     assert_ok(fm_fs_meta_inline_read(names.meta, node.ino, 0, &byte, 1, &read, &node));
     assert_int_equal(read, 0);
-    assert_ok(fm_fs_meta_extend(names.meta, node.ino, node.data, 10000000, &node));
-    assert_ok(fm_fs_meta_extend(names.meta, node.ino, node.data, 5, &node));
+    assert_ok(fm_fs_meta_extend(names.meta, node.ino, node.data, 10000000, 0, &node));
+    assert_ok(fm_fs_meta_extend(names.meta, node.ino, node.data, 5, 0, &node));
     assert_true(node.size == 10000000 && node.reach == 10000000);
     names_close(&names);
 }
 
-static void cutting_takes_the_chunks_first(void **state)
+static void what_grows_again_was_cleaned(void **state)
 {
     (void)state;
     struct names names;
     names_open(&names, &(fm_fs_meta_options){.size = sizeof(fm_fs_meta_options), .no_inline = 1});
     fm_fs_node node = names_make(&names, ROOT, "a", S_IFREG | 0644);
     uint64_t data = node.data;
-    assert_ok(fm_fs_meta_extend(names.meta, node.ino, data, 1000, &node));
-    assert_fails(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 400, 999, &node), FM_ERR_STATE,
-                 "behind");
-    assert_ok(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 400, 1000, &node));
-    assert_true(node.size == 400 && node.reach == 400);
-    assert_ok(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 700, 0, &node));
-    assert_true(node.size == 700 && node.reach == 700);
+    assert_fails(fm_fs_meta_fence(names.meta, node.ino, data + 1, &node), FM_ERR_STATE, "other contents");
+    assert_ok(fm_fs_meta_extend(names.meta, node.ino, data, 1000, 0, &node));
+    assert_int_equal(node.cuts, 0);
+    assert_ok(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 400, 0, &node));
+    assert_true(node.size == 400 && node.reach == 1000 && node.cuts == 1);
+    // Writes from before may have put bytes there, so it grows by the last number alone.
+    assert_fails(fm_fs_meta_extend(names.meta, node.ino, data, 401, 0, &node), FM_ERR_STATE,
+                 "behind its end");
+    assert_fails(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 401, 0, &node), FM_ERR_STATE,
+                 "behind its end");
+    assert_ok(fm_fs_meta_extend(names.meta, node.ino, data, 400, 0, &node));
+    assert_ok(fm_fs_meta_fence(names.meta, node.ino, data, &node));
+    assert_true(node.cuts == 2 && node.size == 400);
+    assert_fails(fm_fs_meta_extend(names.meta, node.ino, data, 401, 1, &node), FM_ERR_STATE,
+                 "behind its end");
+    assert_ok(fm_fs_meta_extend(names.meta, node.ino, data, 401, 2, &node));
+    assert_ok(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 2000, 2, &node));
+    assert_true(node.size == 2000 && node.reach == 2000);
+    assert_ok(fm_fs_meta_extend(names.meta, node.ino, data, 3000, 0, &node)); // nothing was ever there
+    assert_ok(fm_fs_meta_node(names.meta, node.ino, &node));
+    assert_true(node.reach == 3000 && node.cuts == 2 && node.rdev == 0);
     // To nothing: other chunks from now on, the old ones are collected.
     assert_ok(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 0, 0, &node));
     assert_true(node.size == 0 && node.reach == 0 && node.data != data);
-    assert_fails(fm_fs_meta_extend(names.meta, node.ino, data, 10, &node), FM_ERR_STATE, "other contents");
+    assert_fails(fm_fs_meta_extend(names.meta, node.ino, data, 10, 0, &node), FM_ERR_STATE, "other contents");
     assert_fails(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 10, 0, &node), FM_ERR_STATE, "other");
     assert_int_equal(names_collect(&names), 1);
-    assert_true(names.removed == 1 && names.removed_data[0] == data && names.removed_reach[0] == 700);
+    assert_true(names.removed == 1 && names.removed_data[0] == data && names.removed_reach[0] == 3000);
     names_close(&names);
 }
 
@@ -106,7 +120,7 @@ static void removed_files_are_collected(void **state)
         char name[] = {(char)('a' + i), 0};
         node = names_make(&names, ROOT, name, S_IFREG | 0644);
         if (i < 2)
-            assert_ok(fm_fs_meta_extend(names.meta, node.ino, node.data, 100, &node));
+            assert_ok(fm_fs_meta_extend(names.meta, node.ino, node.data, 100, 0, &node));
         if (i < 1)
             assert_ok(fm_fs_meta_xattr_set(names.meta, NULL, node.ino, "user.x", "1", 1, 0));
         assert_ok(fm_fs_meta_unlink(names.meta, NULL, ROOT, name));
@@ -142,7 +156,7 @@ static void what_cannot_be_removed_waits(void **state)
     size_t done = 5;
     names_open(&names, &(fm_fs_meta_options){.size = sizeof(fm_fs_meta_options), .no_inline = 1});
     fm_fs_node node = names_make(&names, ROOT, "a", S_IFREG | 0644);
-    assert_ok(fm_fs_meta_extend(names.meta, node.ino, node.data, 100, &node));
+    assert_ok(fm_fs_meta_extend(names.meta, node.ino, node.data, 100, 0, &node));
     assert_ok(fm_fs_meta_unlink(names.meta, NULL, ROOT, "a"));
     assert_fails(fm_fs_meta_collect(names.meta, refuse, NULL, 10, &done), FM_ERR_UNAVAILABLE,
                  "cannot be reached");
@@ -272,7 +286,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_files_lie_in_the_store),
         cmocka_unit_test(larger_files_leave_it),
-        cmocka_unit_test(cutting_takes_the_chunks_first),
+        cmocka_unit_test(what_grows_again_was_cleaned),
         cmocka_unit_test(chunks_are_spread_and_never_named_twice),
         cmocka_unit_test(removed_files_are_collected),
         cmocka_unit_test(what_cannot_be_removed_waits),

@@ -164,9 +164,11 @@ static void contents_go_through(void **state)
     assert_true(quota.bytes_max == 1000 && quota.inodes_max == 10 && quota.bytes == 5 && quota.inodes == 2);
     assert_fails(fm_fs_meta_inline_write(meta, node.ino, 0, large, sizeof large, &node), FM_ERR_FS_QUOTA, "");
     assert_ok(fm_fs_meta_spill(meta, node.ino, node.version, &node));
-    assert_ok(fm_fs_meta_extend(meta, node.ino, node.data, 900, &node));
-    assert_ok(fm_fs_meta_truncate(meta, NULL, node.ino, node.data, 700, 900, &node));
-    assert_int_equal(node.size, 700);
+    assert_ok(fm_fs_meta_extend(meta, node.ino, node.data, 900, 0, &node));
+    assert_ok(fm_fs_meta_truncate(meta, NULL, node.ino, node.data, 700, 0, &node));
+    assert_ok(fm_fs_meta_fence(meta, node.ino, node.data, &node));
+    assert_true(node.size == 700 && node.cuts == 2);
+    assert_ok(fm_fs_meta_extend(meta, node.ino, node.data, 800, 2, &node));
     fm_fs_meta_close(meta);
     close_world();
 }

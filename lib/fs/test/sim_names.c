@@ -7,12 +7,12 @@
 
 static const int64_t s = 1000000000;
 
-enum names_op { CREATE, LINK, UNLINK, RMDIR, REMOVE_ALL, RENAME, EXTEND, TRUNCATE, QUOTA, OPS };
+enum names_op { CREATE, LINK, UNLINK, RMDIR, REMOVE_ALL, RENAME, LOOK, EXTEND, FENCE, TRUNCATE, QUOTA };
 
 struct names_args {
     enum names_op op;
     fm_fs_who who;
-    uint64_t ino, parent, to_parent, data, size;
+    uint64_t ino, parent, to_parent, data, size, cuts;
     uint32_t mode;
     unsigned flags;
     int exclusive;
@@ -112,24 +112,34 @@ static uint64_t names_now(void *context)
 struct wait {
     struct node *node;
     uint64_t id;
+    size_t left;
 };
 
 static void io_done(fm_fs_client_io *io)
 {
-    const struct wait *wait = io->context;
-    sim_names_wake(wait->node, wait->id);
+    struct wait *wait = io->context;
+    if (--wait->left == 0)
+        sim_names_wake(wait->node, wait->id);
+}
+
+static fm_status run_ios(struct node *node, fm_fs_client_io *ios, size_t count)
+{
+    struct wait wait = {node, ++node->waiting, count};
+    if (node->dying)
+        return is_cut_off();
+    for (size_t i = 0; i < count; i++) {
+        ios[i].done = io_done;
+        ios[i].context = &wait;
+        fm_fs_client_start(node->client, &ios[i]);
+    }
+    yield(node);
+    return node->dying ? is_cut_off() : FM_OK;
 }
 
 static fm_status run_io(struct node *node, fm_fs_client_io *io)
 {
-    struct wait wait = {node, ++node->waiting};
-    if (node->dying)
-        return is_cut_off();
-    io->done = io_done;
-    io->context = &wait;
-    fm_fs_client_start(node->client, io);
-    yield(node);
-    return node->dying ? is_cut_off() : io->status;
+    FM_TRY(run_ios(node, io, 1));
+    return io->status;
 }
 
 static fm_fs_client_io io_of(const fm_fs_node *node, uint32_t index, enum fm_fs_client_kind kind,
@@ -171,10 +181,14 @@ static fm_status carry_out(fm_fs_meta *meta, const struct names_args *args, fm_f
     case RENAME:
         return fm_fs_meta_rename(meta, who, args->parent, args->name, args->to_parent, args->to_name,
                                  args->flags);
+    case LOOK:
+        return fm_fs_meta_node(meta, args->ino, out_node);
     case EXTEND:
-        return fm_fs_meta_extend(meta, args->ino, args->data, args->size, out_node);
+        return fm_fs_meta_extend(meta, args->ino, args->data, args->size, args->cuts, out_node);
+    case FENCE:
+        return fm_fs_meta_fence(meta, args->ino, args->data, out_node);
     case TRUNCATE:
-        return fm_fs_meta_truncate(meta, who, args->ino, args->data, args->size, UINT64_MAX, out_node);
+        return fm_fs_meta_truncate(meta, who, args->ino, args->data, args->size, args->cuts, out_node);
     default:
         return fm_fs_meta_quota_set(meta, who, args->ino, &quota);
     }
@@ -278,7 +292,7 @@ static fm_status ask(struct names_client *client, struct names_args *args, fm_fs
         return FM_ERR_UNAVAILABLE;
     args->who = (fm_fs_who){.client = node->base.node, .slot = 1, .sequence = ++client->sequence};
     do {
-        struct wait wait = {node, ++node->waiting};
+        struct wait wait = {node, ++node->waiting, 1};
         fm_fs_call call = {.node = sim_name_of(FIRST_NAMER + (int)sim_between(world, 0, NAMERS - 1)),
                            .method = 1,
                            .timeout_ns = sim_between(world, 50 * ms, 600 * ms),
@@ -319,6 +333,51 @@ static const char *draw_name(struct world *world)
 }
 
 /* What a client has for itself: each answer must be the model's */
+
+static fm_status look(void *context, uint64_t ino, fm_fs_node *out_node)
+{
+    struct names_args args = {.op = LOOK, .ino = ino};
+    return ask(context, &args, out_node);
+}
+
+// An operation that finds the file in these chunks.
+static struct names_args args_of(enum names_op op, const fm_fs_node *node, uint64_t size)
+{
+    return (struct names_args){
+        .op = op, .ino = node->ino, .data = node->data, .cuts = node->cuts, .size = size};
+}
+
+static fm_status extend(void *context, const fm_fs_node *node, uint64_t end, fm_fs_node *out_node)
+{
+    struct names_args args = args_of(EXTEND, node, end);
+    return ask(context, &args, out_node);
+}
+
+static fm_status fence(void *context, const fm_fs_node *node, fm_fs_node *out_node)
+{
+    struct names_args args = args_of(FENCE, node, 0);
+    return ask(context, &args, out_node);
+}
+
+static fm_status truncate_to(void *context, const fm_fs_node *node, uint64_t size, fm_fs_node *out_node)
+{
+    struct names_args args = args_of(TRUNCATE, node, size);
+    return ask(context, &args, out_node);
+}
+
+// It is tried as long as it takes: what has an unknown outcome could happen after what the client does next.
+static fm_status run_long(void *context, fm_fs_client_io *ios, size_t count)
+{
+    const struct names_client *client = context;
+    for (size_t i = 0; i < count; i++)
+        ios[i].timeout_ns = 200 * s;
+    return run_ios(client->node, ios, count);
+}
+
+static struct fm_fs_cut_ways ways_of(struct names_client *client)
+{
+    return (struct fm_fs_cut_ways){look, extend, fence, truncate_to, run_long, client};
+}
 
 static fm_fs_node node_of(const struct names_client *client, int at)
 {
@@ -422,14 +481,15 @@ static void own_write(struct names_client *client, int at)
     struct world *world = client->node->world;
     struct file *file = &client->files[at];
     uint32_t index = (uint32_t)sim_between(world, 0, NAMES_CHUNKS - 1);
-    struct names_args args = {.op = EXTEND,
-                              .ino = client->model.nodes[at].ino,
-                              .data = file->data,
-                              .size = (uint64_t)(index + 1) * NAMES_CHUNK};
-    expect(client, "a file's growth", ask(client, &args, NULL), FM_OK);
+    const struct fm_fs_cut_ways ways = ways_of(client);
+    fm_fs_node node;
+    expect(client, "a look", look(client, client->model.nodes[at].ino, &node), FM_OK);
+    if (client->node->dying)
+        return;
+    expect(client, "a file's growth", fm_fs_cut_grow(&ways, &node, (uint64_t)(index + 1) * NAMES_CHUNK),
+           FM_OK);
     file->chunks = index + 1 > file->chunks ? index + 1 : file->chunks;
-    fm_fs_node node = node_of(client, at);
-    // It is tried as long as it takes: what has an unknown outcome could happen after what the client does next.
+    node = node_of(client, at);
     fm_fs_client_io io = io_of(&node, index, FM_FS_CLIENT_WRITE, 200 * s);
     uint64_t stamp = ++world->value;
     io.data = fm_fs_buffer_new(8);
@@ -445,16 +505,14 @@ static void own_truncate(struct names_client *client, int at)
     struct file *file = &client->files[at];
     uint32_t kept =
         file->chunks && sim_chance(world, 0.4) ? (uint32_t)sim_between(world, 0, file->chunks) : 0;
-    struct names_args args = {.op = TRUNCATE,
-                              .ino = client->model.nodes[at].ino,
-                              .data = file->data,
-                              .size = (uint64_t)kept * NAMES_CHUNK};
-    fm_fs_node node = node_of(client, at);
-    for (uint32_t i = kept; kept > 0 && i < file->chunks; i++) {
-        fm_fs_client_io io = io_of(&node, i, FM_FS_CLIENT_REMOVE, 200 * s);
-        expect(client, "a chunk's removal", run_io(client->node, &io), FM_OK);
-    }
-    expect(client, "a truncation", ask(client, &args, &node), FM_OK);
+    const struct fm_fs_cut_ways ways = ways_of(client);
+    fm_fs_node node;
+    expect(client, "a look", look(client, client->model.nodes[at].ino, &node), FM_OK);
+    if (client->node->dying)
+        return;
+    fm_status status = kept ? fm_fs_cut_truncate(&ways, &node, (uint64_t)kept * NAMES_CHUNK)
+                            : truncate_to(client, &node, 0, &node);
+    expect(client, "a truncation", status, FM_OK);
     file->data = node.data;
     for (uint32_t i = kept; i < NAMES_CHUNKS; i++)
         file->stamps[i] = 0;
@@ -566,15 +624,23 @@ static void work(void *context)
     expect(client, "a quota", ask(client, &quota, NULL), FM_OK);
     for (int i = 0; i < 16; i++)
         client->dirs[i] = client->nodes[i] = client->shared;
-    // Both know the other's directory: its number is all it takes.
+    // All know the others' directories: a number is all it takes.
     for (int i = 0; i < NAME_CLIENTS; i++) {
         const struct names_client *other = world->nodes[FIRST_NAMER + NAMERS + i].names;
-        while (!other->shared && !node->dying)
+        while (!node->dying && !other->shared)
             nap(node, 50 * ms);
+        if (node->dying) // and the other may be gone
+            return;
         client->dirs[i] = other->shared;
     }
+    struct names_args file = {.op = CREATE, .parent = FM_FS_META_ROOT, .name = "cut", .mode = S_IFREG | 0666};
+    fm_fs_node cut = {0};
+    expect(client, "the shared file", ask(client, &file, &cut), FM_OK);
+    const struct fm_fs_cut_ways ways = ways_of(client);
     for (int i = 0; i < NAMES_OPERATIONS && !node->dying; i++) {
-        if (sim_chance(world, 0.6))
+        if (sim_chance(world, 0.35))
+            sim_cut_do(node, &ways, cut.ino);
+        else if (sim_chance(world, 0.6))
             do_own(client);
         else
             do_shared(client);
@@ -584,6 +650,8 @@ static void work(void *context)
         node->at_rest = 1;
         nap(node, 100 * ms);
     }
+    if (!node->dying)
+        sim_cut_end(node, &ways, cut.ino);
     for (int at = 0; at < MODEL_NODES; at++)
         for (uint32_t i = 0; client->model.nodes[at].ino && S_ISREG(client->model.nodes[at].mode) &&
                              i < client->files[at].chunks;
@@ -674,7 +742,7 @@ static int is_owned(const struct owners *owners, uint32_t chain, const fm_fs_chu
 {
     for (size_t i = 0; i < owners->count; i++) {
         const fm_fs_node *node = &owners->nodes[i];
-        uint32_t chunks = S_ISREG(node->mode) ? (uint32_t)(node->reach / NAMES_CHUNK) : 0;
+        uint32_t chunks = S_ISREG(node->mode) ? (uint32_t)((node->reach + NAMES_CHUNK - 1) / NAMES_CHUNK) : 0;
         for (uint32_t c = 0; c < chunks; c++) {
             uint32_t at;
             fm_fs_chunk_id own;
@@ -770,4 +838,6 @@ void sim_names_check(struct world *world)
     fm_fs_meta_close(meta);
     if (!world->result.failed)
         check_chunks(world);
+    if (!world->result.failed)
+        sim_cut_check(world);
 }

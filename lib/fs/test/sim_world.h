@@ -36,6 +36,7 @@ typedef struct sim_result {
     unsigned long faults[SIM_FAULTS];
     unsigned long dirty_reads, driven, synced, repaired, rotten, resumed, forgotten;
     unsigned long names_operations, names_again, collected; // again: requests that were sent once more
+    unsigned long cuts;                                     // truncations of the file that all share
     unsigned long events;
     unsigned long hash; // of all events: equal for equal seeds
 } sim_result;

@@ -14,12 +14,13 @@
 #include "sim_fiber.h"
 #include "sim_world.h"
 #include "storage.h"
+#include "volume_cut.h"
 
 static const int64_t us = 1000;
 static const int64_t ms = 1000000;
 
 /*
- * Two managers, four storage nodes, three clients of chunks; two servers of names with a store of their own, and two clients
+ * Two managers, four storage nodes, three clients of chunks; two servers of names with a store of their own, and three clients
  * of theirs, whose files are chunks of the same cluster. Two chains of three replicas over the nodes:
  *
  *     chain 1: targets 11, 12, 13 on nodes 11, 12, 13        chain 2: targets 23, 24, 21 on nodes 13, 14, 11
@@ -29,10 +30,10 @@ enum {
     STORAGES = 4,
     CLIENTS = 3,
     NAMERS = 2,
-    NAME_CLIENTS = 2,
+    NAME_CLIENTS = 3,
     FIRST_NAMER = MANAGERS + STORAGES + CLIENTS,
     NODES = FIRST_NAMER + NAMERS + NAME_CLIENTS,
-    NAMES_OPERATIONS = 60, // of each client
+    NAMES_OPERATIONS = 90, // of each client
     NAMES_UNDER_FAULTS_S = 40,
     NAMES_CHUNK = 64 << 10,
     NAMES_CHUNKS = 3, // of a file, at most
@@ -163,6 +164,13 @@ struct disk {
     struct world *world;
 };
 
+// The file that all clients of names share: a history for each of its cells.
+enum { SIM_CUT_CELLS = 6, SIM_CUT_HISTORY = 1024 };
+struct sim_cut {
+    size_t counts[SIM_CUT_CELLS];
+    lin_op ops[SIM_CUT_CELLS][SIM_CUT_HISTORY];
+};
+
 struct history_op {
     int chain, chunk, cell;
     lin_op op;
@@ -194,6 +202,7 @@ struct world {
     int64_t pause_ns;     // of a client between two operations, the longest
     struct history_op *history;
     size_t history_count;
+    struct sim_cut cut;
     uint64_t value;
     uint32_t traced[CHAINS]; // version of the chain that the trace shows
     int final;
@@ -237,6 +246,12 @@ void sim_names_wake(struct node *node, uint64_t id);
 void sim_names_take(struct node *node); // a request has come
 int sim_names_done(const struct node *node);
 void sim_names_check(struct world *world);
+
+// sim_cut.c
+void sim_cut_do(struct node *node, const struct fm_fs_cut_ways *plain, uint64_t ino);
+// The file grows to its longest, so that all is seen that lies behind its end.
+void sim_cut_end(struct node *node, const struct fm_fs_cut_ways *plain, uint64_t ino);
+void sim_cut_check(struct world *world);
 
 // sim_world.c
 void sim_crash_node(struct world *world, struct node *node, int power, int64_t down);

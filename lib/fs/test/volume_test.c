@@ -28,6 +28,44 @@ static fm_fs_node make(fm_fs_volume *volume, const char *name)
     return node;
 }
 
+// Whoever cuts the file is killed before anything is removed behind its end: that is not seen however the file grows again.
+static void what_was_cut_off_does_not_come_back(void **state)
+{
+    (void)state;
+    static uint8_t bytes[4 * CHUNK];
+    static uint8_t back[sizeof bytes];
+    static const size_t cuts[] = {1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK};
+    home_open(&home);
+    fm_fs_volume *volume = open_volume();
+    fm_fs_meta *meta = fm_fs_volume_meta(volume);
+    for (size_t i = 0; i < 2 * sizeof cuts / sizeof cuts[0]; i++) {
+        const char name[] = {(char)('a' + i), 0};
+        const size_t cut = cuts[i / 2];
+        size_t read;
+        fm_fs_node node = make(volume, name);
+        memset(bytes, 'x', sizeof bytes);
+        assert_ok(fm_fs_volume_write(volume, node.ino, bytes, sizeof bytes, 0));
+        assert_ok(fm_fs_meta_node(meta, node.ino, &node));
+        assert_ok(fm_fs_meta_truncate(meta, NULL, node.ino, node.data, cut, 0, &node));
+        memset(bytes + cut, 0, sizeof bytes - cut);
+        assert_ok(fm_fs_volume_read(volume, node.ino, back, sizeof back, 0, &read));
+        assert_int_equal(read, cut);
+        if (i % 2) {
+            bytes[sizeof bytes - 1] = 'y';
+            assert_ok(fm_fs_volume_write(volume, node.ino, "y", 1, sizeof bytes - 1));
+        } else {
+            assert_ok(fm_fs_volume_truncate(volume, NULL, node.ino, cut + 2, &node));
+            assert_ok(fm_fs_volume_truncate(volume, NULL, node.ino, sizeof bytes, &node));
+        }
+        assert_ok(fm_fs_volume_read(volume, node.ino, back, sizeof back, 0, &read));
+        assert_int_equal(read, sizeof back);
+        assert_memory_equal(back, bytes, sizeof bytes);
+    }
+    home_check(volume);
+    fm_fs_volume_close(volume);
+    home_close(&home);
+}
+
 // Random writes, cuts, holes and reads of a file of several chunks, compared with memory.
 static void files_of_many_chunks_are_right(void **state)
 {
@@ -308,6 +346,7 @@ static void chunks_are_listed_by_pages(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_was_cut_off_does_not_come_back),
         cmocka_unit_test(files_of_many_chunks_are_right),
         cmocka_unit_test(holes_are_told),
         cmocka_unit_test(removed_chunks_are_freed),

@@ -215,8 +215,8 @@ typedef struct fm_fs_io {
  * allows it. A cluster moves the bytes of all of them at once over a connection of the queue's own; they go on while one
  * of the queue's functions runs, and waiting is what they are to be called for. Only what changes the names waits for
  * them in fm_fs_queue_submit() and fm_fs_queue_wait(): a file that grows does so once for all writes that are submitted,
- * and writes into a file that is stored inline are done when nothing else is under way. What is under way and a truncation
- * meanwhile leave a mixture, also within one process.
+ * and writes into a file that is stored inline are done when nothing else is under way. Of a write that is under
+ * way while its file is cut, each byte comes before or after the truncation.
  * Otherwise, and with FM_FS_QUEUE=blocking in the environment, fm_fs_queue_submit() itself
  * carries the operations out, one after the other, and returns when all are finished.
  */

@@ -26,8 +26,11 @@
  * fm_fs_meta_chunk(); the node's `data` number changes when a file is cut to nothing, so that no chunk is ever reused.
  * The caller moves the bytes, in this order, so that no crash shows bytes that were not written there:
  * - to grow: first fm_fs_meta_extend(), then the chunks;
- * - to shrink (not to 0): first the chunks (from the new end to `reach`), then fm_fs_meta_truncate();
+ * - to shrink: fm_fs_meta_truncate() alone; what the chunks have behind the end counts for nothing, and can go;
  * - out of the store: first the chunks, then fm_fs_meta_spill().
+ * Writes of others may be under way to behind the end of a file that shrinks. So `reach` stays, and whoever lets the file grow
+ * over what is below it takes a number by fm_fs_meta_fence(), removes what the chunks have there, and shows the number: it
+ * holds as long as nobody took a later one (volume_cut.h has the argument).
  *
  * ## Errors
  * FM_ERR_NOT_FOUND (ENOENT, also a node that is gone), FM_ERR_EXISTS, FM_ERR_FS_NOT_DIR, FM_ERR_FS_IS_DIR,
@@ -96,7 +99,9 @@ typedef struct fm_fs_node {
     uint64_t parent;  /**< of a directory */
     uint64_t project; /**< the directory whose quota it counts for; 0: none */
     uint64_t data;    /**< names a file's chunks */
-    uint64_t reach;   /**< no chunk of `data` has bytes beyond this */
+    uint64_t
+        reach; /**< no chunk of `data` has bytes beyond this, or ever gets some from a write that has begun */
+    uint64_t cuts; /**< of a file: grows with each truncation to less, and fm_fs_meta_fence() */
     fm_fs_layout layout;
 } fm_fs_node;
 
@@ -220,15 +225,17 @@ FM_API FM_MUST_USE fm_status fm_fs_meta_inline_write(fm_fs_meta *meta, uint64_t 
 FM_API FM_MUST_USE fm_status fm_fs_meta_spill(fm_fs_meta *meta, uint64_t ino, uint64_t version,
                                               fm_fs_node *out_node);
 /** The file of chunks `data` is at least `end` bytes long from now on, and was changed now. FM_ERR_STATE: it has other
- *  contents by now; look again. */
+ *  contents by now; or it would grow below its `reach`, and `cuts` (0: none) is not its number: look again. */
 FM_API FM_MUST_USE fm_status fm_fs_meta_extend(fm_fs_meta *meta, uint64_t ino, uint64_t data, uint64_t end,
-                                               fm_fs_node *out_node);
-/** The file is `size` bytes long from now on; what an inline file loses or gains is done here, too. FM_ERR_STATE: 
- *  other contents than `data`, or it would shrink and `trimmed` (up to which the caller has cleared its chunks)
- *  is below `reach`. */
+                                               uint64_t cuts, fm_fs_node *out_node);
+/** The file is `size` bytes long from now on; what an inline file loses or gains is done here, too. Shorter than it was: its
+ *  `cuts` are the caller's number, as of fm_fs_meta_fence(), or 0. FM_ERR_STATE: as fm_fs_meta_extend(). */
 FM_API FM_MUST_USE fm_status fm_fs_meta_truncate(fm_fs_meta *meta, const fm_fs_who *who, uint64_t ino,
-                                                 uint64_t data, uint64_t size, uint64_t trimmed,
+                                                 uint64_t data, uint64_t size, uint64_t cuts,
                                                  fm_fs_node *out_node);
+/** Gives the file of chunks `data` a number of `cuts` that is the caller's alone. FM_ERR_STATE: it has other contents. */
+FM_API FM_MUST_USE fm_status fm_fs_meta_fence(fm_fs_meta *meta, uint64_t ino, uint64_t data,
+                                              fm_fs_node *out_node);
 
 /* Open files */
 

@@ -14,8 +14,8 @@
  * be up then, for its chains become the layout of the root. Later the names can be used without it.
  *
  * What fm_fs_volume_write() has acknowledged is durable and is seen by every later read, from any process. A write is not
- * atomic. Writes that change the size, or overlap a truncation, from several processes at once leave a mixture, chunk by
- * chunk; within one process they are ordered.
+ * atomic: each of its bytes comes before or after a write or a truncation of somebody else at the same time. What a
+ * truncation has cut off is never seen again, whichever processes write, cut and let the file grow.
  *
  * Threads: any number may use a volume. Connections to the cluster are made as threads need them, up to `connections`.
  * Errors are those of fs_meta.h and fs_cluster.h.

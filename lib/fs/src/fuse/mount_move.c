@@ -32,7 +32,7 @@ static void begin(void *context)
     fm_fs_mover_pump(mover);
 }
 
-// Never: each move comes with its node, and is a read.
+// Each move comes with its node, and is a read: the file was cut meanwhile.
 static void slow(void *context, fm_fs_move *move)
 {
     (void)context;
