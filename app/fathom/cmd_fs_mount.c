@@ -13,7 +13,7 @@
 
 struct mount_options {
     int detach, read_only, allow_other, up;
-    int64_t cache;
+    int64_t cache, names;
     const char *metrics, *log;
 };
 
@@ -34,7 +34,8 @@ static fm_status serve(const fm_invocation *invocation, const struct mount_optio
                                          .read_only = given->read_only,
                                          .serve_cluster = given->up,
                                          .cache_bytes = (uint64_t)given->cache,
-                                         .metrics = given->metrics};
+                                         .metrics = given->metrics,
+                                         .names_ms = (uint32_t)given->names};
     fm_fs_mount *mount;
     fm_status status = fm_fs_mount_open(invocation->operands[0], invocation->operands[1], &options, &mount);
     tell(ready, status);
@@ -118,6 +119,9 @@ static const fm_option mount_schema[] = {
      .help = "run the cluster, which is not up, in this process, as fathom fs cluster up does"},
     {"cache", FM_OPTION_SIZE, FIELD(cache), .value = "256M", .min = 2 << 20, .max = (int64_t)1 << 40,
      .help = "memory for what was read, beside the kernel's"},
+    {"names", FM_OPTION_INT, FIELD(names), .value = "0", .unit = "ms", .min = 0, .max = 3600000,
+     .help = "the kernel answers for names so long by itself; what other mounts rename or remove is seen as "
+             "late"},
     FM_CMD_FS_SERVICE_OPTIONS,
     {0},
 };

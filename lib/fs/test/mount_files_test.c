@@ -1,6 +1,7 @@
 // Files of a mount by system calls beyond read and write, and requests that are bad.
 #include "fm_test.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -211,6 +212,18 @@ static void layouts_and_flags_are_told_and_set(void **state)
     mount_home_close(&home);
 }
 
+static int count_files(int mount)
+{
+    int count = 0;
+    struct stat info;
+    DIR *dir = opendir(mount_path(&home, mount, "."));
+    assert_non_null(dir);
+    for (const struct dirent *entry = readdir(dir); entry; entry = readdir(dir))
+        count += fstatat(dirfd(dir), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(info.st_mode);
+    closedir(dir);
+    return count;
+}
+
 static void a_file_that_another_mount_removes_lives_while_it_is_open(void **state)
 {
     (void)state;
@@ -244,6 +257,49 @@ static void a_file_that_another_mount_removes_lives_while_it_is_open(void **stat
     assert_int_equal(info.st_nlink, 0);
     close(small);
     close(direct);
+    close(fd);
+    mount_home_close(&home);
+}
+
+// The kernel remembers names here; what this mount does to them it knows, and what is opened is there.
+static void names_may_be_remembered(void **state)
+{
+    (void)state;
+    enum { FILES = 400 }; // more than one answer has room for
+    const fm_fs_mount_options remember = {.size = sizeof remember, .names_ms = 3600000};
+    char name[32];
+    struct stat info;
+    mount_home_open(&home, 2, &remember);
+    fill();
+    for (int i = 0; i < FILES; i++) {
+        snprintf(name, sizeof name, "f%03d", i);
+        close(mount_file(&home, 0, name, O_WRONLY | O_CREAT | O_EXCL));
+    }
+    assert_int_equal(rename(mount_path(&home, 0, "f001"), mount_path(&home, 0, "f002")), 0);
+    assert_int_equal(unlink(mount_path(&home, 0, "f003")), 0);
+    assert_int_equal(count_files(0), FILES - 2);
+    assert_errno(stat(mount_path(&home, 0, "f001"), &info), ENOENT);
+    assert_errno(stat(mount_path(&home, 0, "f003"), &info), ENOENT);
+    assert_int_equal(stat(mount_path(&home, 0, "f002"), &info), 0);
+    // Another mount puts something else there, and takes something away.
+    int fd = mount_file(&home, 1, "new", O_WRONLY | O_CREAT);
+    put(fd, bytes, 10, 0);
+    close(fd);
+    assert_int_equal(rename(mount_path(&home, 1, "new"), mount_path(&home, 1, "f002")), 0);
+    fd = mount_file(&home, 0, "f002", O_RDONLY);
+    assert_file(fd, 10);
+    close(fd);
+    assert_int_equal(unlink(mount_path(&home, 1, "f002")), 0);
+    assert_errno(open(mount_path(&home, 0, "f002"), O_RDONLY), ENOENT);
+    // What is open lives on without a name, and may be opened again by way of its descriptor.
+    fd = mount_file(&home, 0, "f004", O_RDWR);
+    put(fd, bytes, 10, 0);
+    assert_int_equal(unlink(mount_path(&home, 1, "f004")), 0);
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    int again = open(name, O_RDONLY);
+    assert_true(again >= 0);
+    assert_file(again, 10);
+    close(again);
     close(fd);
     mount_home_close(&home);
 }
@@ -335,6 +391,7 @@ int main(void)
         cmocka_unit_test(direct_and_mapped_agree_with_the_rest),
         cmocka_unit_test(layouts_and_flags_are_told_and_set),
         cmocka_unit_test(a_file_that_another_mount_removes_lives_while_it_is_open),
+        cmocka_unit_test(names_may_be_remembered),
         cmocka_unit_test(bad_names_and_places_are_refused),
         cmocka_unit_test(a_full_or_read_only_mount_says_so),
         cmocka_unit_test(a_daemon_that_dies_leaves_errors_and_can_be_replaced),

@@ -54,6 +54,9 @@ typedef struct fm_fs_mount_options {
     /** Answers GET /metrics at this TCP address, in Prometheus' text, as fm_fs_cluster_metrics() does; with `serve_cluster` of
      *  the cluster, too. NULL or "": nobody. Borrowed. */
     const char *metrics;
+    /** For so long the kernel answers for names that it was told, without asking: faster, and what other mounts remove, rename
+     *  or put in a name's place may be seen as late. Opening a file that they have removed finds what is there now. 0: not */
+    uint32_t names_ms;
 } fm_fs_mount_options;
 
 typedef struct fm_fs_mount fm_fs_mount;

@@ -31,6 +31,15 @@ static fm_status open_node(fm_fs_mount *mount, fm_fs_node *node, struct fuse_fil
     return FM_OK;
 }
 
+// Whether the kernel has come here by a name that another mount has taken away: one that is open here it may know by /proc.
+static int is_stale(fm_fs_mount *mount, const fm_fs_node *node)
+{
+    struct fm_fs_mount_file *file = node->nlink ? NULL : fm_fs_mount_use(mount, node->ino);
+    if (file)
+        fm_fs_mount_leave(mount, file);
+    return !node->nlink && !file;
+}
+
 static void on_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
     fm_fs_mount *mount = fm_fs_mount_of(request);
@@ -38,6 +47,8 @@ static void on_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *i
     // What another opening here has written comes before this one. A failure is told to those who wrote.
     fm_status status = fm_fs_mount_flush_ino(mount, ino);
     status = fm_fs_meta_node(mount->meta, ino, &node);
+    if (status == FM_OK && mount->options.names_ms && is_stale(mount, &node))
+        status = FM_ERR_NOT_FOUND; // the kernel then asks for the name
     if (status == FM_OK)
         status = open_node(mount, &node, info);
     if (status < 0)
@@ -51,7 +62,7 @@ static void on_create(fuse_req_t request, fuse_ino_t parent, const char *name, m
 {
     fm_fs_mount *mount = fm_fs_mount_of(request);
     struct fm_fs_mount_who asker;
-    struct fuse_entry_param entry = {.attr_timeout = FM_FS_MOUNT_ATTR_S};
+    struct fuse_entry_param entry;
     fm_fs_node node;
     fm_fs_mount_who(request, &asker);
     int made = 0;
@@ -65,8 +76,7 @@ static void on_create(fuse_req_t request, fuse_ino_t parent, const char *name, m
     }
     if (made) // then there is nothing to be dropped
         fm_fs_mount_handle_used(fm_fs_mount_handle_of(info));
-    entry.ino = node.ino;
-    fm_fs_mount_stat(&node, &entry.attr);
+    fm_fs_mount_entry(mount, &node, &entry);
     if (fuse_reply_create(request, &entry, info) != 0)
         fm_fs_mount_file_close(mount, fm_fs_mount_handle_of(info));
 }

@@ -103,11 +103,17 @@ void fm_fs_mount_stat(const fm_fs_node *node, struct stat *out_stat)
                               .st_ctim = time_of(node->ctime_ns)};
 }
 
+void fm_fs_mount_entry(const fm_fs_mount *mount, const fm_fs_node *node, struct fuse_entry_param *out_entry)
+{
+    *out_entry = (struct fuse_entry_param){
+        .ino = node->ino, .attr_timeout = FM_FS_MOUNT_ATTR_S, .entry_timeout = mount->options.names_ms / 1e3};
+    fm_fs_mount_stat(node, &out_entry->attr);
+}
+
 void fm_fs_mount_reply_entry(fuse_req_t request, const fm_fs_node *node)
 {
-    // A timeout of 0: names are asked for each time.
-    struct fuse_entry_param entry = {.ino = node->ino, .attr_timeout = FM_FS_MOUNT_ATTR_S};
-    fm_fs_mount_stat(node, &entry.attr);
+    struct fuse_entry_param entry;
+    fm_fs_mount_entry(fm_fs_mount_of(request), node, &entry);
     fuse_reply_entry(request, &entry);
 }
 

@@ -22,7 +22,7 @@ enum {
     FM_FS_MOUNT_GROUPS = 64,
     // Files of which it is remembered what the kernel's pages of them rest on: 16 bytes each.
     FM_FS_MOUNT_PAGED = 1 << 16,
-    // For so many seconds the kernel answers for an open file's attributes itself. A path is looked up each time.
+    // For so many seconds the kernel answers for attributes itself. A path is looked up each time, unless names_ms is given.
     FM_FS_MOUNT_ATTR_S = 1
 };
 
@@ -120,6 +120,7 @@ fm_fs_mount *fm_fs_mount_of(fuse_req_t request);
 void fm_fs_mount_who(fuse_req_t request, struct fm_fs_mount_who *out_who);
 int fm_fs_mount_errno(fm_status status);
 void fm_fs_mount_stat(const fm_fs_node *node, struct stat *out_stat);
+void fm_fs_mount_entry(const fm_fs_mount *mount, const fm_fs_node *node, struct fuse_entry_param *out_entry);
 void fm_fs_mount_reply_entry(fuse_req_t request, const fm_fs_node *node);
 void fm_fs_mount_reply_status(fuse_req_t request, fm_status status);
 fm_status fm_fs_mount_renew(fm_fs_mount *mount); // its lease

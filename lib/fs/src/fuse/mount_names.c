@@ -331,14 +331,16 @@ static void list(fuse_req_t request, size_t size, off_t offset, const struct fus
     for (size_t at = (size_t)offset; at < listing->count + 2; at++) {
         fm_fs_node node;
         const char *name = entry_at(listing, at, &node);
-        // Of the dots the kernel wants no lookup.
-        struct fuse_entry_param entry = {.ino = at < 2 ? 0 : node.ino, .attr_timeout = FM_FS_MOUNT_ATTR_S};
+        struct fuse_entry_param entry;
+        int known = plus && at >= 2; // of the dots the kernel wants no lookup
         // What was read for an earlier request may have changed since, and the kernel would believe it.
-        if (plus && at >= 2 && offset > 0 && fm_fs_meta_node(mount->meta, node.ino, &node) < 0)
-            entry.ino = 0; // it went meanwhile: a name without attributes
-        if (plus && entry.ino && freshen(mount, &node) < 0)
+        if (known && offset > 0)
+            known = fm_fs_meta_lookup(mount->meta, NULL, listing->dir.ino, name, &node) == FM_OK;
+        if (known)
+            known = freshen(mount, &node) == FM_OK;
+        fm_fs_mount_entry(mount, &node, &entry);
+        if (!known) // it went meanwhile: a name without attributes
             entry.ino = 0;
-        fm_fs_mount_stat(&node, &entry.attr);
         size_t needed =
             plus ? fuse_add_direntry_plus(request, buffer + used, size - used, name, &entry, (off_t)at + 1)
                  : fuse_add_direntry(request, buffer + used, size - used, name, &entry.attr, (off_t)at + 1);
