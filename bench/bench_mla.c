@@ -22,14 +22,15 @@ struct argument {
     fm_isa isa;
     fm_mla_form form;
     int heads;
-    int64_t keys; // of the sequence; of prefill the queries, too
+    int64_t keys; // of a sequence; of prefill the queries, too
+    int batch;    // sequences; of more than one, keys fill whole pages
     int topk;
     fm_bench_mode mode;
     double must, hope;         // of the limit, on AVX-512
     double amx_must, amx_hope; // on AMX
 };
 
-// One layer of one request.
+// One layer of a request, or of a batch of them.
 struct attention {
     struct argument argument;
     fm_mla_context *one, *all;
@@ -37,7 +38,7 @@ struct attention {
     fm_mla_cache cache;
     size_t cache_bytes;
     int32_t *table, *indices;
-    int32_t lengths[2];
+    int32_t *lengths;
     fm_tensor q, k, v, out, lse, d_out, dq, dk, dv;
     fm_bench_mla_dnnl *peers[2]; // in BF16 and in f32; NULL: not here
 };
@@ -89,6 +90,7 @@ static void teardown(void *state)
     fm_base_mem_free(attention->cache.data);
     fm_base_mem_free(attention->table);
     fm_base_mem_free(attention->indices);
+    fm_base_mem_free(attention->lengths);
     fm_bench_mla_dnnl_close(attention->peers[0]);
     fm_bench_mla_dnnl_close(attention->peers[1]);
     fm_mla_plan_free(attention->plan);
@@ -124,6 +126,24 @@ static fm_status make_places(const fm_bench_setup *given, struct attention *atte
     return FM_OK;
 }
 
+// The keys of one sequence, to the slots that follow those of the ones before it.
+static fm_status fill_sequence(const fm_bench_setup *given, struct attention *attention, int sequence)
+{
+    int64_t keys = attention->argument.keys;
+    int64_t *slots = fm_base_mem_alloc((size_t)keys * sizeof *slots);
+    fm_tensor rows = {0};
+    fm_status status = slots ? make_tensor(given->seed + 1 + 100 * (uint64_t)sequence, FM_DTYPE_BF16, 3,
+                                           (int64_t[]){keys, 1, D_LATENT}, &rows)
+                             : no_memory();
+    for (int64_t i = 0; slots && i < keys; i++)
+        slots[i] = sequence * keys + i;
+    if (status == FM_OK)
+        status = fm_mla_cache_append(attention->one, &attention->cache, slots, &rows);
+    fm_base_mem_free(rows.data);
+    fm_base_mem_free(slots);
+    return status;
+}
+
 static fm_status fill_cache(const fm_bench_setup *given, struct attention *attention)
 {
     const struct argument *argument = &attention->argument;
@@ -133,42 +153,36 @@ static fm_status fill_cache(const fm_bench_setup *given, struct attention *atten
                             .h_kv = 1,
                             .d_qk = D_LATENT,
                             .d_v = D_LATENT_V,
-                            .blocks = (argument->keys + PAGE - 1) / PAGE};
+                            .blocks = argument->batch * ((argument->keys + PAGE - 1) / PAGE)};
     FM_TRY(fm_mla_cache_page_bytes(cache, &attention->cache_bytes));
     attention->cache_bytes *= (size_t)cache->blocks;
     cache->data = fm_bench_alloc(attention->cache_bytes);
     if (!cache->data)
-        return no_memory();
-    int64_t *slots = fm_base_mem_alloc((size_t)argument->keys * sizeof *slots);
-    fm_tensor rows = {0};
-    fm_status status = slots ? make_tensor(given->seed + 1, FM_DTYPE_BF16, 3,
-                                           (int64_t[]){argument->keys, 1, D_LATENT}, &rows)
-                             : no_memory();
-    for (int64_t i = 0; slots && i < argument->keys; i++)
-        slots[i] = i;
-    if (status == FM_OK)
-        status = fm_mla_cache_append(attention->one, cache, slots, &rows);
-    fm_base_mem_free(rows.data);
-    fm_base_mem_free(slots);
-    return status;
+        return fm_base_error_set(FM_ERR_UNAVAILABLE, "no %zu MiB of memory for the cache",
+                                 attention->cache_bytes >> 20);
+    for (int i = 0; i < argument->batch; i++)
+        FM_TRY(fill_sequence(given, attention, i));
+    return FM_OK;
 }
 
 static fm_status fill_decode(const fm_bench_setup *given, struct attention *attention)
 {
     const struct argument *argument = &attention->argument;
-    int heads = argument->heads;
-    fm_mla_shape shape = {.batch = 1, .s_q = 1, .h_q = heads, .h_kv = 1, .d_v = D_LATENT_V};
+    int heads = argument->heads, batch = argument->batch;
+    fm_mla_shape shape = {.batch = batch, .s_q = 1, .h_q = heads, .h_kv = 1, .d_v = D_LATENT_V};
     fm_mla_split split = {0};
-    attention->lengths[0] = (int32_t)argument->keys;
+    for (int i = 0; i < batch; i++)
+        attention->lengths[i] = (int32_t)argument->keys;
     if (argument->kind == SPARSE)
         FM_TRY(fm_mla_plan_sparse(&shape, argument->topk, NULL, 0, NULL, &split, &attention->plan));
     else
         FM_TRY(fm_mla_plan_dense(&shape, attention->lengths, &split, &attention->plan));
     FM_TRY(fill_cache(given, attention));
     FM_TRY(make_places(given, attention));
-    FM_TRY(make_tensor(given->seed + 2, FM_DTYPE_BF16, 4, (int64_t[]){1, 1, heads, D_LATENT}, &attention->q));
-    FM_TRY(make_tensor(0, FM_DTYPE_BF16, 4, (int64_t[]){1, 1, heads, D_LATENT_V}, &attention->out));
-    return make_tensor(0, FM_DTYPE_F32, 3, (int64_t[]){1, heads, 1}, &attention->lse);
+    FM_TRY(make_tensor(given->seed + 2, FM_DTYPE_BF16, 4, (int64_t[]){batch, 1, heads, D_LATENT},
+                       &attention->q));
+    FM_TRY(make_tensor(0, FM_DTYPE_BF16, 4, (int64_t[]){batch, 1, heads, D_LATENT_V}, &attention->out));
+    return make_tensor(0, FM_DTYPE_F32, 3, (int64_t[]){batch, heads, 1}, &attention->lse);
 }
 
 static fm_mla_prefill_args prefill_args(const struct attention *attention)
@@ -212,6 +226,9 @@ static fm_status fill(const fm_bench_setup *given, struct attention *attention)
     if (fm_mla_context_isa(attention->one) != argument->isa)
         return fm_base_error_set(FM_ERR_UNAVAILABLE, "no %s here: %s", fm_base_isa_name(argument->isa),
                                  fm_base_cpu_isa_reason(argument->isa));
+    attention->lengths = fm_base_mem_zalloc((size_t)argument->batch + 1, sizeof *attention->lengths);
+    if (!attention->lengths)
+        return no_memory();
     int decode = argument->kind == DECODE || argument->kind == SPARSE;
     return decode ? fill_decode(given, attention) : fill_prefill(given, attention);
 }
@@ -249,14 +266,15 @@ static fm_status run(void *state, int threads)
     if (attention->argument.kind == BACKWARD)
         return fm_mla_prefill_backward(context, &args, &attention->d_out, &attention->dq, &attention->dk,
                                        &attention->dv);
-    return fm_mla_decode(context, attention->plan,
-                         &(fm_mla_decode_args){.q = &attention->q,
-                                               .cache = &attention->cache,
-                                               .block_table = attention->table,
-                                               .max_blocks = attention->cache.blocks,
-                                               .indices = attention->indices,
-                                               .out = &attention->out,
-                                               .lse = &attention->lse});
+    return fm_mla_decode(
+        context, attention->plan,
+        &(fm_mla_decode_args){.q = &attention->q,
+                              .cache = &attention->cache,
+                              .block_table = attention->table,
+                              .max_blocks = attention->cache.blocks / attention->argument.batch,
+                              .indices = attention->indices,
+                              .out = &attention->out,
+                              .lse = &attention->lse});
 }
 
 // A result that is far from ours is no peer's.
@@ -319,7 +337,7 @@ static double flops_of(const struct argument *argument)
     double keys = (double)argument->keys, heads = argument->heads;
     switch (argument->kind) {
     case DECODE:
-        return 2 * heads * keys * (D_LATENT + D_LATENT_V);
+        return 2 * argument->batch * heads * keys * (D_LATENT + D_LATENT_V);
     case SPARSE:
         return 2 * heads * argument->topk * (D_LATENT + D_LATENT_V);
     case FORWARD:
@@ -336,6 +354,12 @@ static int is_bound_by_reading(const struct argument *argument)
     return decode && argument->heads <= (argument->isa == FM_ISA_AMX ? 16 : 2);
 }
 
+static int has_peers(const struct argument *argument)
+{
+    return argument->kind == DECODE && argument->form == FM_MLA_FORM_BF16 && argument->batch == 1 &&
+           argument->isa != FM_ISA_AVX2;
+}
+
 static int set_goals(const struct argument *argument, fm_bench_goal *goals)
 {
     int amx = argument->isa == FM_ISA_AMX, count = 0;
@@ -343,7 +367,7 @@ static int set_goals(const struct argument *argument, fm_bench_goal *goals)
     if (must <= 0 || argument->isa == FM_ISA_AVX2)
         return 0;
     goals[count++] = (fm_bench_goal){FM_BENCH_FRACTION, .must = must, .hope = hope};
-    if (argument->kind == DECODE && argument->form == FM_MLA_FORM_BF16)
+    if (has_peers(argument))
         goals[count++] = (fm_bench_goal){FM_BENCH_RATIO, .peer = "libdnnl bf16", .must = 1.5, .hope = 4};
     if (argument->heads > 2)
         goals[count++] =
@@ -356,16 +380,18 @@ static fm_status add(fm_bench *bench, const struct argument *argument)
     int decode = argument->kind == DECODE || argument->kind == SPARSE;
     int reading = is_bound_by_reading(argument), later = argument->mode == FM_BENCH_IN_FULL;
     double token_bytes = argument->form == FM_MLA_FORM_FP8 ? 656 : 1152;
-    char name[64];
-    snprintf(name, sizeof name, "%s.%s.%s.h%d.%lld", kind_names[argument->kind], form_name(argument),
+    char name[64], batch[16] = "";
+    if (argument->batch > 1)
+        snprintf(batch, sizeof batch, ".b%d", argument->batch);
+    snprintf(name, sizeof name, "%s.%s.%s.h%d.%lld%s", kind_names[argument->kind], form_name(argument),
              fm_base_isa_name(argument->isa), argument->heads,
-             (long long)(argument->kind == SPARSE ? argument->topk : argument->keys));
+             (long long)(argument->kind == SPARSE ? argument->topk : argument->keys), batch);
     fm_bench_case item = {
         .name = name,
         .argument = argument,
         .limit = reading ? FM_BENCH_READ : fm_bench_limit_of_isa(argument->isa),
         .flops = reading ? 0 : flops_of(argument),
-        .bytes = reading ? (double)argument->keys * token_bytes : 0,
+        .bytes = reading ? argument->batch * (double)argument->keys * token_bytes : 0,
         .mode =
             argument->isa == FM_ISA_AMX && later ? FM_BENCH_IN_QUICK : argument->mode, // fast enough there
         .setup = setup,
@@ -375,33 +401,34 @@ static fm_status add(fm_bench *bench, const struct argument *argument)
         .teardown = teardown,
     };
     (void)set_goals(argument, item.goals);
-    if (argument->kind == DECODE && argument->form == FM_MLA_FORM_BF16 && argument->isa != FM_ISA_AVX2) {
+    if (has_peers(argument)) {
         item.peers[0] = (fm_bench_peer){.name = "libdnnl bf16", .run = run_dnnl_bf16};
         item.peers[1] = (fm_bench_peer){.name = "libdnnl f32", .run = run_dnnl_f32};
     }
     return fm_bench_add(bench, &item);
 }
 
-// DeepSeek-V3's shapes: one request of one layer; of prefill some of its heads. Goals are fractions of what the level's
+// DeepSeek-V3's shapes: a request of one layer, and 128 of them; of prefill some of its heads. Goals are fractions of what the level's
 // own multiply-adds, or reading, allow.
 static const struct argument arguments[] = {
-    {DECODE, 0, FM_MLA_FORM_BF16, 16, 200, 0, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
-    {SPARSE, 0, FM_MLA_FORM_FP8, 16, 300, 100, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
-    {FORWARD, 0, FM_MLA_FORM_BF16, 1, 100, 0, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
-    {BACKWARD, 0, FM_MLA_FORM_BF16, 1, 100, 0, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
-    {DECODE, 0, FM_MLA_FORM_BF16, 128, 4096, 0, FM_BENCH_IN_QUICK, 0.60, 0.75, 0.35, 0.60},
-    {DECODE, 0, FM_MLA_FORM_BF16, 128, 16384, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.35, 0.60},
-    {DECODE, 0, FM_MLA_FORM_BF16, 16, 4096, 0, FM_BENCH_IN_QUICK, 0.45, 0.60, 0.60, 0.85},
-    {DECODE, 0, FM_MLA_FORM_BF16, 16, 16384, 0, FM_BENCH_IN_FULL, 0.45, 0.60, 0.60, 0.85},
-    {DECODE, 0, FM_MLA_FORM_BF16, 1, 16384, 0, FM_BENCH_IN_QUICK, 0.30, 0.60, 0.60, 0.85},
-    {DECODE, 0, FM_MLA_FORM_FP8, 1, 16384, 0, FM_BENCH_IN_QUICK, 0.18, 0.60, 0, 0},
-    {DECODE, 0, FM_MLA_FORM_FP8, 128, 4096, 0, FM_BENCH_IN_QUICK, 0.60, 0.75, 0.32, 0.55},
-    {DECODE, 0, FM_MLA_FORM_FP8, 128, 16384, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.32, 0.55},
-    {SPARSE, 0, FM_MLA_FORM_FP8, 128, 32768, 2048, FM_BENCH_IN_QUICK, 0.50, 0.75, 0.30, 0.50},
-    {FORWARD, 0, FM_MLA_FORM_BF16, 2, 1024, 0, FM_BENCH_IN_QUICK, 0.45, 0.65, 0, 0},
-    {FORWARD, 0, FM_MLA_FORM_BF16, 2, 4096, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.35, 0.55},
-    {BACKWARD, 0, FM_MLA_FORM_BF16, 2, 1024, 0, FM_BENCH_IN_QUICK, 0.45, 0.65, 0, 0},
-    {BACKWARD, 0, FM_MLA_FORM_BF16, 2, 4096, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.28, 0.45},
+    {DECODE, 0, FM_MLA_FORM_BF16, 16, 200, 1, 0, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
+    {SPARSE, 0, FM_MLA_FORM_FP8, 16, 300, 1, 100, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
+    {FORWARD, 0, FM_MLA_FORM_BF16, 1, 100, 1, 0, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
+    {BACKWARD, 0, FM_MLA_FORM_BF16, 1, 100, 1, 0, FM_BENCH_IN_SMOKE, 0, 0, 0, 0},
+    {DECODE, 0, FM_MLA_FORM_BF16, 128, 4096, 1, 0, FM_BENCH_IN_QUICK, 0.60, 0.75, 0.35, 0.60},
+    {DECODE, 0, FM_MLA_FORM_BF16, 128, 16384, 1, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.35, 0.60},
+    {DECODE, 0, FM_MLA_FORM_BF16, 16, 4096, 1, 0, FM_BENCH_IN_QUICK, 0.45, 0.60, 0.60, 0.85},
+    {DECODE, 0, FM_MLA_FORM_BF16, 16, 16384, 1, 0, FM_BENCH_IN_FULL, 0.45, 0.60, 0.60, 0.85},
+    {DECODE, 0, FM_MLA_FORM_BF16, 1, 16384, 1, 0, FM_BENCH_IN_QUICK, 0.30, 0.60, 0.60, 0.85},
+    {DECODE, 0, FM_MLA_FORM_FP8, 1, 16384, 1, 0, FM_BENCH_IN_QUICK, 0.18, 0.60, 0, 0},
+    {DECODE, 0, FM_MLA_FORM_FP8, 128, 4096, 1, 0, FM_BENCH_IN_QUICK, 0.60, 0.75, 0.32, 0.55},
+    {DECODE, 0, FM_MLA_FORM_FP8, 128, 16384, 1, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.32, 0.55},
+    {DECODE, 0, FM_MLA_FORM_BF16, 128, 4096, 128, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.35, 0.60},
+    {SPARSE, 0, FM_MLA_FORM_FP8, 128, 32768, 1, 2048, FM_BENCH_IN_QUICK, 0.50, 0.75, 0.30, 0.50},
+    {FORWARD, 0, FM_MLA_FORM_BF16, 2, 1024, 1, 0, FM_BENCH_IN_QUICK, 0.45, 0.65, 0, 0},
+    {FORWARD, 0, FM_MLA_FORM_BF16, 2, 4096, 1, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.35, 0.55},
+    {BACKWARD, 0, FM_MLA_FORM_BF16, 2, 1024, 1, 0, FM_BENCH_IN_QUICK, 0.45, 0.65, 0, 0},
+    {BACKWARD, 0, FM_MLA_FORM_BF16, 2, 4096, 1, 0, FM_BENCH_IN_FULL, 0.60, 0.75, 0.28, 0.45},
 };
 enum { ARGUMENTS = sizeof arguments / sizeof *arguments };
 
