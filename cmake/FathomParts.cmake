@@ -2,14 +2,13 @@
 #
 #   fm_part(NAME <name> ABOUT <what it is> HINT <what to install> FOUND <value that is true when it is there>)
 #
-# sets FM_HAVE_<NAME> and a row of the table that ends the configuration. The library that uses a part declares it; the
-# options of parts whose library is still to come exist already, so that scripts need not change when it lands.
+# sets FM_HAVE_<NAME> and a row of the table that ends the configuration. The library that uses a part declares it.
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 set_property(GLOBAL PROPERTY FM_PARTS_TABLE "")
 
 function(fm_part)
-  cmake_parse_arguments(P "UNUSED" "NAME;HINT;ABOUT" "FOUND" ${ARGN})
+  cmake_parse_arguments(P "" "NAME;HINT;ABOUT" "FOUND" ${ARGN})
   set(FM_WITH_${P_NAME} AUTO CACHE STRING "${P_ABOUT}: AUTO, ON or OFF")
   set_property(CACHE FM_WITH_${P_NAME} PROPERTY STRINGS AUTO ON OFF)
   set(have OFF)
@@ -20,11 +19,6 @@ function(fm_part)
   elseif(P_FOUND)
     set(have ON)
     set(why "${P_ABOUT}")
-  elseif(P_UNUSED)
-    set(why "no library here uses it yet")
-    if(FM_WITH_${P_NAME} STREQUAL "ON")
-      message(FATAL_ERROR "FM_WITH_${P_NAME}=ON, but ${why}")
-    endif()
   else()
     set(why "not found: ${P_HINT}")
     if(FM_WITH_${P_NAME} STREQUAL "ON")
@@ -36,16 +30,6 @@ function(fm_part)
   string(SUBSTRING "${P_NAME}            " 0 12 name)
   string(SUBSTRING "${have}  " 0 4 state)
   set_property(GLOBAL APPEND PROPERTY FM_PARTS_TABLE "  ${name} ${state} ${why}")
-endfunction()
-
-# Called last: what no library declared.
-function(fm_parts_to_come)
-  foreach(part FUSE LMDB POSTGRESQL IO_URING OPENMP)
-    get_property(declared GLOBAL PROPERTY FM_PARTS_DECLARED)
-    if(NOT part IN_LIST declared)
-      fm_part(NAME ${part} UNUSED ABOUT "for a library that is to come")
-    endif()
-  endforeach()
 endfunction()
 
 function(fm_parts_report)

@@ -6,7 +6,6 @@
  *
  * An exchange lives until its connection has let go of it and all of its choices have ended.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <microhttpd.h>
 #include <netdb.h>
@@ -24,6 +23,7 @@
 #include "fathom/log.h"
 #include "fathom/mem.h"
 #include "serve_answer.h"
+#include "serve_listen.h"
 #include "serve_metrics.h"
 
 extern const char fm_model_chat_page[]; // web/chat, embedded
@@ -654,41 +654,6 @@ void fm_model_http_run(fm_http *http, int timeout_ms)
     }
 }
 
-// A listening socket, so that what is wrong with the address can be said.
-static fm_status listen_on(const char *host, int port, int *out_fd, int *out_port)
-{
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM}, *found;
-    char service[16];
-    int yes = 1, error = 0;
-    snprintf(service, sizeof service, "%d", port);
-    int failed = getaddrinfo(host, service, &hints, &found);
-    if (failed)
-        return fm_base_error_set(FM_ERR_ARG, "host \"%s\": %s", host, gai_strerror(failed));
-    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) < 0 ||
-        bind(fd, found->ai_addr, found->ai_addrlen) < 0 || listen(fd, 128) < 0)
-        error = errno;
-    freeaddrinfo(found);
-    struct sockaddr_storage bound;
-    socklen_t size = sizeof bound;
-    if (!error && getsockname(fd, (struct sockaddr *)&bound, &size) < 0)
-        error = errno;
-    if (error) {
-        if (fd >= 0)
-            close(fd);
-        fm_status status = error == EADDRINUSE      ? FM_ERR_EXISTS
-                           : error == EACCES        ? FM_ERR_PERM
-                           : error == EADDRNOTAVAIL ? FM_ERR_ARG
-                                                    : FM_ERR_IO;
-        return fm_base_error_set_errno(status, error, "cannot listen on %s, port %d%s", host, port,
-                                       status == FM_ERR_EXISTS ? " (another program does)" : "");
-    }
-    *out_port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
-                                                  : ((struct sockaddr_in *)&bound)->sin_port);
-    *out_fd = fd;
-    return FM_OK;
-}
-
 static void set_defaults(fm_http_options *options)
 {
     if (!options->host)
@@ -749,8 +714,9 @@ fm_status fm_model_http_open(fm_serve *serve, fm_model *model, const fm_http_opt
         fm_model_config_of(model),          options->tokenizer, options->chat, name, options->add_bos,
         stats.blocks_total * FM_MODEL_BLOCK};
     pthread_mutex_init(&http->metrics_mutex, NULL);
-    fm_status status = http->wake_fd < 0 ? fm_base_error_set_errno(FM_ERR_IO, errno, "no event descriptor")
-                                         : listen_on(http->options.host, options->port, &fd, &http->port);
+    fm_status status = http->wake_fd < 0
+                           ? fm_base_error_set_errno(FM_ERR_IO, errno, "no event descriptor")
+                           : fm_model_serve_listen(http->options.host, options->port, &fd, &http->port);
     if (status == FM_OK) {
         status = start_daemon(http, fd);
         if (status != FM_OK)
