@@ -255,6 +255,7 @@ static fm_status cases(fm_bench *bench)
     FM_TRY(fm_bench_fs_store_cases(bench));
     FM_TRY(fm_bench_fs_cluster_cases(bench));
     FM_TRY(fm_bench_fs_usrbio_cases(bench));
+    FM_TRY(fm_bench_fs_queue_cases(bench));
     FM_TRY(fm_bench_fs_mount_cases(bench));
     FM_TRY(fm_bench_fs_names_cases(bench));
     return fm_bench_add(bench, &(fm_bench_case){

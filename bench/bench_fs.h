@@ -22,6 +22,14 @@ fm_status fm_bench_fs_raw_run(fm_bench_fs_raw *raw, enum fm_bench_fs_way way, co
                               unsigned count, unsigned size, void *buffers);
 void fm_bench_fs_raw_close(fm_bench_fs_raw *raw);
 
+enum {
+    FM_BENCH_FS_RAW_TUNED =
+        1, /**< memory and file registered, completions in the thread, eight of them waited for */
+    FM_BENCH_FS_RAW_CACHED = 2 /**< through the page cache */
+};
+fm_status fm_bench_fs_raw_open_as(const char *path, unsigned depth, unsigned flags,
+                                  fm_bench_fs_raw **out_raw);
+
 /** Mounts on the new directory `dir` a file system that answers each read at once: one file, "file", of `bytes`. It runs in a
  * process of its own until SIGTERM. FM_ERR_UNAVAILABLE: no FUSE here. bench_fs_null.c */
 fm_status fm_bench_fs_null_start(const char *dir, uint64_t bytes, pid_t *out_pid);
@@ -29,6 +37,7 @@ fm_status fm_bench_fs_null_start(const char *dir, uint64_t bytes, pid_t *out_pid
 fm_status fm_bench_fs_store_cases(fm_bench *bench);   /* bench_fs_store.c */
 fm_status fm_bench_fs_cluster_cases(fm_bench *bench); /* bench_fs_cluster.c */
 fm_status fm_bench_fs_usrbio_cases(fm_bench *bench);  /* bench_fs_usrbio.c */
+fm_status fm_bench_fs_queue_cases(fm_bench *bench);   /* bench_fs_queue.c */
 fm_status fm_bench_fs_mount_cases(fm_bench *bench);   /* bench_fs_mount.c */
 fm_status fm_bench_fs_names_cases(fm_bench *bench);   /* bench_fs_names.c */
 

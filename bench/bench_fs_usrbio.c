@@ -154,7 +154,7 @@ static fm_status open_files(struct usrbio_bench *bench)
     char path[FM_BENCH_FS_PATH + 32];
     snprintf(path, sizeof path, "%s/raw", bench->folder);
     FM_TRY(fill(path, bench->data));
-    FM_TRY(fm_bench_fs_raw_open(path, DEPTH, &bench->disk));
+    FM_TRY(fm_bench_fs_raw_open_as(path, DEPTH, FM_BENCH_FS_RAW_TUNED, &bench->disk));
     snprintf(path, sizeof path, "%s/file", bench->dir);
     FM_TRY(fill(path, bench->data));
     FM_TRY(fm_bench_fs_raw_open(path, DEPTH, &bench->fuse));
