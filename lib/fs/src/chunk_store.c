@@ -65,8 +65,10 @@ void fm_fs_store_free(fm_fs_store *store)
     while (store->live_applies.live_after != &store->live_applies)
         apply_forget(store, store->live_applies.live_after);
     while (store->live_reads.live_after != &store->live_reads) {
-        fm_fs_buffer_drop(store->live_reads.live_after->bytes);
-        read_forget(store, store->live_reads.live_after);
+        fm_fs_chunk_read *read = store->live_reads.live_after;
+        if (read->bytes != read->into) // whose owner may be gone before
+            fm_fs_buffer_drop(read->bytes);
+        read_forget(store, read);
     }
     fm_fs_store_land_free(store);
     fm_fs_store_open_free(store);
@@ -421,6 +423,8 @@ fm_status fm_fs_store_commit(fm_fs_store *store, const fm_fs_chunk_id *id, uint6
 static void read_end(fm_fs_chunk_read *read, fm_status status)
 {
     read_forget(read->store, read);
+    if (read->bytes && read->bytes == read->into)
+        fm_fs_buffer_ref(read->into);
     if (status < 0) {
         fm_fs_buffer_drop(read->bytes);
         read->bytes = NULL;
@@ -428,6 +432,8 @@ static void read_end(fm_fs_chunk_read *read, fm_status status)
     read->status = status;
     read->done(read);
 }
+
+static void read_submit(fm_fs_chunk_read *read);
 
 static void read_done(fm_fs_disk_io *io)
 {
@@ -444,6 +450,12 @@ static void read_done(fm_fs_disk_io *io)
         if (!FM_FS_PLANT(FM_FS_PLANT_OVERLAY_IGNORED))
             fm_fs_overlay_lay(read->overlay, bytes, read->from, end - read->from);
         status = fm_fs_chunk_copy_check(copy, bytes, read->from, end - read->from);
+        if (status < 0 && read->bytes == read->into) {
+            // Whose memory it is may have changed it meanwhile. What the disk holds shows in a buffer that is nobody else's.
+            read->into = NULL;
+            read_submit(read);
+            return;
+        }
         if (skip)
             memmove(bytes, bytes + skip, read->size);
         read->crc = fm_fs_store_crc(read->store, copy, bytes, read->offset, read->size);
@@ -452,6 +464,37 @@ static void read_done(fm_fs_disk_io *io)
         fm_fs_buffer_summed(read->bytes, read->crc);
     }
     read_end(read, status);
+}
+
+// Whether the disk can write what belongs to the read, and nothing else, where the caller wants it.
+static int fits_into(const fm_fs_chunk_read *read, size_t end)
+{
+    const fm_fs_buffer *into = read->into;
+    return into && read->size && read->from == read->offset && end == (size_t)read->offset + read->size &&
+           read->size % FM_FS_PAGE == 0 && read->size <= into->room &&
+           (uintptr_t)into->data % FM_FS_PAGE == 0;
+}
+
+static void read_submit(fm_fs_chunk_read *read)
+{
+    fm_fs_store *store = read->store;
+    const fm_fs_chunk_copy *copy = read->copy;
+    size_t end = fm_round_up((size_t)read->offset + read->size, fm_fs_chunk_grain(copy->size_class));
+    if (end > copy->size)
+        end = copy->size;
+    read->io = (fm_fs_disk_io){
+        .kind = FM_FS_DISK_READ, .file = 4u + copy->size_class, .done = read_done, .context = read};
+    read->bytes = fits_into(read, end)
+                      ? read->into
+                      : fm_fs_buffer_from(store->options.pool, read->size ? end - read->from : 0);
+    if (!read->bytes)
+        read->status = fm_base_error_set(FM_ERR_NOMEM, "no memory to read %u bytes", read->size);
+    if (read->bytes && read->size) {
+        read->io.offset = ((uint64_t)copy->block << (16 + copy->size_class)) + read->from;
+        read->io.size = fm_round_up(end - read->from, FM_FS_PAGE);
+        read->io.data = read->bytes->data;
+    }
+    fm_fs_disk_submit(store->disk, &read->io);
 }
 
 void fm_fs_store_read(fm_fs_store *store, fm_fs_chunk_read *read)
@@ -470,20 +513,6 @@ void fm_fs_store_read(fm_fs_store *store, fm_fs_chunk_read *read)
     uint32_t left = read->offset < copy->size ? copy->size - read->offset : 0;
     if (read->size > left)
         read->size = left;
-    uint32_t grain = fm_fs_chunk_grain(copy->size_class);
-    read->from = read->offset - read->offset % grain;
-    size_t end = fm_round_up((size_t)read->offset + read->size, grain);
-    if (end > copy->size)
-        end = copy->size;
-    read->io = (fm_fs_disk_io){
-        .kind = FM_FS_DISK_READ, .file = 4u + copy->size_class, .done = read_done, .context = read};
-    read->bytes = fm_fs_buffer_from(store->options.pool, read->size ? end - read->from : 0);
-    if (!read->bytes)
-        read->status = fm_base_error_set(FM_ERR_NOMEM, "no memory to read %u bytes", read->size);
-    if (read->bytes && read->size) {
-        read->io.offset = ((uint64_t)copy->block << (16 + copy->size_class)) + read->from;
-        read->io.size = fm_round_up(end - read->from, FM_FS_PAGE);
-        read->io.data = read->bytes->data;
-    }
-    fm_fs_disk_submit(store->disk, &read->io);
+    read->from = read->offset - read->offset % fm_fs_chunk_grain(copy->size_class);
+    read_submit(read);
 }

@@ -229,6 +229,9 @@ typedef struct fm_fs_chunk_read {
     fm_fs_chunk_copy *copy; // of a chunk of this store, not removed
     uint32_t offset;
     uint32_t size; // cut at the end of the chunk
+    // NULL, or where the bytes may lie: the disk writes there if they are whole pages and grains, and the memory aligned; else
+    // they come in another buffer. The caller keeps a reference.
+    fm_fs_buffer *into;
     void (*done)(struct fm_fs_chunk_read *read);
     void *context;
 

@@ -113,8 +113,10 @@ typedef struct fm_fs_request {
     const void *args; // valid until the answer
     size_t args_bytes;
     fm_fs_buffer *payload; // valid until the answer; may be NULL
-    void *user;            // the service's
-    void *runtime_data;    // private
+    // NULL, or where the caller, who is in this process, wants the answer's payload, which may lie elsewhere all the same.
+    fm_fs_buffer *reply_into;
+    void *user;         // the service's
+    void *runtime_data; // private
 } fm_fs_request;
 
 // A transaction on its way. Zero it, set the first block; it stays until done().

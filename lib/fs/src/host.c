@@ -278,6 +278,7 @@ static void call_local(struct host_node *from, struct host_node *to, fm_fs_call 
                                      .args = args,
                                      .args_bytes = call->args_bytes,
                                      .payload = fm_fs_buffer_ref(call->payload),
+                                     .reply_into = call->reply_into,
                                      .runtime_data = local},
                             .from = from,
                             .to = to,

@@ -68,6 +68,7 @@ static void read_copy(fm_fs_op *op, fm_fs_chunk_copy *copy)
     op->read = (fm_fs_chunk_read){.copy = copy,
                                   .offset = op->message.offset,
                                   .size = op->message.size,
+                                  .into = op->request ? op->request->reply_into : NULL,
                                   .done = read_done,
                                   .context = op};
     fm_fs_store_read(op->target->store, &op->read);

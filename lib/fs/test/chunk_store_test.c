@@ -414,6 +414,107 @@ static void it_notices_rot(void **state)
     free(world);
 }
 
+struct target {
+    fm_fs_buffer buffer;
+    uint8_t *bytes; // a page more on either side
+};
+
+static void target_make(struct target *target, size_t shift, size_t room)
+{
+    target->bytes = fm_base_mem_aligned(room + (size_t)3 * FM_FS_PAGE, FM_FS_PAGE);
+    memset(target->bytes, 0xa5, room + (size_t)3 * FM_FS_PAGE);
+    target->buffer =
+        (fm_fs_buffer){.refs = 1, .data = target->bytes + FM_FS_PAGE + shift, .size = room, .room = room};
+}
+
+// Reads into the target, which the disk reaches itself when `expects`, and gives it back.
+static void assert_reads_into(struct world *world, const uint8_t *contents, uint32_t offset, uint32_t size,
+                              size_t shift, int expects)
+{
+    fm_fs_chunk_id id = id_of(0);
+    struct target target;
+    int done = 0;
+    target_make(&target, shift, size);
+    fm_fs_chunk_read read = {.copy = fm_fs_store_find(world->store, &id)->committed,
+                             .offset = offset,
+                             .size = size,
+                             .into = &target.buffer,
+                             .done = read_back,
+                             .context = &done};
+    fm_fs_store_read(world->store, &read);
+    while (!done)
+        assert_true(turn(world));
+    assert_ok(read.status);
+    assert_int_equal(read.bytes == &target.buffer, expects);
+    assert_memory_equal(read.bytes->data, contents + offset, read.size);
+    assert_int_equal(read.crc, fm_base_crc32c(0, contents + offset, read.size));
+    uint8_t *begin = target.bytes;
+    uint8_t *at = expects ? target.buffer.data : begin;
+    for (; begin < at; begin++)
+        assert_int_equal(*begin, 0xa5);
+    for (at += expects ? read.size : 0; at < target.bytes + size + (size_t)3 * FM_FS_PAGE; at++)
+        assert_int_equal(*at, 0xa5);
+    fm_fs_buffer_drop(read.bytes);
+    assert_int_equal(target.buffer.refs, 1);
+    fm_base_mem_free(target.bytes);
+}
+
+static void it_reads_into_the_callers_memory(void **state)
+{
+    (void)state;
+    fm_gen gen = fm_gen_seeded(11);
+    struct world *world = calloc(1, sizeof *world);
+    open_empty(world, &gen);
+    fm_fs_buffer *data = fm_fs_buffer_new(17 * FM_FS_PAGE + 100); // grains of a page
+    fm_gen_fill(&gen, data->data, data->size);
+    fm_fs_apply apply = {.kind = FM_FS_APPLY_WRITE, .id = id_of(0), .version = 1, .chain_version = 1};
+    apply.data = fm_fs_buffer_ref(data); // which applied() drops
+    apply.done = applied;
+    apply.context = world;
+    fm_fs_store_apply(world->store, &apply);
+    settle(world);
+    const uint8_t *bytes = data->data;
+    assert_reads_into(world, bytes, 0, FM_FS_PAGE, 0, 1);
+    assert_reads_into(world, bytes, 3 * FM_FS_PAGE, 9 * FM_FS_PAGE, 0, 1);
+    assert_reads_into(world, bytes, 3 * FM_FS_PAGE, FM_FS_PAGE, 512, 0);    // memory that is not aligned
+    assert_reads_into(world, bytes, 3 * FM_FS_PAGE + 1, FM_FS_PAGE, 0, 0);  // not a grain's beginning
+    assert_reads_into(world, bytes, 3 * FM_FS_PAGE, FM_FS_PAGE - 1, 0, 0);  // nor its end
+    assert_reads_into(world, bytes, 16 * FM_FS_PAGE, 2 * FM_FS_PAGE, 0, 0); // the chunk ends in the page
+    assert_reads_into(world, bytes, 18 * FM_FS_PAGE, FM_FS_PAGE, 0, 0);     // nothing there
+
+    // Bytes that change in the caller's memory are not taken for rot: they are read once more, elsewhere.
+    for (int heals = 0; heals < 2; heals++) {
+        fm_fs_chunk_id id = id_of(0);
+        struct target target;
+        int done = 0;
+        target_make(&target, 0, FM_FS_PAGE);
+        fm_fs_chunk_read read = {.copy = fm_fs_store_find(world->store, &id)->committed,
+                                 .size = FM_FS_PAGE,
+                                 .into = &target.buffer,
+                                 .done = read_back,
+                                 .context = &done};
+        assert_true(sim_disk_rot(&world->disk, 5, 100));
+        fm_fs_store_read(world->store, &read);
+        assert_true(turn(world) && !done);
+        if (heals)
+            assert_true(sim_disk_rot(&world->disk, 5, 100));
+        while (!done)
+            assert_true(turn(world));
+        assert_int_equal(read.status, heals ? FM_OK : FM_ERR_FS_ROT);
+        assert_true(read.bytes != &target.buffer);
+        if (heals)
+            assert_memory_equal(read.bytes->data, bytes, FM_FS_PAGE);
+        else
+            assert_true(sim_disk_rot(&world->disk, 5, 100));
+        fm_fs_buffer_drop(read.bytes);
+        assert_int_equal(target.buffer.refs, 1);
+        fm_base_mem_free(target.bytes);
+    }
+    fm_fs_buffer_drop(data);
+    free_world(world);
+    free(world);
+}
+
 static void it_refuses_what_it_did_not_write(void **state)
 {
     (void)state;
@@ -555,6 +656,7 @@ int main(void)
         cmocka_unit_test(it_survives_a_power_cut_anywhere),
         cmocka_unit_test(it_lives_many_lives),
         cmocka_unit_test(it_notices_rot),
+        cmocka_unit_test(it_reads_into_the_callers_memory),
         cmocka_unit_test(it_refuses_what_it_did_not_write),
         cmocka_unit_test(a_hole_in_the_journal_is_noticed),
         cmocka_unit_test(a_full_target_says_so),

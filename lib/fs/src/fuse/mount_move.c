@@ -1,5 +1,4 @@
-// Reads by the thread of a cluster that runs in the mount's process: from the disk to where they go with one copy, and through
-// no socket.
+// Reads by the thread of a cluster that runs in the mount's process: from the disk to where they go, and through no socket.
 #include "mount_fuse.h"
 
 #include <semaphore.h>
