@@ -92,17 +92,34 @@ wait $writer || true
 exec 6<&-
 until_is open_files 0
 [ "$(value dirty_bytes)" = 0 ]
+
+# A listing with attributes brings them with the names. Nothing is remembered by default: each path is asked for.
+mkdir m/many
+for i in {1..300}; do : >m/many/$i; done
+asked() { # how often the kernel asks for a name while a folder is listed with attributes
+    local before
+    scrape up.txt
+    before=$(value 'request_seconds_count{request="lookup"}')
+    ls -l m/many >listing.txt
+    [ "$(wc -l <listing.txt)" = 301 ]
+    scrape up.txt
+    [ "$(value 'request_seconds_count{request="readdirplus"}')" -ge 1 ]
+    echo $(($(value 'request_seconds_count{request="lookup"}') - before))
+}
+[ "$(asked)" -ge 300 ]
 umount m
 wait $daemon
 if grep -qvE '^\{"time":"[0-9T:.Z-]+","level":"[a-z]+","library":"[a-z]+","process":[0-9]+,"text":".*"\}$' up.txt; then cat up.txt; exit 1; fi
 says up.txt 'c is mounted on m'
 expect 0 "$fathom" fs cluster stop c
 
-# With the cluster in the same process: what that counts, too.
-start --up
+# With the cluster in the same process: what that counts, too. And names that may be used for an hour.
+start --up --names 3600000
 cmp bytes m/bytes
 until_is 'request_seconds_count{request="open"}' 1
 says out.txt 'fathom_fs_chains{state="whole"} 1'
+asked >asked.txt
+[ "$(asked)" -le 50 ]
 grep -qE '^fathom_fs_storage_reads_total\{node="[0-9]+"\} [1-9]' out.txt
 umount m
 wait $daemon

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "mount_home.h"
@@ -224,6 +225,22 @@ static int count_files(int mount)
     return count;
 }
 
+static void attributes_are_kept_but_for_lists_of_access(void **state)
+{
+    (void)state;
+    char value[16];
+    mount_home_open(&home, 1, NULL);
+    close(mount_file(&home, 0, "a", O_RDWR | O_CREAT));
+    const char *path = mount_path(&home, 0, "a");
+    assert_errno(getxattr(path, "user.a", value, sizeof value), ENODATA);
+    assert_int_equal(setxattr(path, "user.a", "text", 4, 0), 0);
+    assert_int_equal(getxattr(path, "user.a", value, sizeof value), 4);
+    // So ls, which would ask for them for each file, asks for no more.
+    assert_errno(getxattr(path, "system.posix_acl_access", value, sizeof value), EOPNOTSUPP);
+    assert_errno(setxattr(path, "system.posix_acl_access", "text", 4, 0), EOPNOTSUPP);
+    mount_home_close(&home);
+}
+
 static void a_file_that_another_mount_removes_lives_while_it_is_open(void **state)
 {
     (void)state;
@@ -390,6 +407,7 @@ int main(void)
         cmocka_unit_test(ranges_are_copied),
         cmocka_unit_test(direct_and_mapped_agree_with_the_rest),
         cmocka_unit_test(layouts_and_flags_are_told_and_set),
+        cmocka_unit_test(attributes_are_kept_but_for_lists_of_access),
         cmocka_unit_test(a_file_that_another_mount_removes_lives_while_it_is_open),
         cmocka_unit_test(names_may_be_remembered),
         cmocka_unit_test(bad_names_and_places_are_refused),

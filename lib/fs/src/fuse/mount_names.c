@@ -416,10 +416,20 @@ static void reply_xattr(fuse_req_t request, fm_status status, const void *value,
         fuse_reply_buf(request, value, size);
 }
 
+// Access control lists; and labels, which SELinux itself takes from elsewhere on FUSE.
+static int is_never_kept(const char *name)
+{
+    return strncmp(name, "system.", 7) == 0 || strcmp(name, "security.selinux") == 0;
+}
+
 static void on_getxattr(fuse_req_t request, fuse_ino_t ino, const char *name, size_t capacity)
 {
     struct fm_fs_mount_who asker;
     size_t size = 0;
+    if (is_never_kept(name)) { // then ls asks for no other file's
+        fm_fs_mount_reply_error(request, EOPNOTSUPP);
+        return;
+    }
     char *value = capacity ? fm_base_mem_alloc(capacity) : NULL;
     fm_fs_mount_who(request, &asker);
     fm_status status = capacity && !value ? FM_ERR_NOMEM
@@ -444,7 +454,7 @@ static void on_setxattr(fuse_req_t request, fuse_ino_t ino, const char *name, co
                         int flags)
 {
     struct fm_fs_mount_who asker;
-    if (strncmp(name, "system.", 7) == 0) { // access control lists, which are not kept
+    if (is_never_kept(name)) {
         fm_fs_mount_reply_error(request, EOPNOTSUPP);
         return;
     }
