@@ -26,6 +26,7 @@ extern const fm_command fm_cmd_fs_rm;
 extern const fm_command fm_cmd_fs_dataset;    /* cmd_fs_dataset.c */
 extern const fm_command fm_cmd_fs_checkpoint; /* cmd_fs_checkpoint.c */
 extern const fm_command fm_cmd_fs_kv;         /* cmd_fs_kv.c */
+extern const fm_command fm_cmd_fs_kv_replay;  /* cmd_fs_kv_replay.c */
 extern const fm_command fm_cmd_fs_chown;      /* cmd_fs_owner.c */
 extern const fm_command fm_cmd_fs_chmod;
 extern const fm_command fm_cmd_fs_fsck; /* cmd_fs_check.c */

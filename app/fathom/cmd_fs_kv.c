@@ -276,8 +276,8 @@ static const fm_command evict_command = {
     .run = run_evict,
 };
 
-static const fm_command *const children[] = {&stats_command, &put_command,   &get_command,
-                                             &match_command, &evict_command, NULL};
+static const fm_command *const children[] = {
+    &stats_command, &put_command, &get_command, &match_command, &evict_command, &fm_cmd_fs_kv_replay, NULL};
 
 const fm_command fm_cmd_fs_kv = {
     .name = "kv",

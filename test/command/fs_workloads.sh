@@ -81,7 +81,27 @@ workloads() { # where: a directory, of this machine or of a cluster
     expect 0 "$fathom" fs kv evict "$at/kv" --age 0.000001
     expect 0 "$fathom" fs kv stats "$at/kv" --json
     says out.txt '"values":0'
+
+    # A small trace from a file, the same again from what is there, and one that is drawn.
+    expect 0 "$fathom" fs kv replay "$at/kv2" --trace trace.jsonl --block-bytes 10000 --bytes-max 4M --clients 1 --json
+    says out.txt '"requests":3,"blocks":6,"block_bytes":10000,"values_before":0,"hits":2,"puts":4,"wrong":0'
+    says out.txt '"hit_ratio_lru":0.3333333333333333,"hit_ratio_best":0.3333333333333333'
+    expect 0 "$fathom" fs kv replay "$at/kv2" --trace trace.jsonl --block-bytes 10000 --bytes-max 4M --clients 1
+    says out.txt '3 requests, 6 blocks'
+    says out.txt 'found                  100.0 % of blocks'
+    says out.txt 'the cache held 4 values before'
+    expect 1 "$fathom" fs kv replay "$at/kv2" --trace torn.jsonl
+    says err.txt 'torn.jsonl:2'
+    expect 0 "$fathom" fs kv replay "$at/kv3" --requests 40 --block-bytes 4K --bytes-max 8M --clients 3 --json
+    says out.txt '"requests":40,'
+    says out.txt '"wrong":0'
 }
+cat >trace.jsonl <<'EOF'
+{"timestamp": 0, "input_length": 1000, "output_length": 5, "hash_ids": [7, 8]}
+{"timestamp": 10, "input_length": 1500, "output_length": 5, "hash_ids": [7, 8, 9]}
+{"timestamp": 20, "input_length": 100, "output_length": 5, "hash_ids": [10]}
+EOF
+{ head -n 1 trace.jsonl; echo '{"timestamp": 10, "inp'; } >torn.jsonl
 cp -r corpus local
 workloads local
 expect 0 "$fathom" fs bench local --disk . --bytes 4M --files 32 --json
