@@ -258,6 +258,7 @@ static fm_status cases(fm_bench *bench)
     FM_TRY(fm_bench_fs_queue_cases(bench));
     FM_TRY(fm_bench_fs_mount_cases(bench));
     FM_TRY(fm_bench_fs_names_cases(bench));
+    FM_TRY(fm_bench_fs_kvcache_cases(bench));
     return fm_bench_add(bench, &(fm_bench_case){
                                    .name = "kv.lmdb.create.32",
                                    .argument = "lmdb",

@@ -34,11 +34,17 @@ fm_status fm_bench_fs_raw_open_as(const char *path, unsigned depth, unsigned fla
  * process of its own until SIGTERM. FM_ERR_UNAVAILABLE: no FUSE here. bench_fs_null.c */
 fm_status fm_bench_fs_null_start(const char *dir, uint64_t bytes, pid_t *out_pid);
 
+/** Serves the cluster in `dir` in a process of its own, which ends with this one. -1: none. bench_fs_cluster.c */
+pid_t fm_bench_fs_cluster_start(const char *dir);
+/** Kills it; what is not positive is ignored. */
+void fm_bench_fs_cluster_end(pid_t cluster);
+
 fm_status fm_bench_fs_store_cases(fm_bench *bench);   /* bench_fs_store.c */
 fm_status fm_bench_fs_cluster_cases(fm_bench *bench); /* bench_fs_cluster.c */
 fm_status fm_bench_fs_usrbio_cases(fm_bench *bench);  /* bench_fs_usrbio.c */
 fm_status fm_bench_fs_queue_cases(fm_bench *bench);   /* bench_fs_queue.c */
 fm_status fm_bench_fs_mount_cases(fm_bench *bench);   /* bench_fs_mount.c */
 fm_status fm_bench_fs_names_cases(fm_bench *bench);   /* bench_fs_names.c */
+fm_status fm_bench_fs_kvcache_cases(fm_bench *bench); /* bench_fs_kvcache.c */
 
 #endif

@@ -43,7 +43,7 @@ struct cluster_bench {
     uint64_t offsets[PAGES * REPLICAS];
 };
 
-static pid_t start_cluster(const char *dir)
+pid_t fm_bench_fs_cluster_start(const char *dir)
 {
     pid_t pid = fork();
     if (pid != 0)
@@ -53,6 +53,14 @@ static pid_t start_cluster(const char *dir)
     if (fm_fs_cluster_up(dir, &cluster) < 0 || fm_fs_cluster_run(cluster) < 0)
         _exit(1);
     _exit(0);
+}
+
+void fm_bench_fs_cluster_end(pid_t cluster)
+{
+    if (cluster <= 0)
+        return;
+    kill(cluster, SIGKILL);
+    waitpid(cluster, NULL, 0);
 }
 
 static fm_status run_cluster(void *state, int threads)
@@ -117,10 +125,7 @@ static void teardown(void *state)
         return;
     fm_bench_fs_raw_close(bench->raw);
     fm_fs_chunks_close(bench->chunks);
-    if (bench->cluster > 0) {
-        kill(bench->cluster, SIGKILL);
-        waitpid(bench->cluster, NULL, 0);
-    }
+    fm_bench_fs_cluster_end(bench->cluster);
     fm_bench_fs_folder_remove(bench->folder);
     fm_base_mem_free(bench->data);
     fm_base_mem_free(bench);
@@ -154,7 +159,7 @@ static fm_status open_cluster(struct cluster_bench *bench)
         return status;
     snprintf(dir, sizeof dir, "%s/cluster", bench->folder);
     FM_TRY(fm_fs_cluster_init(dir, &options));
-    bench->cluster = start_cluster(dir);
+    bench->cluster = fm_bench_fs_cluster_start(dir);
     FM_TRY(fm_fs_chunks_open(dir, &bench->chunks));
     for (;;) {
         FM_TRY(fm_fs_chunks_state(bench->chunks, TIMEOUT_MS, &now));

@@ -47,6 +47,8 @@ fm_status fm_fs_dir_file_open(fm_fs *fs, const char *path, unsigned flags, fm_fs
         fm_base_mem_free(file);
         return status;
     }
+    if (flags & FM_FS_RANDOM)
+        (void)posix_fadvise(file->fd, 0, 0, POSIX_FADV_RANDOM); // a hint; a medium may not know it
     *out_file = &file->base;
     return FM_OK;
 }
@@ -97,6 +99,9 @@ fm_status fm_fs_dir_file_write(fm_fs_file *file, const void *data, size_t length
             return fm_fs_dir_error(file->fs, put < 0 ? errno : EIO, "write", file->path);
         done += (size_t)put;
     }
+    if (file->flags & FM_FS_EAGER)
+        (void)sync_file_range(fd, (off_t)offset, (off_t)length,
+                              SYNC_FILE_RANGE_WRITE); // begins, and does not wait
     return FM_OK;
 }
 

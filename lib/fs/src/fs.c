@@ -172,16 +172,16 @@ void fm_fs_list_close(fm_fs_list *list)
 
 fm_status fm_fs_file_open(fm_fs *fs, const char *path, unsigned flags, fm_fs_file **out_file)
 {
-    const unsigned for_writing = FM_FS_CREATE | FM_FS_EXCLUSIVE | FM_FS_TRUNCATE;
+    const unsigned for_writing = FM_FS_CREATE | FM_FS_EXCLUSIVE | FM_FS_TRUNCATE | FM_FS_EAGER;
     char name[FM_FS_PATH_MAX + 1];
-    FM_TRY(check_flags("fm_fs_file_open", flags, FM_FS_READ | FM_FS_WRITE | for_writing));
+    FM_TRY(check_flags("fm_fs_file_open", flags, FM_FS_READ | FM_FS_WRITE | FM_FS_RANDOM | for_writing));
     if (!(flags & (FM_FS_READ | FM_FS_WRITE)) || (!(flags & FM_FS_WRITE) && (flags & for_writing)) ||
         ((flags & FM_FS_EXCLUSIVE) && !(flags & FM_FS_CREATE)))
-        return fm_base_error_set(
-            FM_ERR_ARG,
-            "flags are 0x%x; expected FM_FS_READ or FM_FS_WRITE; FM_FS_CREATE and FM_FS_TRUNCATE need "
-            "FM_FS_WRITE, FM_FS_EXCLUSIVE needs FM_FS_CREATE",
-            flags);
+        return fm_base_error_set(FM_ERR_ARG,
+                                 "flags are 0x%x; expected FM_FS_READ or FM_FS_WRITE; FM_FS_CREATE, "
+                                 "FM_FS_TRUNCATE and FM_FS_EAGER "
+                                 "need FM_FS_WRITE, FM_FS_EXCLUSIVE needs FM_FS_CREATE",
+                                 flags);
     FM_TRY(fm_fs_path_canonical(path, "path", name));
     if (!*name)
         return fm_base_error_set(FM_ERR_FS_IS_DIR, "path is \"%s\", the root; expected a file", path);

@@ -13,7 +13,11 @@ enum {
     BYTES_MIN = 4096,
     SEGMENT_MIN = 512, // several heads' worth
     // Enough to keep an NVMe disk busy with reads of a block's size.
-    QUEUE_DEPTH = 32
+    QUEUE_DEPTH = 32,
+    // Of values that are put together and written by one call: as many as most requests have, and as many bytes as keep a
+    // cluster's chunks busy beside each other.
+    GROUP_MAX = 64,
+    GROUP_BYTES = 16 << 20
 };
 
 static uint64_t calendar(void *context)
@@ -91,6 +95,7 @@ void fm_fs_kvcache_close(fm_fs_kvcache *cache)
     pthread_mutex_destroy(&cache->queue_lock);
     pthread_mutex_destroy(&cache->lock);
     pthread_mutex_destroy(&cache->put_lock);
+    fm_base_mem_free(cache->staging);
     fm_base_mem_free(cache->segments);
     fm_base_mem_free(cache->buckets);
     fm_base_mem_free(cache);
@@ -218,8 +223,11 @@ static fm_status keep_used(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *s
             continue;
         left -= cost;
         status = ready_active(cache, used[i].size);
+        const void *value = bytes;
+        struct fm_fs_kvcache_entry entry = {
+            .key = used[i].key, .size = used[i].size, .used_ns = used[i].used_ns};
         if (status == FM_OK)
-            status = fm_fs_kvcache_append(cache, &used[i].key, bytes, used[i].size, used[i].used_ns);
+            status = fm_fs_kvcache_append(cache, &entry, 1, &value);
         kept += status == FM_OK;
     }
     pthread_mutex_lock(&cache->lock);
@@ -266,42 +274,124 @@ fm_status fm_fs_kvcache_refresh(fm_fs_kvcache *cache)
 
 /* Puts */
 
-static fm_status put(fm_fs_kvcache *cache, const fm_fs_kvcache_key *key, const void *value, uint32_t size)
+// Values that are written together.
+struct group {
+    struct fm_fs_kvcache_entry entries[GROUP_MAX];
+    const void *values[GROUP_MAX];
+    size_t count;
+    uint64_t bytes; // with their heads
+};
+
+static int is_in(const struct group *group, const fm_fs_kvcache_key *key)
 {
+    size_t i = 0;
+    while (i < group->count && memcmp(&group->entries[i].key, key, sizeof *key) != 0)
+        i++;
+    return i < group->count;
+}
+
+// Takes those of the blocks that are not there, in order, as long as they fit in `bytes`; the first always does. Returns how
+// many blocks need no further look.
+static size_t gather(fm_fs_kvcache *cache, const fm_fs_kvcache_block *blocks, size_t count, uint64_t bytes,
+                     struct group *group)
+{
+    size_t i = 0;
     uint64_t now = now_of(cache);
+    group->count = 0;
+    group->bytes = 0;
     pthread_mutex_lock(&cache->lock);
-    struct fm_fs_kvcache_entry *there = use(cache, key, now);
-    cache->info.duplicates += there != NULL;
+    for (; i < count && group->count < GROUP_MAX; i++) {
+        uint64_t cost = FM_FS_KVCACHE_RECORD_HEAD + (uint64_t)blocks[i].size;
+        if (is_in(group, &blocks[i].key) || use(cache, &blocks[i].key, now)) {
+            cache->info.duplicates++;
+            continue;
+        }
+        if (group->count && group->bytes + cost > bytes)
+            break;
+        group->values[group->count] = blocks[i].buffer;
+        group->entries[group->count++] = (struct fm_fs_kvcache_entry){
+            .key = blocks[i].key, .size = (uint32_t)blocks[i].size, .used_ns = now};
+        group->bytes += cost;
+    }
     pthread_mutex_unlock(&cache->lock);
-    if (there)
-        return FM_OK;
+    return i;
+}
+
+static uint64_t most_bytes(const fm_fs_kvcache *cache)
+{
+    return cache->options.segment_bytes - FM_FS_KVCACHE_SEGMENT_HEAD;
+}
+
+// Writes the group, in parts if the active segment has not room for all of it.
+static fm_status write_group(fm_fs_kvcache *cache, struct group *group)
+{
+    FM_TRY(make_room(cache, group->bytes));
+    for (size_t done = 0; done < group->count;) {
+        size_t count = 0;
+        uint64_t bytes = 0;
+        uint64_t value_bytes = 0;
+        FM_TRY(ready_active(cache, group->entries[done].size));
+        uint64_t room = cache->options.segment_bytes - cache->active->end;
+        for (; done + count < group->count; count++) {
+            uint64_t cost = FM_FS_KVCACHE_RECORD_HEAD + (uint64_t)group->entries[done + count].size;
+            if (bytes + cost > room)
+                break;
+            bytes += cost;
+            value_bytes += group->entries[done + count].size;
+        }
+        FM_TRY(fm_fs_kvcache_append(cache, &group->entries[done], count, &group->values[done]));
+        pthread_mutex_lock(&cache->lock);
+        cache->info.puts += count;
+        cache->info.put_bytes += value_bytes;
+        pthread_mutex_unlock(&cache->lock);
+        done += count;
+    }
+    return FM_OK;
+}
+
+static fm_status write_blocks(fm_fs_kvcache *cache, const fm_fs_kvcache_block *blocks, size_t count)
+{
+    struct group group;
+    uint64_t bytes = most_bytes(cache) < GROUP_BYTES ? most_bytes(cache) : GROUP_BYTES;
     const struct fm_fs_kvcache_segment *before = cache->active;
-    FM_TRY(make_room(cache, FM_FS_KVCACHE_RECORD_HEAD + (uint64_t)size));
-    FM_TRY(ready_active(cache, size));
-    FM_TRY(fm_fs_kvcache_append(cache, key, value, size, now));
-    pthread_mutex_lock(&cache->lock);
-    cache->info.puts++;
-    cache->info.put_bytes += size;
-    pthread_mutex_unlock(&cache->lock);
+    for (size_t done = 0; done < count;) {
+        done += gather(cache, blocks + done, count - done, bytes, &group);
+        if (group.count)
+            FM_TRY(write_group(cache, &group));
+    }
     return before == cache->active ? FM_OK : remove_old(cache);
+}
+
+fm_status fm_fs_kvcache_write(fm_fs_kvcache *cache, const fm_fs_kvcache_block *blocks, size_t count)
+{
+    uint64_t most = most_bytes(cache) - FM_FS_KVCACHE_RECORD_HEAD;
+    if (count && !blocks)
+        return fm_base_error_set(FM_ERR_ARG, "%zu blocks, but a pointer is NULL", count);
+    for (size_t i = 0; i < count; i++) {
+        if (!blocks[i].buffer || !blocks[i].size)
+            return fm_base_error_set(FM_ERR_ARG, "the value of block %zu is %s; expected at least 1 byte", i,
+                                     blocks[i].buffer ? "empty" : "NULL");
+        if (blocks[i].size > most)
+            return fm_base_error_set(FM_ERR_LIMIT, "a value of %zu bytes; a segment holds at most %llu",
+                                     blocks[i].size, (unsigned long long)most);
+    }
+    pthread_mutex_lock(&cache->put_lock);
+    fm_status status = write_blocks(cache, blocks, count);
+    pthread_mutex_unlock(&cache->put_lock);
+    return status;
 }
 
 fm_status fm_fs_kvcache_put(fm_fs_kvcache *cache, const fm_fs_kvcache_key *key, const void *value,
                             size_t size)
 {
-    uint64_t most = cache->options.segment_bytes - FM_FS_KVCACHE_SEGMENT_HEAD - FM_FS_KVCACHE_RECORD_HEAD;
     if (!key || !value || !size)
         return fm_base_error_set(FM_ERR_ARG, "%s; expected a key and at least 1 byte",
                                  !key     ? "key is NULL"
                                  : !value ? "value is NULL"
                                           : "size is 0");
-    if (size > most)
-        return fm_base_error_set(FM_ERR_LIMIT, "a value of %zu bytes; a segment holds at most %llu", size,
-                                 (unsigned long long)most);
-    pthread_mutex_lock(&cache->put_lock);
-    fm_status status = put(cache, key, value, (uint32_t)size);
-    pthread_mutex_unlock(&cache->put_lock);
-    return status;
+    fm_fs_kvcache_block block = {.key = *key, .size = size};
+    memcpy(&block.buffer, &value, sizeof value); // only read from
+    return fm_fs_kvcache_write(cache, &block, 1);
 }
 
 /* Gets */

@@ -14,8 +14,10 @@
  *                                        56    8  place of this record in the file
  *                                        64       the value
  *
- * A record's value is written before its head, so that after a kill a good head has its whole value. The first place
- * where no good head stands ends the segment: its writer died there, or is at work.
+ * Records that are put together are written by one call. A writer that is killed in it leaves a part: in a directory, where
+ * a file grows as it is written, the beginning, and a head whose value is not whole within the file is not good; in a
+ * cluster any pieces, and a value with a gap fails its checksum. The first place where no good head stands ends the
+ * segment: its writer died there, or is at work.
  */
 #ifndef FATHOM_KVCACHE_H
 #define FATHOM_KVCACHE_H
@@ -72,6 +74,8 @@ struct fm_fs_kvcache {
     size_t bucket_count;
     fm_fs_kvcache_info info;
     uint64_t opens;
+    uint8_t *staging; // records on their way to the file; `put_lock`'s
+    size_t staging_size;
     pthread_mutex_t queue_lock; // never with `lock`
     fm_fs_queue *queue;
     char folder[FM_FS_PATH_MAX + 1];
@@ -90,9 +94,10 @@ void fm_fs_kvcache_forget_all(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment
 
 // Makes the next segment the active one.
 fm_status fm_fs_kvcache_begin(fm_fs_kvcache *cache);
-// Appends to the active segment and enters it into the index.
-fm_status fm_fs_kvcache_append(fm_fs_kvcache *cache, const fm_fs_kvcache_key *key, const void *value,
-                               uint32_t size, uint64_t put_ns);
+// Appends records to the active segment, which must have room, and enters them into the index. Of the entries key, size and
+// used_ns are given. After FM_ERR_NOMEM any of them may be in the index.
+fm_status fm_fs_kvcache_append(fm_fs_kvcache *cache, struct fm_fs_kvcache_entry *entries, size_t count,
+                               const void *const *values);
 // Removes a segment with its entries.
 fm_status fm_fs_kvcache_remove(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *segment);
 // Reads the folder: segments that came, grew or went.

@@ -99,7 +99,9 @@ static fm_status create(const fm_fs_kvcache *cache, struct fm_fs_kvcache_segment
     fm_put_le64(head + 24, segment->writer);
     fm_put_le32(head + 8, fm_base_crc32c(0, head + 12, sizeof head - 12));
     FM_TRY(path_of(cache, segment, path));
-    FM_TRY(fm_fs_file_open(cache->fs, path, FM_FS_READ | FM_FS_WRITE | FM_FS_CREATE | FM_FS_EXCLUSIVE,
+    FM_TRY(fm_fs_file_open(cache->fs, path,
+                           FM_FS_READ | FM_FS_WRITE | FM_FS_CREATE | FM_FS_EXCLUSIVE | FM_FS_RANDOM |
+                               FM_FS_EAGER,
                            &segment->file));
     return fm_fs_file_write(segment->file, head, sizeof head, 0);
 }
@@ -126,34 +128,57 @@ fm_status fm_fs_kvcache_begin(fm_fs_kvcache *cache)
     return status;
 }
 
-fm_status fm_fs_kvcache_append(fm_fs_kvcache *cache, const fm_fs_kvcache_key *key, const void *value,
-                               uint32_t size, uint64_t put_ns)
+static void write_head(uint8_t *head, const struct fm_fs_kvcache_entry *entry)
+{
+    memcpy(head, record_magic, sizeof record_magic);
+    memcpy(head + 8, entry->key.bytes, sizeof entry->key.bytes);
+    fm_put_le32(head + 40, entry->size);
+    fm_put_le32(head + 44, entry->crc);
+    fm_put_le64(head + 48, entry->used_ns);
+    fm_put_le64(head + 56, entry->offset - FM_FS_KVCACHE_RECORD_HEAD);
+    fm_put_le32(head + 4, fm_base_crc32c(0, head + 8, FM_FS_KVCACHE_RECORD_HEAD - 8));
+}
+
+static fm_status ready_staging(fm_fs_kvcache *cache, size_t size)
+{
+    if (size <= cache->staging_size)
+        return FM_OK;
+    uint8_t *staging = fm_base_mem_alloc(size);
+    if (!staging)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory to put %zu bytes", size);
+    fm_base_mem_free(cache->staging);
+    cache->staging = staging;
+    cache->staging_size = size;
+    return FM_OK;
+}
+
+fm_status fm_fs_kvcache_append(fm_fs_kvcache *cache, struct fm_fs_kvcache_entry *entries, size_t count,
+                               const void *const *values)
 {
     struct fm_fs_kvcache_segment *segment = cache->active;
     uint64_t place = segment->end;
-    uint64_t end = place + FM_FS_KVCACHE_RECORD_HEAD + size;
-    uint8_t head[FM_FS_KVCACHE_RECORD_HEAD];
-    struct fm_fs_kvcache_entry entry = {.segment = segment,
-                                        .key = *key,
-                                        .offset = place + sizeof head,
-                                        .used_ns = put_ns,
-                                        .size = size,
-                                        .crc = fm_base_crc32c(0, value, size)};
-    memcpy(head, record_magic, sizeof record_magic);
-    memcpy(head + 8, key->bytes, sizeof key->bytes);
-    fm_put_le32(head + 40, size);
-    fm_put_le32(head + 44, entry.crc);
-    fm_put_le64(head + 48, put_ns);
-    fm_put_le64(head + 56, place);
-    fm_put_le32(head + 4, fm_base_crc32c(0, head + 8, sizeof head - 8));
-    fm_status status = fm_fs_file_write(segment->file, value, size, entry.offset);
-    if (status == FM_OK)
-        status = fm_fs_file_write(segment->file, head, sizeof head, place);
+    uint64_t end = place;
+    for (size_t i = 0; i < count; i++)
+        end += FM_FS_KVCACHE_RECORD_HEAD + (uint64_t)entries[i].size;
+    FM_TRY(ready_staging(cache, (size_t)(end - place)));
+    uint8_t *at = cache->staging;
+    for (size_t i = 0; i < count; i++) {
+        struct fm_fs_kvcache_entry *entry = &entries[i];
+        uint8_t *value = at + FM_FS_KVCACHE_RECORD_HEAD;
+        memcpy(value, values[i], entry->size);
+        entry->segment = segment;
+        entry->offset = place + (uint64_t)(value - cache->staging);
+        entry->crc = fm_base_crc32c(0, value, entry->size);
+        write_head(at, entry);
+        at = value + entry->size;
+    }
+    fm_status status = fm_fs_file_write(segment->file, cache->staging, (size_t)(end - place), place);
     pthread_mutex_lock(&cache->lock);
     resize(cache, segment, end);
     if (status == FM_OK) {
         segment->end = end;
-        status = fm_fs_kvcache_insert(cache, &entry);
+        for (size_t i = 0; i < count && status == FM_OK; i++)
+            status = fm_fs_kvcache_insert(cache, &entries[i]);
     } else {
         cache->active = NULL; // what stands behind its end is unknown
     }
@@ -201,7 +226,7 @@ fm_status fm_fs_kvcache_pin(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *
         char path[FM_FS_PATH_MAX + 1];
         FM_TRY(path_of(cache, segment, path));
         close_idlest(cache);
-        FM_TRY(fm_fs_file_open(cache->fs, path, FM_FS_READ, &segment->file));
+        FM_TRY(fm_fs_file_open(cache->fs, path, FM_FS_READ | FM_FS_RANDOM, &segment->file));
     }
     segment->opened = ++cache->opens;
     segment->pins++;

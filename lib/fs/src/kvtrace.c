@@ -128,20 +128,21 @@ static fm_status number_of(struct numbers *numbers, uint64_t id, uint32_t *out_n
 
 /* Lines */
 
-static fm_status member(const fm_doc *line, const char *name, const fm_doc **out_node)
+// The member called `name`; NULL, with a message, if there is none.
+static const fm_doc *member(const fm_doc *line, const char *name)
 {
     const fm_doc *node = fm_base_doc_get(line, name);
     if (!node)
-        return fm_base_doc_error(FM_ERR_FORMAT, line, "%s is missing", name);
-    *out_node = node;
-    return FM_OK;
+        (void)fm_base_doc_error(FM_ERR_FORMAT, line, "%s is missing", name);
+    return node;
 }
 
 static fm_status read_count(const fm_doc *line, const char *name, uint32_t *out_count)
 {
-    const fm_doc *node;
+    const fm_doc *node = member(line, name);
     int64_t value;
-    FM_TRY(member(line, name, &node));
+    if (!node)
+        return FM_ERR_FORMAT;
     FM_TRY(fm_base_doc_int(node, name, 0, UINT32_MAX, &value));
     *out_count = (uint32_t)value;
     return FM_OK;
@@ -150,9 +151,10 @@ static fm_status read_count(const fm_doc *line, const char *name, uint32_t *out_
 static fm_status read_time(const fm_doc *line, uint64_t earliest_us, uint64_t *out_us)
 {
     const double year_s = 31556952; // longer than any trace, and short enough for the counters
-    const fm_doc *node;
+    const fm_doc *node = member(line, "timestamp");
     double time;
-    FM_TRY(member(line, "timestamp", &node));
+    if (!node)
+        return FM_ERR_FORMAT;
     FM_TRY(fm_base_doc_real(node, "timestamp", &time));
     double unit_us = fm_base_doc_get(line, "chat_id") ? 1e6 : 1e3;
     if (time < 0 || time * unit_us > year_s * 1e6)
@@ -169,12 +171,13 @@ static fm_status read_line(const fm_doc *line, struct fm_fs_kvtrace_builder *bui
     int64_t value;
     fm_fs_kvtrace_request request = {0};
     const fm_fs_kvtrace *trace = &builder->trace;
-    const fm_doc *ids;
     FM_TRY(fm_base_doc_expect(line, "a request", FM_DOC_OBJECT));
     FM_TRY(read_time(line, trace->count ? trace->requests[trace->count - 1].time_us : 0, &request.time_us));
     FM_TRY(read_count(line, "input_length", &request.input_tokens));
     FM_TRY(read_count(line, "output_length", &request.output_tokens));
-    FM_TRY(member(line, "hash_ids", &ids));
+    const fm_doc *ids = member(line, "hash_ids");
+    if (!ids)
+        return FM_ERR_FORMAT;
     FM_TRY(fm_base_doc_expect(ids, "hash_ids", FM_DOC_ARRAY));
     FM_TRY(fm_fs_kvtrace_add_request(builder, &request));
     for (size_t i = 0; i < fm_base_doc_count(ids); i++) {

@@ -145,13 +145,13 @@ static fm_status put_blocks(const struct client *client, const fm_fs_kvtrace_req
     size_t size = replay->options.block_bytes;
     while (from < request->count) {
         size_t count = at_most(request->count - from, replay->window);
-        fm_status status = FM_OK;
-        for (size_t i = 0; i < count; i++)
-            fill_value(replay, replay->trace->blocks[request->first + from + i], client->buffers + i * size);
+        for (size_t i = 0; i < count; i++) {
+            client->blocks[i] = (fm_fs_kvcache_block){
+                .key = client->keys[from + i], .buffer = client->buffers + i * size, .size = size};
+            fill_value(replay, replay->trace->blocks[request->first + from + i], client->blocks[i].buffer);
+        }
         uint64_t begun = begin(replay, &replay->put);
-        for (size_t i = 0; i < count && status == FM_OK; i++)
-            status =
-                fm_fs_kvcache_put(replay->cache, &client->keys[from + i], client->buffers + i * size, size);
+        fm_status status = fm_fs_kvcache_write(replay->cache, client->blocks, count);
         *ns += end(replay, &replay->put, begun);
         FM_TRY(status);
         from += count;

@@ -154,6 +154,63 @@ static void wrong_arguments_are_refused(void **state)
     fm_fs_close(fs);
 }
 
+enum { BATCH = 12 };
+
+// Puts consecutive numbers by one call.
+static fm_status write_batch(fm_fs_kvcache *cache, uint64_t first, size_t count)
+{
+    uint8_t values[BATCH][VALUE_MAX];
+    fm_fs_kvcache_block blocks[BATCH];
+    for (size_t i = 0; i < count; i++)
+        blocks[i] = (fm_fs_kvcache_block){
+            .key = key_of(first + i), .buffer = values[i], .size = value_of(first + i, values[i])};
+    return fm_fs_kvcache_write(cache, blocks, count);
+}
+
+static void many_are_put_at_once(void **state)
+{
+    (void)state;
+    fm_fs *fs = fm_fs_mem_new();
+    fm_fs_kvcache *cache = open_cache(fs, "kv");
+    fm_fs_kvcache_info info;
+    uint8_t values[3][4] = {"one", "two", "not"};
+    fm_fs_kvcache_key same = key_of(1000);
+    fm_fs_kvcache_block blocks[3] = {
+        {same, values[0], 0, 4}, {key_of(1001), values[1], 0, 4}, {same, values[2], 0, 4}};
+    char found[4];
+    size_t size;
+    size_t operations = fm_fs_mem_operations(fs);
+    assert_ok(fm_fs_kvcache_write(cache, blocks, 3)); // a key twice: the first value stays
+    assert_true(fm_fs_mem_operations(fs) - operations <=
+                4); // a segment made, its head, and the three together
+    assert_ok(fm_fs_kvcache_get(cache, &same, found, sizeof found, &size));
+    assert_string_equal(found, "one");
+    assert_ok(fm_fs_kvcache_write(cache, blocks + 2, 1)); // and over calls
+    assert_ok(fm_fs_kvcache_get(cache, &same, found, sizeof found, &size));
+    assert_string_equal(found, "one");
+    fm_fs_kvcache_info_get(cache, &info);
+    assert_true(info.puts == 2 && info.duplicates == 2 && info.put_bytes == 8);
+    for (uint64_t i = 0; i < 5; i++) { // more than a segment holds, over and over
+        assert_ok(write_batch(cache, i * BATCH, BATCH));
+        for (uint64_t k = 0; k < BATCH; k++)
+            assert_true(get(cache, i * BATCH + k));
+    }
+    assert_ok(fm_fs_kvcache_write(cache, NULL, 0));
+    assert_fails(fm_fs_kvcache_write(cache, NULL, 1), FM_ERR_ARG, "1 blocks");
+    blocks[1].buffer = NULL;
+    assert_fails(fm_fs_kvcache_write(cache, blocks, 2), FM_ERR_ARG, "block 1 is NULL");
+    blocks[1] = (fm_fs_kvcache_block){.key = same, .buffer = found};
+    assert_fails(fm_fs_kvcache_write(cache, blocks, 2), FM_ERR_ARG, "block 1 is empty");
+    blocks[1].size = SEGMENT;
+    assert_fails(fm_fs_kvcache_write(cache, blocks, 2), FM_ERR_LIMIT, "2048 bytes");
+    fm_fs_kvcache_close(cache);
+    cache = open_cache(fs, "kv");
+    for (uint64_t k = 0; k < BATCH; k++)
+        assert_true(get(cache, (uint64_t)4 * BATCH + k));
+    fm_fs_kvcache_close(cache);
+    fm_fs_close(fs);
+}
+
 /*
  * Random puts, gets, batches, reopenings and refreshes of two caches that share a folder. Whatever is found is right, a
  * block that was just put is there, and with one writer the folder never exceeds its size.
@@ -166,8 +223,13 @@ static void any_sequence(fm_gen *gen)
     for (int step = 0; step < 300; step++) {
         size_t which = (size_t)fm_gen_int(gen, 0, (int64_t)caches - 1);
         uint64_t number = (uint64_t)fm_gen_int(gen, 0, KEYS - 1);
-        int kind = (int)fm_gen_int(gen, 0, 19);
-        if (kind < 10) {
+        int kind = (int)fm_gen_int(gen, 0, 21);
+        if (kind >= 20) {
+            size_t count = (size_t)fm_gen_int(gen, 0, BATCH);
+            assert_ok(write_batch(cache[which], number, count));
+            for (size_t i = 0; i < count; i++) // the last may have pushed out those before
+                get(cache[which], number + i);
+        } else if (kind < 10) {
             assert_ok(put(cache[which], number));
             // The other may have made room at its expense just now: it removes files, this one's entries stay.
             assert_true(get(cache[which], number) || caches > 1);
@@ -335,6 +397,8 @@ static fm_status use_it(void *context)
     fm_status status = FM_OK;
     for (uint64_t i = 0; i < 12 && status == FM_OK; i++)
         status = put(cache, i);
+    if (status == FM_OK)
+        status = write_batch(cache, 12, 4);
     uint8_t value[VALUE_MAX];
     size_t hits;
     fm_fs_kvcache_block block = {key_of(3), value, sizeof value, 0};
@@ -369,9 +433,11 @@ static void puts_survive_a_kill(void **state)
     assert_true(child >= 0);
     if (child == 0) {
         fm_fs_kvcache *cache = open_cache(fs, "kv");
-        for (uint64_t i = 0;; i++)
-            if (put(cache, i) < 0 || write(told[1], &i, sizeof i) != sizeof i)
+        for (uint64_t i = 0;; i++) {
+            fm_status status = i % 3 == 0 ? write_batch(cache, i, 1 + i % 5) : put(cache, i);
+            if (status < 0 || write(told[1], &i, sizeof i) != sizeof i)
                 _exit(1);
+        }
     }
     uint64_t last = 0;
     close(told[1]);
@@ -445,6 +511,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_put_is_found),
+        cmocka_unit_test(many_are_put_at_once),
         cmocka_unit_test(wrong_arguments_are_refused),
         cmocka_unit_test(gets_are_right_in_any_sequence),
         cmocka_unit_test(used_blocks_stay_when_room_is_made),

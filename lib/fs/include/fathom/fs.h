@@ -74,7 +74,10 @@ enum {
     FM_FS_EXCLUSIVE = 8, /**< the name must be free: FM_ERR_EXISTS otherwise */
     FM_FS_TRUNCATE = 16, /**< begin with length 0 */
     FM_FS_PARENTS = 32,  /**< make missing parents too; what is there already is fine */
-    FM_FS_NO_SYNC = 64   /**< atomic, but a power cut may lose it: for what can be made again */
+    FM_FS_NO_SYNC = 64,  /**< atomic, but a power cut may lose it: for what can be made again */
+    FM_FS_RANDOM = 128,  /**< reads will be at any places: nothing is read ahead of them */
+    FM_FS_EAGER =
+        256 /**< what fm_fs_file_write() has written goes to the medium soon, not when memory fills */
 };
 
 typedef struct fm_fs fm_fs;
@@ -165,8 +168,8 @@ FM_API void fm_fs_list_close(fm_fs_list *list);
 
 /**
  * Opens a file. `flags`: FM_FS_READ, FM_FS_WRITE or both; with FM_FS_WRITE also FM_FS_CREATE,
- * FM_FS_EXCLUSIVE (needs FM_FS_CREATE) and FM_FS_TRUNCATE. Never waits on a pipe: FM_ERR_UNSUPPORTED for
- * what is neither file nor directory. FM_ERR_FS_IS_DIR, FM_ERR_EXISTS.
+ * FM_FS_EXCLUSIVE (needs FM_FS_CREATE), FM_FS_TRUNCATE and FM_FS_EAGER; FM_FS_RANDOM. Never waits on a pipe:
+ * FM_ERR_UNSUPPORTED for what is neither file nor directory. FM_ERR_FS_IS_DIR, FM_ERR_EXISTS.
  */
 FM_API FM_MUST_USE fm_status fm_fs_file_open(fm_fs *fs, const char *path, unsigned flags,
                                              fm_fs_file **out_file);
