@@ -208,6 +208,21 @@ static fm_status cluster_rename(fm_fs *fs, const char *from, const char *to, uns
     return failed(status, "rename", from);
 }
 
+static fm_status cluster_link(fm_fs *fs, const char *from, const char *to)
+{
+    const struct cluster_fs *cluster = (struct cluster_fs *)fs;
+    uint64_t parent = 0;
+    fm_fs_node node = {.ino = 0};
+    fm_status status = find(cluster, from, &node);
+    if (status == FM_OK && S_ISDIR(node.mode))
+        status = fm_base_error_set(FM_ERR_FS_IS_DIR, "it is a directory");
+    if (status == FM_OK)
+        status = find_parent(cluster, to, &parent);
+    if (status == FM_OK)
+        status = fm_fs_meta_link(cluster->meta, &cluster->who, node.ino, parent, fm_fs_path_leaf(to), &node);
+    return failed(status, "link", from);
+}
+
 // Names are durable when they are there.
 static fm_status cluster_dir_sync(fm_fs *fs, const char *path)
 {
@@ -381,6 +396,7 @@ const struct fm_fs_ops fm_fs_cluster_ops = {
     .rmdir = cluster_rmdir,
     .remove_all = cluster_remove_all,
     .rename = cluster_rename,
+    .link = cluster_link,
     .dir_sync = cluster_dir_sync,
     .list_open = cluster_list_open,
     .list_next = cluster_list_next,

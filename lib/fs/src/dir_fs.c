@@ -229,6 +229,40 @@ static fm_status dir_rename(fm_fs *fs, const char *from, const char *to, unsigne
     return rename_error(dir, err, from, to, flags);
 }
 
+// By the descriptor of the file, whose path was resolved below the root: linkat() itself would follow links anywhere.
+static fm_status link_descriptor(const struct dir_fs *dir, int fd, const char *from, const char *to)
+{
+    char by_number[64];
+    struct stat info;
+    if (fstat(fd, &info) < 0)
+        return fm_fs_dir_error(&dir->base, errno, "look at", from);
+    if (S_ISDIR(info.st_mode))
+        return fm_base_error_set(FM_ERR_FS_IS_DIR, "cannot link %s in %s: it is a directory", from,
+                                 dir->root_path);
+    int parent = fm_fs_dir_open_parent(dir, to);
+    if (parent < 0)
+        return fm_fs_dir_open_error(&dir->base, errno, "link to", to);
+    snprintf(by_number, sizeof by_number, "/proc/self/fd/%d", fd);
+    int failed = linkat(AT_FDCWD, by_number, parent, fm_fs_path_leaf(to), AT_SYMLINK_FOLLOW) < 0;
+    int err = errno;
+    close(parent);
+    if (failed && (err == EXDEV || err == EPERM || err == EMLINK || err == EOPNOTSUPP))
+        return fm_base_error_set_errno(FM_ERR_UNSUPPORTED, err, "cannot give %s the name %s in %s", from, to,
+                                       dir->root_path);
+    return failed ? fm_fs_dir_error(&dir->base, err, "link", from) : FM_OK;
+}
+
+static fm_status dir_link(fm_fs *fs, const char *from, const char *to)
+{
+    const struct dir_fs *dir = (struct dir_fs *)fs;
+    int fd = fm_fs_dir_open_below(dir, from, O_PATH, 0);
+    if (fd < 0)
+        return fm_fs_dir_open_error(fs, errno, "link", from);
+    fm_status status = link_descriptor(dir, fd, from, to);
+    close(fd);
+    return status;
+}
+
 static fm_status dir_dir_sync(fm_fs *fs, const char *path)
 {
     int fd = fm_fs_dir_open_below((struct dir_fs *)fs, path, O_RDONLY | O_DIRECTORY, 0);
@@ -262,6 +296,7 @@ const struct fm_fs_ops fm_fs_dir_ops = {
     .rmdir = dir_rmdir,
     .remove_all = fm_fs_dir_remove_all,
     .rename = dir_rename,
+    .link = dir_link,
     .dir_sync = dir_dir_sync,
     .local_path = dir_local_path,
     .list_open = fm_fs_dir_list_open,

@@ -131,6 +131,17 @@ fm_status fm_fs_rename(fm_fs *fs, const char *from, const char *to, unsigned fla
     return fs->ops->rename(fs, old_name, new_name, flags);
 }
 
+fm_status fm_fs_link(fm_fs *fs, const char *from, const char *to)
+{
+    char old_name[FM_FS_PATH_MAX + 1];
+    char new_name[FM_FS_PATH_MAX + 1];
+    FM_TRY(canonical_not_root(from, "from", old_name));
+    FM_TRY(canonical_not_root(to, "to", new_name));
+    if (!fs->ops->link)
+        return fm_base_error_set(FM_ERR_UNSUPPORTED, "%s file systems give files one name", fs->ops->scheme);
+    return fs->ops->link(fs, old_name, new_name);
+}
+
 fm_status fm_fs_dir_sync(fm_fs *fs, const char *path)
 {
     char name[FM_FS_PATH_MAX + 1];

@@ -81,6 +81,7 @@ struct fm_fs_ops {
     fm_status (*rmdir)(fm_fs *fs, const char *path);
     fm_status (*remove_all)(fm_fs *fs, const char *path);
     fm_status (*rename)(fm_fs *fs, const char *from, const char *to, unsigned flags);
+    fm_status (*link)(fm_fs *fs, const char *from, const char *to); // `from` is a file; NULL: it has none
     fm_status (*dir_sync)(fm_fs *fs, const char *path);
     fm_status (*local_path)(fm_fs *fs, const char *path, char *out_path, size_t size); // NULL: it has none
 

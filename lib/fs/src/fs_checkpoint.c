@@ -122,6 +122,26 @@ fm_status fm_fs_checkpoint_begin(fm_fs *fs, const char *folder, uint64_t step)
     return fm_fs_mkdir(fs, path, 0);
 }
 
+fm_status fm_fs_checkpoint_refer(fm_fs *fs, const char *folder, uint64_t step, uint64_t from,
+                                 const char *name)
+{
+    char below[FM_FS_PATH_MAX + 1];
+    char staging[FM_FS_PATH_MAX + 1];
+    char old[FM_FS_PATH_MAX + 1];
+    char parent[FM_FS_PATH_MAX + 1];
+    fm_fs_info info;
+    FM_TRY(fm_fs_path_canonical(name, "name", below));
+    FM_TRY(fm_fs_checkpoint_path(folder, from, old));
+    FM_TRY(fm_fs_checkpoint_staging_path(folder, step, staging));
+    FM_TRY(fm_fs_stat(fs, staging, &info)); // a version that nobody began is not made here
+    FM_TRY(fm_fs_path_join(old, below, old));
+    FM_TRY(fm_fs_stat(fs, old, &info));
+    FM_TRY(fm_fs_path_join(staging, below, staging));
+    fm_fs_path_parent(staging, parent);
+    FM_TRY(fm_fs_mkdir(fs, parent, FM_FS_PARENTS));
+    return fm_fs_link(fs, old, staging);
+}
+
 // Directories that are still to be synced: a stack, so that depth costs memory and not the call stack.
 struct sync_walk {
     fm_fs *fs;

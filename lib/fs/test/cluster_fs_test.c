@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cluster_home.h"
+#include "fathom/fs_checkpoint.h"
 #include "fathom/fs_dataset.h"
 #include "fs_agree.h"
 #include "mem_fs.h"
@@ -164,6 +165,103 @@ static void kills_leave_whole_files(void **state)
     home_close(&home);
 }
 
+/* Checkpoints: a process that publishes one version after the other is killed. */
+
+enum { SHARDS = 3, SHARD_BYTES = 200000 };
+
+static fm_status write_shard(fm_fs *fs, uint64_t step, int shard)
+{
+    static uint8_t bytes[SHARD_BYTES];
+    char dir[FM_FS_PATH_MAX + 1];
+    char path[FM_FS_PATH_MAX + 1];
+    fm_fs_file *file;
+    fm_gen gen = fm_gen_seeded(step * SHARDS + (uint64_t)shard);
+    fm_gen_fill(&gen, bytes, sizeof bytes);
+    FM_TRY(fm_fs_checkpoint_staging_path("ckpt", step, dir));
+    snprintf(path, sizeof path, "%.4000s/shard-%d", dir, shard);
+    FM_TRY(fm_fs_file_open(fs, path, FM_FS_WRITE | FM_FS_CREATE | FM_FS_EXCLUSIVE, &file));
+    fm_status status = fm_fs_file_write(file, bytes, sizeof bytes, 0);
+    fm_fs_file_close(file);
+    return status;
+}
+
+// Shard 0 is written by the first version; the others have it by reference.
+static fm_status save(fm_fs *fs, uint64_t step)
+{
+    FM_TRY(fm_fs_checkpoint_begin(fs, "ckpt", step));
+    FM_TRY(step == 1 ? write_shard(fs, step, 0)
+                     : fm_fs_checkpoint_refer(fs, "ckpt", step, step - 1, "shard-0"));
+    for (int shard = 1; shard < SHARDS; shard++)
+        FM_TRY(write_shard(fs, step, shard));
+    FM_TRY(fm_fs_checkpoint_publish(fs, "ckpt", step));
+    return fm_fs_checkpoint_prune(fs, "ckpt", 2);
+}
+
+static void publish_for_ever(int told)
+{
+    fm_fs *fs = open_files();
+    uint64_t step = 0;
+    fm_status status = fm_fs_checkpoint_find(fs, "ckpt", UINT64_MAX, &step);
+    if (status < 0 && status != FM_ERR_NOT_FOUND)
+        _exit(1);
+    while (save(fs, ++step) == FM_OK)
+        if (write(told, &step, sizeof step) != sizeof step)
+            _exit(2);
+    _exit(3);
+}
+
+static void assert_shard(fm_fs *fs, uint64_t step, int shard)
+{
+    static uint8_t expected[SHARD_BYTES];
+    char dir[FM_FS_PATH_MAX + 1];
+    char path[FM_FS_PATH_MAX + 1];
+    void *data;
+    size_t length;
+    fm_gen gen = fm_gen_seeded((shard ? step : 1) * SHARDS + (uint64_t)shard);
+    fm_gen_fill(&gen, expected, sizeof expected);
+    assert_ok(fm_fs_checkpoint_path("ckpt", step, dir));
+    snprintf(path, sizeof path, "%.4000s/shard-%d", dir, shard);
+    assert_ok(fm_fs_read_all(fs, path, SHARD_BYTES + 1, &data, &length));
+    assert_int_equal(length, SHARD_BYTES);
+    assert_memory_equal(data, expected, SHARD_BYTES);
+    fm_base_mem_free(data);
+}
+
+static void killed_publishers_leave_complete_versions(void **state)
+{
+    (void)state;
+    fm_gen gen = fm_gen_seeded(7);
+    home_open(&home);
+    for (int round = 0; round < 5; round++) {
+        int told[2];
+        uint64_t last = 0;
+        uint64_t newest;
+        assert_int_equal(pipe(told), 0);
+        pid_t child = fork();
+        if (child == 0)
+            publish_for_ever(told[1]);
+        close(told[1]);
+        for (int i = 0; i < 2; i++)
+            assert_int_equal(read(told[0], &last, sizeof last), sizeof last);
+        usleep((useconds_t)fm_gen_int(&gen, 0, 20000)); // somewhere in the next
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+        for (uint64_t step; read(told[0], &step, sizeof step) == sizeof step;)
+            last = step;
+        close(told[0]);
+        fm_fs *fs = open_files();
+        assert_ok(fm_fs_checkpoint_find(fs, "ckpt", UINT64_MAX, &newest));
+        assert_in_range(newest, last, last + 1);
+        for (int shard = 0; shard < SHARDS; shard++)
+            assert_shard(fs, newest, shard);
+        fm_fs_close(fs);
+    }
+    fm_fs_volume *volume = open_volume(0);
+    home_check(volume);
+    fm_fs_volume_close(volume);
+    home_close(&home);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -171,6 +269,7 @@ int main(void)
         cmocka_unit_test(what_is_not_there_is_not_opened),
         cmocka_unit_test(datasets_lie_on_it),
         cmocka_unit_test(kills_leave_whole_files),
+        cmocka_unit_test(killed_publishers_leave_complete_versions),
     };
     return fm_test_run("cluster_fs", tests);
 }

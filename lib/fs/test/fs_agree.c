@@ -162,6 +162,8 @@ void fm_fs_agree_step(struct pair *pair)
     case 7:
         if (sometimes(gen))
             BOTH(pair, fm_fs_dir_sync, path, path);
+        else
+            BOTH(pair, fm_fs_link, path, path, other);
         break;
     case 8:
         BOTH(pair, fm_fs_write_all, path, path, other, strlen(other), exclusive | no_sync);

@@ -63,7 +63,8 @@ static fm_status save_version(fm_fs *fs, const char *folder, uint64_t step)
     return fm_fs_checkpoint_publish(fs, folder, step);
 }
 
-static int is_complete(fm_fs *fs, const char *folder, uint64_t step)
+// Whether version `step` holds what version `written` was written with.
+static int holds(fm_fs *fs, const char *folder, uint64_t step, uint64_t written)
 {
     char version[FM_FS_PATH_MAX + 1];
     char path[FM_FS_PATH_MAX + 1];
@@ -77,12 +78,17 @@ static int is_complete(fm_fs *fs, const char *folder, uint64_t step)
             return 0;
         int same = length == SHARD_BYTES;
         for (size_t i = 0; same && i < length; i++)
-            same = ((unsigned char *)data)[i] == shard_byte(step, shard, i);
+            same = ((unsigned char *)data)[i] == shard_byte(written, shard, i);
         fm_base_mem_free(data);
         if (!same)
             return 0;
     }
     return 1;
+}
+
+static int is_complete(fm_fs *fs, const char *folder, uint64_t step)
+{
+    return holds(fs, folder, step, step);
 }
 
 static void assert_names(fm_fs *fs, const char *folder, const char *const *names)
@@ -337,6 +343,90 @@ static void killed_writers_leave_complete_versions(void **state)
     fm_fs_close(fs);
 }
 
+static uint64_t id_of(fm_fs *fs, const char *folder, uint64_t step, int shard)
+{
+    char version[FM_FS_PATH_MAX + 1];
+    char path[FM_FS_PATH_MAX + 1];
+    fm_fs_info info;
+    assert_ok(fm_fs_checkpoint_path(folder, step, version));
+    shard_path(version, shard, path);
+    assert_ok(fm_fs_stat(fs, path, &info));
+    return info.id;
+}
+
+// All of version 1's files, by reference.
+static fm_status refer_to_all(fm_fs *fs, const char *folder, uint64_t step)
+{
+    FM_TRY(fm_fs_checkpoint_begin(fs, folder, step));
+    for (int shard = 0; shard < SHARDS; shard++) {
+        char name[40];
+        snprintf(name, sizeof name, "rank-%d/weights", shard);
+        FM_TRY(fm_fs_checkpoint_refer(fs, folder, step, 1, name));
+    }
+    return FM_OK;
+}
+
+static void unchanged_files_are_referred_to(void **state)
+{
+    (void)state;
+    fm_fs *all[] = {open_tmp(), fm_fs_mem_new()};
+    for (int i = 0; i < 2; i++) {
+        fm_fs *fs = all[i];
+        assert_ok(save_version(fs, "g", 1));
+        assert_ok(fm_fs_checkpoint_begin(fs, "g", 2));
+        assert_ok(fm_fs_checkpoint_refer(fs, "g", 2, 1, "rank-0/weights"));
+        assert_ok(write_shard(fs, "g", 2, 1));
+        assert_ok(write_shard(fs, "g", 2, 2));
+        assert_ok(fm_fs_checkpoint_publish(fs, "g", 2));
+        assert_true(id_of(fs, "g", 2, 0) == id_of(fs, "g", 1, 0)); // one file, and not a copy
+        assert_true(id_of(fs, "g", 2, 1) != id_of(fs, "g", 1, 1));
+
+        assert_ok(refer_to_all(fs, "g", 3));
+        assert_fails(fm_fs_checkpoint_refer(fs, "g", 3, 1, "rank-0/weights"), FM_ERR_EXISTS, "rank-0");
+        assert_fails(fm_fs_checkpoint_refer(fs, "g", 3, 1, "rank-7/weights"), FM_ERR_NOT_FOUND, "rank-7");
+        assert_fails(fm_fs_checkpoint_refer(fs, "g", 3, 9, "rank-0/weights"), FM_ERR_NOT_FOUND,
+                     "step-000000009");
+        assert_fails(fm_fs_checkpoint_refer(fs, "g", 4, 1, "rank-0/weights"), FM_ERR_NOT_FOUND,
+                     "staging-000000004");
+        assert_fails(fm_fs_checkpoint_refer(fs, "g", 3, 1, "rank-0"), FM_ERR_FS_IS_DIR, "rank-0");
+        assert_fails(fm_fs_checkpoint_refer(fs, "g", 3, 1, "../step-000000001/rank-0"), FM_ERR_ARG, "..");
+        assert_ok(fm_fs_checkpoint_publish(fs, "g", 3));
+        uint64_t id = id_of(fs, "g", 1, 0);
+        assert_ok(fm_fs_checkpoint_prune(fs, "g", 1)); // the versions that wrote it go, and it stays
+        assert_true(id_of(fs, "g", 3, 0) == id);
+        assert_true(holds(fs, "g", 3, 1));
+        fm_fs_close(fs);
+    }
+}
+
+// The power is cut at every operation of publishing a version that has all of its files by reference, and of pruning those
+// that wrote them.
+static void cut_references(fm_gen *gen)
+{
+    fm_status pruned = FM_ERR_IO;
+    for (size_t n = 1; pruned < 0; n++) {
+        fm_fs *fs = fm_fs_mem_new();
+        uint64_t step;
+        assert_ok(save_version(fs, "h", 1));
+        fm_fs_mem_fail_at(fs, n);
+        fm_status status = refer_to_all(fs, "h", 2);
+        if (status == FM_OK)
+            status = fm_fs_checkpoint_publish(fs, "h", 2);
+        pruned = status < 0 ? status : fm_fs_checkpoint_prune(fs, "h", 1);
+        fm_fs_mem_power_cut(fs, gen);
+        assert_ok(fm_fs_checkpoint_find(fs, "h", UINT64_MAX, &step));
+        assert_true(step == 2 || status < 0);
+        assert_true(holds(fs, "h", step, 1));
+        fm_fs_close(fs);
+    }
+}
+
+static void power_cuts_leave_what_is_referred_to(void **state)
+{
+    (void)state;
+    fm_gen_property(15, cut_references);
+}
+
 struct writer {
     fm_fs *fs;
     int shard;
@@ -398,6 +488,8 @@ int main(void)
         cmocka_unit_test(a_bare_rename_is_not_enough),
         cmocka_unit_test(killed_writers_leave_complete_versions),
         cmocka_unit_test(many_write_one_publishes),
+        cmocka_unit_test(unchanged_files_are_referred_to),
+        cmocka_unit_test(power_cuts_leave_what_is_referred_to),
         cmocka_unit_test(refused_allocations_leave_nothing),
     };
     return fm_test_run("fs_checkpoint", tests);

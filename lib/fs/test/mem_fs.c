@@ -322,6 +322,22 @@ static fm_status mem_rename(fm_fs *fs, const char *from, const char *to, unsigne
     return FM_OK;
 }
 
+static fm_status mem_link(fm_fs *fs, const char *from, const char *to)
+{
+    struct mem_fs *mem = (struct mem_fs *)fs;
+    struct node *node = NULL;
+    struct node *parent = NULL;
+    FM_TRY(begin(fs));
+    FM_TRY(look_up(mem, from, &node));
+    if (node->type == FM_FS_TYPE_DIR)
+        return fails(FM_ERR_FS_IS_DIR, from);
+    FM_TRY(look_up_parent(mem, to, &parent));
+    if (find(&parent->names, fm_fs_path_leaf(to)))
+        return fails(FM_ERR_EXISTS, to);
+    change_names(parent, (struct change){.come = make_entry(fm_fs_path_leaf(to), node)});
+    return FM_OK;
+}
+
 static fm_status mem_dir_sync(fm_fs *fs, const char *path)
 {
     struct node *dir = NULL;
@@ -459,6 +475,7 @@ static const struct fm_fs_ops mem_ops = {
     .rmdir = mem_rmdir,
     .remove_all = mem_remove_all,
     .rename = mem_rename,
+    .link = mem_link,
     .dir_sync = mem_dir_sync,
     .list_open = mem_list_open,
     .list_next = mem_list_next,

@@ -142,6 +142,13 @@ FM_API FM_MUST_USE fm_status fm_fs_remove_all(fm_fs *fs, const char *path);
  */
 FM_API FM_MUST_USE fm_status fm_fs_rename(fm_fs *fs, const char *from, const char *to, unsigned flags);
 
+/**
+ * Gives the file `from` the name `to` as well: both are the same file, which goes with its last name. `from` may be a link,
+ * which is followed. FM_ERR_EXISTS: `to` is taken. FM_ERR_FS_IS_DIR: `from` is a directory. FM_ERR_UNSUPPORTED: across a
+ * mount point, or the medium knows no second names.
+ */
+FM_API FM_MUST_USE fm_status fm_fs_link(fm_fs *fs, const char *from, const char *to);
+
 /** Makes the names in directory `path` durable: what was made, renamed and removed in it survives a power
  *  cut. */
 FM_API FM_MUST_USE fm_status fm_fs_dir_sync(fm_fs *fs, const char *path);

@@ -20,6 +20,9 @@
  *     fm_fs_checkpoint_find(fs, "ckpt", UINT64_MAX, &step);             // the newest complete version
  *     fm_fs_checkpoint_path("ckpt", step, path);
  *
+ * What has not changed since an older version need not be written again: fm_fs_checkpoint_refer() gives the older
+ * version's file a second name in the new one. It stays until the last version that has it is pruned.
+ *
  * The commit point is the rename of the staging directory, done when all below it is durable. So a version
  * is complete exactly when it bears its final name, and nothing else is needed to resume. `latest` is for
  * people and other programs; this library writes it after the commit and never reads it, so after a crash
@@ -50,6 +53,15 @@ FM_API FM_MUST_USE fm_status fm_fs_checkpoint_staging_path(const char *folder, u
 /** Where version `step` lies once it is published. */
 FM_API FM_MUST_USE fm_status fm_fs_checkpoint_path(const char *folder, uint64_t step,
                                                    char out_path[FM_FS_PATH_MAX + 1]);
+
+/**
+ * Lets version `step`, which is being written, have the file `name` (a path below the version) of the published version
+ * `from`: by reference, nothing is copied. Missing directories are made. The file is both versions' and must not be
+ * written to. FM_ERR_NOT_FOUND: `from` is not published, or has no such file; `step` was not begun. FM_ERR_FS_IS_DIR.
+ * FM_ERR_EXISTS: `step` has one already. FM_ERR_UNSUPPORTED: the medium knows no second names; write the file instead.
+ */
+FM_API FM_MUST_USE fm_status fm_fs_checkpoint_refer(fm_fs *fs, const char *folder, uint64_t step,
+                                                    uint64_t from, const char *name);
 
 /**
  * Publishes version `step`: syncs all below its staging directory, renames it to its final name, syncs
