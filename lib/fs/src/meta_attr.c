@@ -138,10 +138,21 @@ struct xattr {
     size_t size, capacity;
 };
 
+// As on Linux: who may do what to an attribute follows from what its name begins with, so others are refused.
 static fm_status xattr_name_check(const char *name)
 {
+    static const char *const spaces[] = {"user.", "trusted.", "security.", "system."};
+    size_t space = 0;
     if (!name || !*name)
         return fm_base_error_set(FM_ERR_ARG, "an attribute without a name");
+    while (space < sizeof spaces / sizeof *spaces && strncmp(name, spaces[space], strlen(spaces[space])) != 0)
+        space++;
+    if (space == sizeof spaces / sizeof *spaces)
+        return fm_base_error_set(FM_ERR_UNSUPPORTED,
+                                 "attribute '%s'; names begin with user., trusted., security. or system.",
+                                 name);
+    if (!name[strlen(spaces[space])])
+        return fm_base_error_set(FM_ERR_ARG, "attribute '%s' lacks a name behind the dot", name);
     if (strlen(name) > FM_FS_META_NAME_MAX)
         return fm_base_error_set(FM_ERR_LIMIT, "an attribute's name of %zu bytes; expected at most %d",
                                  strlen(name), FM_FS_META_NAME_MAX);
@@ -170,6 +181,8 @@ static fm_status xattr_get(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     FM_TRY(fm_fs_meta_load(tx, op->ino, FM_FS_KV_LOCK_NONE, &node));
     if (strncmp(op->name, "user.", 5) == 0)
         FM_TRY(fm_fs_meta_access(op->who, &node, 4));
+    if (strncmp(op->name, "trusted.", 8) == 0 && !fm_fs_meta_is_super(op->who))
+        return no_attribute(op->name);
     FM_TRY(fm_fs_meta_get(tx, &key, FM_FS_KV_LOCK_NONE, &value));
     if (!value.data)
         return no_attribute(op->name);

@@ -87,6 +87,12 @@ static void attributes_are_kept(void **state)
     assert_fails(fm_fs_meta_xattr_set(names.meta, &other, ino, "user.b", "", 0, 0), FM_ERR_FS_ACCESS,
                  "access");
     assert_fails(fm_fs_meta_xattr_set(names.meta, &owner, ino, "trusted.c", "", 0, 0), FM_ERR_PERM, "user 1");
+    assert_fails(fm_fs_meta_xattr_get(names.meta, &owner, ino, "trusted.c", back, sizeof back, &size),
+                 FM_ERR_NOT_FOUND, "trusted.c");
+    assert_fails(fm_fs_meta_xattr_set(names.meta, &owner, ino, "users.c", "", 0, 0), FM_ERR_UNSUPPORTED,
+                 "users.c");
+    assert_fails(fm_fs_meta_xattr_set(names.meta, NULL, ino, "trusted.", "", 0, 0), FM_ERR_ARG,
+                 "behind the dot");
     assert_ok(fm_fs_meta_xattr_list(names.meta, ino, list, sizeof list, &size));
     assert_int_equal(size, 24);
     assert_memory_equal(list, "trusted.c\0user.a\0user.b\0", 24);
