@@ -283,3 +283,8 @@ void fm_fs_meta_chunk(const fm_fs_node *node, uint32_t index, uint32_t *out_chai
     for (int i = 0; i < 4; i++)
         out_id[12 + i] = (uint8_t)(index >> (24 - 8 * i));
 }
+
+uint64_t fm_fs_meta_size_max(const fm_fs_layout *layout)
+{
+    return (uint64_t)layout->chunk_bytes << 32;
+}

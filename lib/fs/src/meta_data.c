@@ -30,6 +30,10 @@ static fm_status load_file(fm_fs_kv_tx *tx, uint64_t ino, fm_fs_kv_lock lock, fm
 // Gives the file another size, as far as the quota lets it. A removed one counts for nobody.
 static fm_status resize(fm_fs_kv_tx *tx, fm_fs_node *node, uint64_t size)
 {
+    if (size > node->size && size > fm_fs_meta_size_max(&node->layout))
+        return fm_base_error_set(FM_ERR_LIMIT, "a file of %llu bytes; with chunks of %u bytes at most %llu",
+                                 (unsigned long long)size, node->layout.chunk_bytes,
+                                 (unsigned long long)fm_fs_meta_size_max(&node->layout));
     if (node->nlink)
         FM_TRY(fm_fs_meta_charge(tx, node->project, (int64_t)(size - node->size), 0));
     node->size = size;

@@ -348,9 +348,45 @@ static void bad_names_and_places_are_refused(void **state)
     assert_errno(ftruncate(fd, -1), EINVAL);
     assert_errno(pwrite(fd, name, 10, INT64_MAX - 5), EINVAL);
     assert_int_equal(pread(fd, name, 10, INT64_MAX - 20), 0);
-    // No chunk has so high a number: whenever it is told, it is told.
-    ssize_t result = pwrite(fd, name, 10, (off_t)1 << 60);
-    assert_true(result == -1 ? errno == EFBIG : fsync(fd) == -1 && errno == EFBIG);
+    // No chunk has so high a number. What is refused leaves the file as it was, and the descriptor without a failure to tell.
+    assert_errno(pwrite(fd, name, 10, (off_t)1 << 60), EFBIG);
+    assert_errno(ftruncate(fd, INT64_MAX), EFBIG);
+    assert_errno(fallocate(fd, 0, (off_t)1 << 60, 1), EFBIG);
+    put(fd, name, 10, SIZE);
+    assert_errno(pwrite(fd, name, 10, (off_t)CHUNK << 32), EFBIG);
+    assert_errno(ftruncate(fd, ((off_t)CHUNK << 32) + 1), EFBIG);
+    assert_int_equal(fsync(fd), 0);
+    assert_int_equal(size_of(fd), SIZE + 10);
+    close(fd);
+
+    // Attributes whose names say nothing of whose they are, or are nobody's.
+    const char *file = mount_path(&home, 0, "a");
+    assert_errno(setxattr(file, "name", "", 0, 0), EOPNOTSUPP);
+    assert_errno(setxattr(file, "users.name", "", 0, 0), EOPNOTSUPP);
+    assert_errno(setxattr(file, "user.", "", 0, 0), EINVAL);
+    assert_errno(getxattr(file, "name", NULL, 0), EOPNOTSUPP);
+    assert_errno(getxattr(file, "user.name", NULL, 0), ENODATA);
+    assert_int_equal(listxattr(file, NULL, 0), 0);
+    mount_home_close(&home);
+}
+
+static void an_opening_that_truncates_changes_the_time(void **state)
+{
+    static const int flags[] = {O_WRONLY, O_RDWR | O_CREAT, O_WRONLY | O_TRUNC, O_WRONLY | O_CREAT | O_TRUNC};
+    const struct timespec then[] = {{5, 0}, {5, 0}};
+    (void)state;
+    mount_home_open(&home, 1, NULL);
+    int fd = mount_file(&home, 0, "stamp", O_RDWR | O_CREAT);
+    for (size_t i = 0; i < 2 * sizeof flags / sizeof *flags; i++) {
+        int opened = flags[i / 2];
+        struct stat info;
+        if (i % 2) // and of a file that is empty already
+            put(fd, "x", 1, 0);
+        assert_int_equal(futimens(fd, then), 0);
+        close(mount_file(&home, 0, "stamp", opened));
+        assert_int_equal(stat(mount_path(&home, 0, "stamp"), &info), 0);
+        assert_true((info.st_mtim.tv_sec == 5) == !(opened & O_TRUNC));
+    }
     close(fd);
     mount_home_close(&home);
 }
@@ -411,6 +447,7 @@ int main(void)
         cmocka_unit_test(a_file_that_another_mount_removes_lives_while_it_is_open),
         cmocka_unit_test(names_may_be_remembered),
         cmocka_unit_test(bad_names_and_places_are_refused),
+        cmocka_unit_test(an_opening_that_truncates_changes_the_time),
         cmocka_unit_test(a_full_or_read_only_mount_says_so),
         cmocka_unit_test(a_daemon_that_dies_leaves_errors_and_can_be_replaced),
     };

@@ -64,6 +64,54 @@ static void ranges_hold_between_mounts(void **state)
     mount_home_close(&home);
 }
 
+// Descriptors that append know the end that another mount has moved, once they have the lock.
+static void append_by_turns(int access)
+{
+    char expected[2 * TURNS * 8 + 1] = "";
+    char got[sizeof expected];
+    int fds[2];
+    size_t length = 0;
+    mount_home_open(&home, 2, NULL);
+    int reader = mount_file(&home, 0, "log", O_RDONLY | O_CREAT);
+    for (int mount = 0; mount < 2; mount++)
+        fds[mount] = mount_file(&home, mount, "log", access | O_APPEND);
+    for (int i = 0; i < 2 * TURNS; i++) {
+        int fd = fds[i % 2];
+        size_t pieces = 1 + (size_t)i % 3; // the later ones follow what waits in the mount already
+        assert_int_equal(flock(fd, LOCK_EX), 0);
+        char *line = expected + length;
+        length += (size_t)snprintf(line, 9, "%07d\n", i);
+        for (size_t part = 0; part < pieces; part++) {
+            size_t from = part * 8 / pieces;
+            size_t to = (part + 1) * 8 / pieces;
+            assert_int_equal(write(fd, line + from, to - from), (ssize_t)(to - from));
+        }
+        assert_int_equal(flock(fd, LOCK_UN), 0);
+        if (i % 8 == 0) {
+            assert_int_equal(flock(reader, LOCK_SH), 0);
+            assert_int_equal(pread(reader, got, sizeof got, 0), (ssize_t)length);
+            assert_memory_equal(got, expected, length);
+            assert_int_equal(flock(reader, LOCK_UN), 0);
+        }
+    }
+    for (int mount = 0; mount < 2; mount++) {
+        int fd = mount_file(&home, mount, "log", O_RDONLY);
+        assert_int_equal(read(fd, got, sizeof got), (ssize_t)length);
+        assert_memory_equal(got, expected, length);
+        close(fd);
+        close(fds[mount]);
+    }
+    close(reader);
+    mount_home_close(&home);
+}
+
+static void appends_follow_each_other(void **state)
+{
+    (void)state;
+    append_by_turns(O_WRONLY);
+    append_by_turns(O_RDWR);
+}
+
 // A counter that two processes on two mounts take turns with: each must see what the other wrote.
 static void count_up(int mount, int by_flock)
 {
@@ -195,6 +243,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranges_hold_between_mounts),
+        cmocka_unit_test(appends_follow_each_other),
         cmocka_unit_test(who_waits_is_woken_and_sees_what_was_written),
         cmocka_unit_test(a_signal_ends_waiting),
         cmocka_unit_test(a_mount_that_is_gone_has_no_locks),

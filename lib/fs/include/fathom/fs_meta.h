@@ -195,7 +195,8 @@ FM_API FM_MUST_USE fm_status fm_fs_meta_setattr(fm_fs_meta *meta, const fm_fs_wh
 FM_API FM_MUST_USE fm_status fm_fs_meta_layout_set(fm_fs_meta *meta, const fm_fs_who *who, uint64_t dir,
                                                    const fm_fs_layout *layout);
 
-/** `*out_size` is the attribute's; the value is copied when it fits `capacity`, else FM_ERR_LIMIT (capacity 0: only the
+/** Names of attributes begin with "user.", "trusted." (the superuser's), "security." or "system."; others are FM_ERR_UNSUPPORTED.
+ *  `*out_size` is the attribute's; the value is copied when it fits `capacity`, else FM_ERR_LIMIT (capacity 0: only the
  *  size is wanted). FM_ERR_NOT_FOUND. */
 FM_API FM_MUST_USE fm_status fm_fs_meta_xattr_get(fm_fs_meta *meta, const fm_fs_who *who, uint64_t ino,
                                                   const char *name, void *value, size_t capacity,
@@ -214,6 +215,8 @@ FM_API FM_MUST_USE fm_status fm_fs_meta_xattr_list(fm_fs_meta *meta, uint64_t in
 
 /** The chain and the id (FM_FS_CHUNK_ID_BYTES) of a file's chunk `index`. */
 FM_API void fm_fs_meta_chunk(const fm_fs_node *node, uint32_t index, uint32_t *out_chain, uint8_t *out_id);
+/** The largest size of a file of this layout: 2^32 chunks. Growing beyond it is FM_ERR_LIMIT. */
+FM_API uint64_t fm_fs_meta_size_max(const fm_fs_layout *layout);
 /** The node, and if it is inline the bytes at `offset`; `*out_read` is 0 otherwise. */
 FM_API FM_MUST_USE fm_status fm_fs_meta_inline_read(fm_fs_meta *meta, uint64_t ino, uint64_t offset,
                                                     void *buffer, size_t length, size_t *out_read,

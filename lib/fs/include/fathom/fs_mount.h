@@ -17,6 +17,9 @@
  * (ENOSPC, EDQUOT, EIO) is told there, once to each descriptor, and by write() itself from then on. O_DIRECT and O_SYNC
  * writes do not wait. A time that is set, a stat() and reads see what waits, too.
  *
+ * O_APPEND writes behind what the file has on any mount, for whoever has opened or locked it since others wrote; appends of
+ * two mounts at once, without a lock, may overwrite each other, as on NFS.
+ *
  * A file that is removed lives as long as it is open, on whichever mounts. Locks (flock, fcntl) hold between mounts; waiting
  * ones are woken at once on the same machine, and within 100 ms elsewhere; deadlocks are not looked for.
  *

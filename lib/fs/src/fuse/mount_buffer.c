@@ -100,6 +100,7 @@ static void clear(fm_fs_mount *mount, struct fm_fs_mount_file *file)
     for (size_t i = 0; i < file->count; i++)
         fm_base_mem_free(file->extents[i].bytes);
     file->count = 0;
+    file->ends = 0;
     dirtied(mount, file, file->dirty, 0);
 }
 
@@ -215,6 +216,9 @@ static fm_status write_through(fm_fs_mount *mount, struct fm_fs_mount_file *file
 static fm_status write_locked(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes,
                               size_t size, uint64_t offset, int direct)
 {
+    if (size > file->size_max || offset > file->size_max - size)
+        return fm_base_error_set(FM_ERR_LIMIT, "inode %llu may not grow beyond %llu bytes",
+                                 (unsigned long long)file->ino, (unsigned long long)file->size_max);
     if (direct || file->through || __atomic_load_n(&mount->dirty, __ATOMIC_RELAXED) + size > MOUNT_MAX)
         return write_through(mount, file, bytes, size, offset);
     fm_status status = add(mount, file, bytes, size, offset);
@@ -237,6 +241,40 @@ fm_status fm_fs_mount_buffer_write(fm_fs_mount *mount, struct fm_fs_mount_file *
     pthread_rwlock_wrlock(&file->lock);
     fm_status status = write_locked(mount, file, bytes, size, offset, direct);
     pthread_rwlock_unlock(&file->lock);
+    return status;
+}
+
+// With the file's lock held for writing. While nothing waits here, only the names know.
+static fm_status find_end(fm_fs_mount *mount, struct fm_fs_mount_file *file, uint64_t *out_end)
+{
+    if (!file->count || !file->ends) {
+        fm_fs_node node;
+        FM_TRY(fm_fs_meta_node(mount->meta, file->ino, &node));
+        file->end = node.size;
+        file->ends = file->count > 0;
+    }
+    *out_end = file->end;
+    if (file->count) {
+        const struct fm_fs_mount_extent *last = &file->extents[file->count - 1];
+        if (last->offset + last->size > *out_end)
+            *out_end = last->offset + last->size;
+    }
+    return FM_OK;
+}
+
+fm_status fm_fs_mount_buffer_append(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes,
+                                    size_t size, uint64_t believed, int direct, uint64_t *out_offset)
+{
+    uint64_t end;
+    pthread_rwlock_wrlock(&file->lock);
+    fm_status status = find_end(mount, file, &end);
+    if (status == FM_OK)
+        status = write_locked(mount, file, bytes, size, end, direct);
+    if (status == FM_OK && end != believed)
+        file->version = FM_FS_VOLUME_UNKNOWN;
+    pthread_rwlock_unlock(&file->lock);
+    if (status == FM_OK)
+        *out_offset = end;
     return status;
 }
 

@@ -14,16 +14,19 @@ static int write_errno(fm_status status)
     return status == FM_ERR_NOT_FOUND ? ESTALE : status == FM_ERR_LIMIT ? EFBIG : fm_fs_mount_errno(status);
 }
 
-static fm_status open_node(fm_fs_mount *mount, fm_fs_node *node, struct fuse_file_info *info)
+static fm_status open_node(fm_fs_mount *mount, fm_fs_node *node, int made, struct fuse_file_info *info)
 {
     struct fm_fs_mount_handle *handle;
     int keep;
     if ((info->flags & O_ACCMODE) != O_RDONLY && node->flags & FM_FS_NODE_IMMUTABLE)
         return fm_base_error_set(FM_ERR_PERM, "inode %llu is immutable", (unsigned long long)node->ino);
-    if ((info->flags & O_TRUNC) && node->size)
+    if ((info->flags & O_TRUNC) && !made) // also of an empty file: its time changes
         FM_TRY(fm_fs_volume_truncate(mount->volume, NULL, node->ino, 0, node));
     FM_TRY(fm_fs_mount_file_open(mount, node, info->flags, &handle, &keep));
     info->fh = (uintptr_t)handle;
+    // Where an append lands is decided here, so the kernel must not put its bytes into pages where it believes the end to be.
+    // Who reads through the descriptor as well may want to map it, which direct I/O does not allow.
+    info->direct_io = (info->flags & O_APPEND) && (info->flags & O_ACCMODE) == O_WRONLY;
     info->keep_cache = keep ? 1 : 0;
     // The size that a look-up told may be older than this opening, and the kernel would read no further.
     if (!keep && fuse_lowlevel_notify_inval_inode(mount->session, node->ino, -1, 0) < 0)
@@ -50,7 +53,7 @@ static void on_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *i
     if (status == FM_OK && mount->options.names_ms && is_stale(mount, &node))
         status = FM_ERR_NOT_FOUND; // the kernel then asks for the name
     if (status == FM_OK)
-        status = open_node(mount, &node, info);
+        status = open_node(mount, &node, 0, info);
     if (status < 0)
         fm_fs_mount_reply_error(request, write_errno(status));
     else if (fuse_reply_open(request, info) != 0) // the caller was interrupted and will not close it
@@ -69,7 +72,7 @@ static void on_create(fuse_req_t request, fuse_ino_t parent, const char *name, m
     fm_status status = fm_fs_meta_create(mount->meta, &asker.who, parent, name, S_IFREG | (mode & 07777), 0,
                                          (info->flags & O_EXCL) != 0, &node, &made);
     if (status == FM_OK)
-        status = open_node(mount, &node, info);
+        status = open_node(mount, &node, made, info);
     if (status < 0) {
         fm_fs_mount_reply_status(request, status);
         return;
@@ -102,17 +105,35 @@ static void on_read(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offse
         fm_fs_mount_reply_error(request, write_errno(status));
 }
 
+// An append goes behind what the file has, which may be more than the kernel knows of: other mounts append, too.
+static fm_status append(fm_fs_mount *mount, fuse_ino_t ino, const char *bytes, size_t size, uint64_t believed,
+                        const struct fuse_file_info *info)
+{
+    const struct fm_fs_mount_handle *handle = fm_fs_mount_handle_of(info);
+    uint64_t at;
+    FM_TRY(fm_fs_mount_buffer_append(mount, handle->file, bytes, size, believed, handle->direct, &at));
+    // Other descriptors see it at once. Without direct I/O this request has pages locked, and would wait for itself.
+    int direct = (info->flags & O_ACCMODE) == O_WRONLY;
+    if (at != believed && direct &&
+        fuse_lowlevel_notify_inval_inode(mount->session, ino, (off_t)at, (off_t)size) < 0)
+        return FM_OK; // the kernel knows none
+    return FM_OK;
+}
+
 static void on_write(fuse_req_t request, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
                      struct fuse_file_info *info)
 {
+    fm_fs_mount *mount = fm_fs_mount_of(request);
     const struct fm_fs_mount_handle *handle = fm_fs_mount_handle_of(info);
-    (void)ino;
+    fm_status status;
     if (is_lost(info)) {
         fm_fs_mount_reply_error(request, EIO);
         return;
     }
-    fm_status status = fm_fs_mount_buffer_write(fm_fs_mount_of(request), handle->file, bytes, size,
-                                                (uint64_t)offset, handle->direct);
+    if ((info->flags & O_APPEND) && !info->writepage)
+        status = append(mount, ino, bytes, size, (uint64_t)offset, info);
+    else
+        status = fm_fs_mount_buffer_write(mount, handle->file, bytes, size, (uint64_t)offset, handle->direct);
     if (status < 0) {
         fm_fs_mount_reply_error(request, write_errno(status));
         return;

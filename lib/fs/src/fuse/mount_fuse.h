@@ -44,6 +44,9 @@ struct fm_fs_mount_file {
     uint64_t version;                   // that the kernel's pages have, or unknown
     struct fm_fs_mount_extent *extents; // in order, with gaps between them
     size_t count, capacity, dirty;
+    uint64_t size_max; // that its layout allows
+    uint64_t end;      // while `ends`: where the file ended when the first of the extents was appended
+    int ends;
     uint64_t dirty_ns;   // since when
     int unsettled;       // the last change has not been told
     int through;         // a flush has failed: from now on writes wait for the volume
@@ -161,6 +164,10 @@ fm_status fm_fs_mount_buffer_write(fm_fs_mount *mount, struct fm_fs_mount_file *
 // Whether the volume alone cannot answer a read of which it gave `read` bytes: some are here, or the file's end is. With the
 // file's lock.
 int fm_fs_mount_buffer_has(const struct fm_fs_mount_file *file, uint64_t offset, size_t size, size_t read);
+// The same at the end of the file, as the names or what waits here have it. Where the kernel believed it to be elsewhere, its
+// pages are no longer known to be right: the next opening, or lock, drops them.
+fm_status fm_fs_mount_buffer_append(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes,
+                                    size_t size, uint64_t believed, int direct, uint64_t *out_offset);
 fm_status fm_fs_mount_buffer_read(fm_fs_mount *mount, struct fm_fs_mount_file *file, void *buffer,
                                   size_t size, uint64_t offset, size_t *out_read);
 // Takes what is here to the volume and tells the time of the last change. A failure is remembered for all who have the

@@ -101,6 +101,7 @@ fm_status fm_fs_mount_file_open(fm_fs_mount *mount, const fm_fs_node *node, int 
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for an open file");
     }
     pthread_rwlock_wrlock(&file->lock);
+    file->size_max = fm_fs_meta_size_max(&node->layout);
     *handle = (struct fm_fs_mount_handle){.file = file,
                                           .error_turn = file->error_turn,
                                           .direct = (flags & O_DIRECT) != 0,
