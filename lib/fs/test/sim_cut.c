@@ -119,7 +119,7 @@ static fm_status read_once(const struct fm_fs_cut_ways *ways, uint64_t ino, uint
         ios[i] = (fm_fs_client_io){.kind = FM_FS_CLIENT_READ, .size = CELLS_PER_CHUNK * CELL_BYTES};
         fm_fs_meta_chunk(&node, i, &ios[i].chain, ios[i].id.bytes);
     }
-    FM_TRY(ways->run(ways->context, ios, CHUNKS_OF_IT));
+    fm_status status = ways->run(ways->context, ios, CHUNKS_OF_IT);
     for (int cell = 0; cell < SIM_CUT_CELLS; cell++) {
         const fm_fs_buffer *bytes = ios[cell / CELLS_PER_CHUNK].bytes;
         size_t at = (size_t)(cell % CELLS_PER_CHUNK) * CELL_BYTES;
@@ -130,6 +130,7 @@ static fm_status read_once(const struct fm_fs_cut_ways *ways, uint64_t ino, uint
     }
     for (int i = 0; i < CHUNKS_OF_IT; i++)
         fm_fs_buffer_drop(ios[i].bytes);
+    FM_TRY(status);
     if (!hole)
         return FM_OK;
     FM_TRY(ways->look(ways->context, ino, &now));
