@@ -50,7 +50,8 @@ const fm_command fm_cmd_fs_restore = {
     .operands = "CLUSTER FILE",
     .details = "The cluster's store of names must be empty: move CLUSTER/names away first. Nobody may use "
                "the names\n"
-               "meanwhile. Files that were made after the backup are gone; their chunks are not reused.",
+               "meanwhile. What was written after the backup is gone from the names; its chunks are neither\n"
+               "reused nor removed, until 'fathom fs fsck' is told so.",
     .operands_min = 2,
     .operands_max = 2,
     .run = run_restore,

@@ -128,6 +128,15 @@ expect 0 "$fathom" fs restore c earlier
 expect 0 "$fathom" fs cluster up --detach c
 expect 1 "$fathom" fs fsck c --chunks
 says out.txt 'no file owns it'
+says out.txt 'perhaps written after the backup'
+expect 1 "$fathom" fs fsck c --remove-newer
+says err.txt 'without --repair'
 expect 1 "$fathom" fs fsck c --repair
-says out.txt 'removed'
+if grep -q '; removed' out.txt; then echo 'what is newer than the backup was removed' >&2; exit 1; fi
+mkdir found
+expect 1 "$fathom" fs fsck c --recover found
+cat found/*.* >again
+cmp again many
+expect 1 "$fathom" fs fsck c --repair --remove-newer
+says out.txt '; removed'
 expect 0 "$fathom" fs fsck c --chunks

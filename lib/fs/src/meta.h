@@ -6,6 +6,7 @@
  *     KEY                 VALUE
  *     F                   format: 4, inline_max: 4
  *     A                   8: the next inode or data number that nobody has
+ *     O                   8: of restored names, the first number that was not given away before; when that was 8
  *     I ino               a node, below
  *     D dir name          an entry: ino 8, type 4 (S_IFMT of its mode)
  *     B ino               an inline file's bytes, or a link's target
@@ -43,6 +44,7 @@ enum {
     FM_FS_META_DIRENT_BYTES = 12,
     FM_FS_META_REQUEST_BYTES = 28,
     FM_FS_META_QUOTA_BYTES = 32,
+    FM_FS_META_RESTORED_BYTES = 16,
     FM_FS_META_DATA_WORK_BYTES = 28,
     FM_FS_META_INLINE_MAX = 16384,
     FM_FS_META_SLOTS = 64 // requests that change something, at once, in one process

@@ -11,6 +11,7 @@
 #include "kv_backend.h"
 #include "meta_remote.h"
 
+#include "fathom/clock.h"
 #include "fathom/crc.h"
 #include "fathom/file.h"
 
@@ -200,6 +201,13 @@ struct filling {
 };
 
 static const struct fm_fs_meta_key format_key = {.bytes = "F", .size = 1};
+static const struct fm_fs_meta_key number_key = {.bytes = "A", .size = 1};
+static const struct fm_fs_meta_key restored_key = {.bytes = "O", .size = 1};
+
+static int is(const fm_fs_kv_item *item, const struct fm_fs_meta_key *key)
+{
+    return fm_fs_kv_compare(item->key, fm_fs_meta_bytes(key)) == 0;
+}
 
 // Marks the store as one that is being filled, if it has no names.
 static fm_status mark(fm_fs_kv_tx *tx, void *context)
@@ -221,7 +229,7 @@ static fm_status clear(fm_fs_kv_tx *tx, void *context)
     size_t count;
     FM_TRY(fm_fs_kv_range(tx, (fm_fs_kv_bytes){0}, (fm_fs_kv_bytes){0}, BATCH, 0, items, &count));
     for (size_t i = 0; i < count; i++)
-        if (fm_fs_kv_compare(items[i].key, fm_fs_meta_bytes(&format_key)) != 0)
+        if (!is(&items[i], &format_key))
             FM_TRY(fm_fs_kv_delete(tx, items[i].key));
     filling->more = count == BATCH;
     return FM_OK;
@@ -234,14 +242,9 @@ static fm_status fill(fm_fs_kv_tx *tx, void *context)
     size_t bytes = 0;
     for (int i = 0; i < BATCH && bytes < BATCH_BYTES && input.at < input.end; i++) {
         fm_fs_kv_item item;
-        uint8_t number[8];
         FM_TRY(next(&input, filling->path, &item));
-        if (fm_fs_kv_compare(item.key, fm_fs_meta_bytes(&format_key)) == 0)
+        if (is(&item, &format_key) || is(&item, &number_key) || is(&item, &restored_key))
             continue; // last of all
-        if (item.key.size == 1 && *(const char *)item.key.data == 'A' && item.value.size == sizeof number) {
-            fm_put_le64(number, fm_get_le64(item.value.data) + numbers_skipped);
-            item.value.data = number;
-        }
         FM_TRY(fm_fs_kv_put(tx, item.key, item.value));
         bytes += item.key.size + item.value.size;
     }
@@ -249,17 +252,29 @@ static fm_status fill(fm_fs_kv_tx *tx, void *context)
     return FM_OK;
 }
 
+// The names are whole, and known to be restored ones; numbers go on where none has been yet.
 static fm_status unmark(fm_fs_kv_tx *tx, void *context)
 {
     const struct filling *filling = context;
     struct input input = filling->input;
+    fm_fs_kv_item format = {0};
+    uint8_t restored[FM_FS_META_RESTORED_BYTES];
+    uint64_t number = 0; // whose names nobody has changed yet
     for (input.at = HEAD_BYTES; input.at < input.end;) {
         fm_fs_kv_item item;
         FM_TRY(next(&input, filling->path, &item));
-        if (fm_fs_kv_compare(item.key, fm_fs_meta_bytes(&format_key)) == 0)
-            return fm_fs_kv_put(tx, item.key, item.value);
+        if (is(&item, &format_key))
+            format = item;
+        if (is(&item, &number_key) && item.value.size == 8)
+            number = fm_get_le64(item.value.data);
     }
-    return malformed(filling->path, "the record of the format is missing");
+    if (!format.found)
+        return malformed(filling->path, "the record of the format is missing");
+    fm_put_le64(restored, number + numbers_skipped);
+    fm_put_le64(restored + 8, fm_base_clock_unix_ns());
+    FM_TRY(fm_fs_meta_put(tx, &number_key, restored, 8));
+    FM_TRY(fm_fs_meta_put(tx, &restored_key, restored, sizeof restored));
+    return fm_fs_kv_put(tx, format.key, format.value);
 }
 
 // Everything here may happen twice, so an outcome that nobody knows is met by doing it again.

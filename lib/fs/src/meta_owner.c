@@ -14,6 +14,7 @@ struct owner {
 struct fm_fs_meta_owners {
     struct owner *items; // ascending by data
     size_t count, capacity;
+    uint64_t restored; // numbers below this are from before the names were restored; 0: they never were
 };
 
 struct page {
@@ -84,6 +85,16 @@ static fm_status read_all(fm_fs_meta *meta, fm_fs_meta_owners *owners, char kind
     return FM_OK;
 }
 
+static fm_status read_restored(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
+{
+    struct fm_fs_meta_owners *owners = op->more;
+    const struct fm_fs_meta_key key = {.bytes = "O", .size = 1};
+    fm_fs_kv_bytes value;
+    FM_TRY(fm_fs_meta_get(tx, &key, FM_FS_KV_LOCK_NONE, &value));
+    owners->restored = value.size == FM_FS_META_RESTORED_BYTES ? fm_get_le64(value.data) : 0;
+    return FM_OK;
+}
+
 static int compare(const void *a, const void *b)
 {
     const struct owner *x = a;
@@ -99,10 +110,13 @@ fm_status fm_fs_meta_owners_read(fm_fs_meta *meta, fm_fs_meta_owners **out_owner
     fm_fs_meta_owners *owners = fm_base_mem_zalloc(1, sizeof *owners);
     if (!owners)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for the owners of chunks");
+    struct fm_fs_meta_op op = {.meta = meta, .body = read_restored, .more = owners};
     // The collector's work last: what leaves a file becomes work in the same transaction.
     fm_status status = read_all(meta, owners, 'I');
     if (status == FM_OK)
         status = read_all(meta, owners, 'G');
+    if (status == FM_OK)
+        status = fm_fs_meta_read(&op);
     if (status < 0) {
         fm_fs_meta_owners_free(owners);
         return status;
@@ -147,4 +161,9 @@ int fm_fs_meta_owners_has(const fm_fs_meta_owners *owners, uint32_t chain, const
             return 1;
     }
     return 0;
+}
+
+int fm_fs_meta_owners_is_earlier(const fm_fs_meta_owners *owners, const uint8_t *id)
+{
+    return fm_fs_meta_number_at(id + 2) < owners->restored;
 }

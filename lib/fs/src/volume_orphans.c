@@ -9,7 +9,7 @@ enum { PAGE = 1024 };
 struct look {
     fm_fs_chunks *chunks;
     int64_t timeout_ms;
-    int remove;
+    fm_fs_orphans what;
     fm_fs_volume_orphan found;
     void *context;
     fm_fs_meta_owners *owners;
@@ -26,11 +26,14 @@ static fm_status take_orphan(struct look *look, uint32_t chain, const uint8_t *i
     if (status == FM_ERR_NOT_FOUND)
         return FM_OK;
     FM_TRY(status);
-    if (look->remove)
+    unsigned flags = fm_fs_meta_owners_is_earlier(look->owners, id) ? FM_FS_ORPHAN_EARLIER : 0;
+    if (look->what == FM_FS_ORPHANS_REMOVE_ALL || (look->what == FM_FS_ORPHANS_REMOVE && !flags)) {
         FM_TRY(fm_fs_chunks_remove(look->chunks, chain, id, look->timeout_ms));
+        flags |= FM_FS_ORPHAN_REMOVED;
+    }
     look->orphans++;
     if (look->found)
-        look->found(look->context, chain, id, look->remove);
+        look->found(look->context, chain, id, flags);
     return FM_OK;
 }
 
@@ -60,8 +63,8 @@ static fm_status look_through(struct look *look, fm_fs_meta *meta, uint32_t chai
     return FM_OK;
 }
 
-fm_status fm_fs_volume_orphans(fm_fs_volume *volume, int remove, fm_fs_volume_orphan found, void *context,
-                               uint64_t *out_chunks, uint64_t *out_orphans)
+fm_status fm_fs_volume_orphans(fm_fs_volume *volume, fm_fs_orphans what, fm_fs_volume_orphan found,
+                               void *context, uint64_t *out_chunks, uint64_t *out_orphans)
 {
     fm_fs_cluster_state state;
     uint32_t *chains = NULL;
@@ -69,7 +72,7 @@ fm_status fm_fs_volume_orphans(fm_fs_volume *volume, int remove, fm_fs_volume_or
     if (!look)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory to look for chunks");
     *look = (struct look){
-        .timeout_ms = volume->options.timeout_ms, .remove = remove, .found = found, .context = context};
+        .timeout_ms = volume->options.timeout_ms, .what = what, .found = found, .context = context};
     fm_status status = fm_fs_volume_take(volume, &look->chunks);
     if (status == FM_OK)
         status = fm_fs_chunks_state(look->chunks, look->timeout_ms, &state);

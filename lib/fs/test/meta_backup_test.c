@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "fathom/file.h"
+#include "fathom/fs_cluster.h"
 #include "meta_fixture.h"
 
 static const char *backup_path(void)
@@ -35,6 +36,20 @@ static uint64_t furnish(struct names *names)
     return node.ino;
 }
 
+// Whether a chunk of a file with this number counts as one of before.
+static void expect_earlier(fm_fs_meta *meta, uint64_t data, int expected)
+{
+    fm_fs_meta_owners *owners;
+    uint32_t chain;
+    uint8_t id[FM_FS_CHUNK_ID_BYTES];
+    const fm_fs_node node = {.data = data, .layout = {65536, 1, 1, 0}};
+    fm_fs_meta_chunk(&node, 3, &chain, id);
+    assert_ok(fm_fs_meta_owners_read(meta, &owners));
+    assert_false(fm_fs_meta_owners_has(owners, chain, id));
+    assert_int_equal(fm_fs_meta_owners_is_earlier(owners, id), expected);
+    fm_fs_meta_owners_free(owners);
+}
+
 static void names_come_back(void **state)
 {
     (void)state;
@@ -49,6 +64,7 @@ static void names_come_back(void **state)
     size_t read;
     names_open(&names, NULL);
     uint64_t ino = furnish(&names);
+    expect_earlier(names.meta, 1, 0); // these were never restored
     fm_fs_meta_census before = names_census(&names);
     assert_ok(fm_fs_meta_backup(names.meta, backup_path(), &records));
     assert_ok(fm_fs_meta_remove_all(names.meta, NULL, ROOT, "d")); // afterwards
@@ -66,6 +82,8 @@ static void names_come_back(void **state)
     assert_true(read == 2 && memcmp(text, "f7", 2) == 0);
     assert_ok(fm_fs_meta_create(meta, NULL, ROOT, "new", S_IFREG | 0644, 0, 1, &made, NULL));
     assert_true(made.ino > ino + ((uint64_t)1 << 31)); // no number of the time after the backup
+    expect_earlier(meta, made.ino + 1, 0);
+    expect_earlier(meta, ino + 100000, 1);
     fm_fs_meta_close(meta);
     fm_fs_kv_close(kv);
     names_close(&names);
@@ -139,12 +157,40 @@ static void what_was_cut_short_is_begun_anew(void **state)
     names_close(&names);
 }
 
+// The backup of names that were restored is one again, also where nothing was ever made.
+static void what_was_restored_is_told_by_each_restoring(void **state)
+{
+    (void)state;
+    struct names names;
+    uint64_t records;
+    fm_fs_node made;
+    names_open(&names, NULL);
+    assert_ok(fm_fs_meta_backup(names.meta, backup_path(), &records));
+    for (uint64_t times = 1; times <= 2; times++) {
+        fm_fs_kv *kv;
+        fm_fs_meta *meta;
+        assert_ok(fm_fs_kv_open("memory:", NULL, &kv));
+        assert_ok(fm_fs_meta_restore(kv, backup_path(), &records));
+        assert_ok(fm_fs_meta_open(kv, NULL, &meta));
+        expect_earlier(meta, (times << 32) - 1, 1);
+        expect_earlier(meta, (times << 32) + 100000, 0);
+        assert_ok(fm_fs_meta_create(meta, NULL, ROOT, "a", S_IFREG | 0644, 0, 1, &made, NULL));
+        assert_true(made.ino >= times << 32);
+        assert_ok(fm_fs_meta_unlink(meta, NULL, ROOT, "a"));
+        assert_ok(fm_fs_meta_backup(meta, backup_path(), &records));
+        fm_fs_meta_close(meta);
+        fm_fs_kv_close(kv);
+    }
+    names_close(&names);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_come_back),
         cmocka_unit_test(damage_is_refused),
         cmocka_unit_test(what_was_cut_short_is_begun_anew),
+        cmocka_unit_test(what_was_restored_is_told_by_each_restoring),
     };
     return fm_test_run("meta_backup", tests);
 }

@@ -254,12 +254,13 @@ struct orphans {
     int told, removed;
 };
 
-static void tell_orphan(void *context, uint32_t chain, const uint8_t *id, int removed)
+static void tell_orphan(void *context, uint32_t chain, const uint8_t *id, unsigned flags)
 {
     struct orphans *orphans = context;
     assert_true(chain == 1 && id[2] == 0x7f);
     orphans->told++;
-    orphans->removed += removed;
+    orphans->removed += (flags & FM_FS_ORPHAN_REMOVED) != 0;
+    assert_false(flags & FM_FS_ORPHAN_EARLIER);
 }
 
 static void chunks_that_no_file_owns_are_found(void **state)
@@ -286,22 +287,22 @@ static void chunks_that_no_file_owns_are_found(void **state)
     // What waits for the collector is no orphan, and what others keep in the cluster is theirs.
     assert_ok(fm_fs_chunks_open(home.dir, &raw));
     assert_ok(fm_fs_chunks_write(raw, 1, foreign, 0, "mine", 4, 60000));
-    assert_ok(fm_fs_volume_orphans(volume, 0, tell_orphan, &orphans, &chunks, &found));
+    assert_ok(fm_fs_volume_orphans(volume, FM_FS_ORPHANS_KEEP, tell_orphan, &orphans, &chunks, &found));
     assert_int_equal(chunks, 11);
     assert_int_equal(found, 0);
     assert_ok(fm_fs_volume_collect(volume, 100, &done));
     assert_ok(fm_fs_chunks_write(raw, 1, orphan, 0, "late", 4, 60000));
-    assert_ok(fm_fs_volume_orphans(volume, 0, tell_orphan, &orphans, &chunks, &found));
+    assert_ok(fm_fs_volume_orphans(volume, FM_FS_ORPHANS_KEEP, tell_orphan, &orphans, &chunks, &found));
     assert_int_equal(chunks, 7);
     assert_int_equal(found, 1);
     assert_true(orphans.told == 1 && orphans.removed == 0);
-    assert_ok(fm_fs_volume_orphans(volume, 1, tell_orphan, &orphans, &chunks, &found));
+    assert_ok(fm_fs_volume_orphans(volume, FM_FS_ORPHANS_REMOVE, tell_orphan, &orphans, &chunks, &found));
     assert_int_equal(found, 1);
     assert_true(orphans.told == 2 && orphans.removed == 1);
     assert_fails(fm_fs_chunks_read(raw, 1, orphan, 0, bytes, 4, 60000, &got, NULL), FM_ERR_NOT_FOUND,
                  "no such");
     assert_ok(fm_fs_chunks_read(raw, 1, foreign, 0, bytes, 4, 60000, &got, NULL));
-    assert_ok(fm_fs_volume_orphans(volume, 1, NULL, NULL, &chunks, &found));
+    assert_ok(fm_fs_volume_orphans(volume, FM_FS_ORPHANS_REMOVE, NULL, NULL, &chunks, &found));
     assert_int_equal(chunks, 6);
     assert_int_equal(found, 0);
     memset(bytes, 0, sizeof bytes);

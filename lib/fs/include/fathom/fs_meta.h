@@ -325,6 +325,9 @@ FM_API FM_MUST_USE fm_status fm_fs_meta_owners_read(fm_fs_meta *meta, fm_fs_meta
 FM_API void fm_fs_meta_owners_free(fm_fs_meta_owners *owners);
 /** Whether this chunk of a chain has an owner. Ids that fm_fs_meta_chunk() never makes are somebody else's: they have. */
 FM_API int fm_fs_meta_owners_has(const fm_fs_meta_owners *owners, uint32_t chain, const uint8_t *id);
+/** Whether these names were restored from a backup, and the chunk's number was given away before that: a chunk without an
+ *  owner may then be of a file that was made, or has grown, after the backup. */
+FM_API int fm_fs_meta_owners_is_earlier(const fm_fs_meta_owners *owners, const uint8_t *id);
 
 /* Backups */
 

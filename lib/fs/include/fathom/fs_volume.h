@@ -72,12 +72,23 @@ FM_API FM_MUST_USE fm_status fm_fs_volume_touch(fm_fs_volume *volume, uint64_t i
 /** The collector (fm_fs_meta_collect()), removing the chunks. */
 FM_API FM_MUST_USE fm_status fm_fs_volume_collect(fm_fs_volume *volume, size_t max, size_t *out_done);
 
-/** What was found: a chunk that no file owns, and whether it was removed. */
-typedef void (*fm_fs_volume_orphan)(void *context, uint32_t chain, const uint8_t *id, int removed);
-/** Looks for such chunks while all is in use, and removes them if `remove` is 1. What the collector has still to remove is
- *  none. `found` may be NULL. FM_ERR_UNSUPPORTED: the names are another service's. */
-FM_API FM_MUST_USE fm_status fm_fs_volume_orphans(fm_fs_volume *volume, int remove, fm_fs_volume_orphan found,
-                                                  void *context, uint64_t *out_chunks, uint64_t *out_orphans);
+/** What is done with chunks that no file owns. */
+typedef enum fm_fs_orphans {
+    FM_FS_ORPHANS_KEEP,
+    FM_FS_ORPHANS_REMOVE, /**< but not those from before the names were restored: they may be what was written since the backup */
+    FM_FS_ORPHANS_REMOVE_ALL
+} fm_fs_orphans;
+enum {
+    FM_FS_ORPHAN_EARLIER = 1, /**< it is from before the names were restored from a backup */
+    FM_FS_ORPHAN_REMOVED = 2
+};
+/** What was found: a chunk that no file owns, with FM_FS_ORPHAN_... in `flags`. */
+typedef void (*fm_fs_volume_orphan)(void *context, uint32_t chain, const uint8_t *id, unsigned flags);
+/** Looks for such chunks while all is in use. What the collector has still to remove is none. `found` may be NULL.
+ *  FM_ERR_UNSUPPORTED: the names are another service's. */
+FM_API FM_MUST_USE fm_status fm_fs_volume_orphans(fm_fs_volume *volume, fm_fs_orphans what,
+                                                  fm_fs_volume_orphan found, void *context,
+                                                  uint64_t *out_chunks, uint64_t *out_orphans);
 
 /** How full the cluster is: of each chain its smallest target counts. Asked of the manager at most once a second. */
 FM_API FM_MUST_USE fm_status fm_fs_volume_space(fm_fs_volume *volume, uint64_t *out_capacity_bytes,
