@@ -100,8 +100,9 @@ static fm_status run_pages(void *state, int threads)
                                          .size = PAGE,
                                          .bytes = (const uint8_t *)bench->data + (size_t)i * PAGE};
     }
-    for (unsigned i = 0; i < PAGES; i += bench->depth)
-        FM_TRY(fm_fs_chunks_batch(bench->chunks, bench->ops + i, bench->depth, TIMEOUT_MS));
+    unsigned step = bench->depth == 1 ? 1 : PAGES; // a client has DEPTH of one batch under way
+    for (unsigned i = 0; i < PAGES; i += step)
+        FM_TRY(fm_fs_chunks_batch(bench->chunks, bench->ops + i, step, TIMEOUT_MS));
     return FM_OK;
 }
 
@@ -229,9 +230,9 @@ static fm_status add_pages(fm_bench *bench, const char *name, const unsigned *de
 fm_status fm_bench_fs_cluster_cases(fm_bench *bench)
 {
     static const unsigned one = 1;
-    static const unsigned many = 16;
-    FM_TRY(add_pages(bench, "cluster.overwrite.3x4KiB.1", &one, 0.3));
-    FM_TRY(add_pages(bench, "cluster.overwrite.3x4KiB.16", &many, 0.1));
+    static const unsigned many = DEPTH;
+    FM_TRY(add_pages(bench, "cluster.overwrite.3x4KiB.1", &one, 0.4));
+    FM_TRY(add_pages(bench, "cluster.overwrite.3x4KiB.32", &many, 0.1));
     return fm_bench_add(bench, &(fm_bench_case){
                                    .name = "cluster.write.3x1MiB",
                                    .bytes = (double)WRITES * CHUNK,

@@ -1,13 +1,15 @@
-// The journal: records gather while a batch is on its way; one batch at a time is written and flushed, so that many
+// The journal: records gather while a batch is on its way; one batch at a time is written, durable by itself, so that many
 // changes share a flush.
 #include "chunk_store_private.h"
 
 enum {
     IDLE,
-    WRITING,
-    SYNCING,
+    WRITING, // a batch
+    NOTHING, // all is durable; those who wait are told later
     // Records that nobody waits for are flushed when so many bytes have gathered.
-    LAZY_BYTES = 64 << 10
+    LAZY_BYTES = 64 << 10,
+    // By which a journal's file grows. A flush of what makes a file longer costs the file system a commit of its own.
+    GROWTH_BYTES = 1 << 20
 };
 
 static void flushed(fm_fs_disk_io *io);
@@ -37,12 +39,15 @@ fm_status fm_fs_journal_add_patch(fm_fs_store *store, const uint8_t *record, siz
     return fm_fs_store_bytes_add(&store->batch, patch->bytes->data, patch->bytes->size);
 }
 
-static void submit(fm_fs_store *store, enum fm_fs_disk_kind kind, int step)
+static void submit(fm_fs_store *store, int step)
 {
     store->flush_step = step;
-    store->flush_io =
-        (fm_fs_disk_io){.kind = kind, .file = journal_file(store), .done = flushed, .context = store};
-    if (kind == FM_FS_DISK_WRITE) {
+    store->flush_io = (fm_fs_disk_io){.kind = FM_FS_DISK_WRITE,
+                                      .file = journal_file(store),
+                                      .durable = 1,
+                                      .done = flushed,
+                                      .context = store};
+    if (step == WRITING) {
         store->flush_io.offset = store->journal_at;
         store->flush_io.data = store->flush_bytes->data;
         store->flush_io.size = store->flush_bytes->room;
@@ -66,22 +71,37 @@ static size_t cut(const fm_fs_store *store, uint32_t *out_records)
     return size;
 }
 
+// What is written for a batch of so many bytes: zeros behind it where the file grows.
+static size_t room_of_batch(fm_fs_store *store, size_t size)
+{
+    uint64_t end = store->journal_at + size;
+    uint64_t grown = fm_round_up(end, GROWTH_BYTES);
+    if (end <= store->disk->ops->size(store->disk, journal_file(store)))
+        return size;
+    if (grown > store->options.journal_bytes)
+        grown = store->options.journal_bytes;
+    return grown > end ? (size_t)(grown - store->journal_at) : size;
+}
+
 static fm_status write_batch(fm_fs_store *store)
 {
     struct fm_fs_batch batch = {
         .generation = store->generation, .first = store->durable + 1, .durable = store->durable};
     size_t size = cut(store, &batch.records);
     batch.bytes = (uint32_t)size;
-    store->flush_bytes = fm_fs_buffer_new(FM_FS_BATCH_HEADER + size);
+    size_t room = room_of_batch(store, fm_round_up(FM_FS_BATCH_HEADER + size, FM_FS_PAGE));
+    store->flush_bytes = fm_fs_buffer_new(room);
     if (!store->flush_bytes)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a batch of the journal");
+    memset(store->flush_bytes->data + FM_FS_BATCH_HEADER + size, 0, room - FM_FS_BATCH_HEADER - size);
+    store->flush_bytes->size = FM_FS_BATCH_HEADER + size;
     memcpy(store->flush_bytes->data + FM_FS_BATCH_HEADER, store->batch.data, size);
     fm_fs_batch_seal(store->flush_bytes->data, &batch);
     store->batch.size -= size;
     memmove(store->batch.data, store->batch.data + size, store->batch.size);
     store->batch_records -= batch.records;
     store->flushing = store->durable + batch.records;
-    submit(store, FM_FS_DISK_WRITE, WRITING);
+    submit(store, WRITING);
     return FM_OK;
 }
 
@@ -110,7 +130,7 @@ void fm_fs_journal_kick(fm_fs_store *store)
             fm_fs_journal_fail(store, status);
     } else {
         store->flushing = store->durable;
-        submit(store, FM_FS_DISK_SYNC, SYNCING);
+        submit(store, NOTHING);
     }
 }
 
@@ -154,17 +174,13 @@ static void flushed(fm_fs_disk_io *io)
 {
     fm_fs_store *store = io->context;
     if (store->flush_step == WRITING) {
-        store->journal_at += store->flush_bytes->room;
+        store->journal_at += fm_round_up(store->flush_bytes->size, FM_FS_PAGE);
         fm_fs_buffer_drop(store->flush_bytes);
         store->flush_bytes = NULL;
     }
     if (io->status < 0) {
         store->flush_step = IDLE;
         fm_fs_journal_fail(store, io->status);
-        return;
-    }
-    if (store->flush_step == WRITING) {
-        submit(store, FM_FS_DISK_SYNC, SYNCING);
         return;
     }
     store->flush_step = IDLE;

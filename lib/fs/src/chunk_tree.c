@@ -168,15 +168,14 @@ void fm_fs_chunk_copy_drop(fm_fs_store *store, fm_fs_chunk_copy *copy)
 void fm_fs_chunk_copy_sum(fm_fs_chunk_copy *copy, const uint8_t *bytes)
 {
     uint32_t grain = fm_fs_chunk_grain(copy->size_class);
-    uint8_t stored[4];
-    copy->crc = 0;
+    uint8_t stored[4 * FM_FS_CHUNK_GRAINS_MAX];
     for (uint32_t i = 0; i < copy->grains; i++) {
         uint32_t left = copy->size - i * grain;
         if (bytes)
             copy->grain_crc[i] = fm_base_crc32c(0, bytes + (size_t)i * grain, left < grain ? left : grain);
-        fm_put_le32(stored, copy->grain_crc[i]);
-        copy->crc = fm_base_crc32c(copy->crc, stored, sizeof stored);
+        fm_put_le32(stored + (size_t)4 * i, copy->grain_crc[i]);
     }
+    copy->crc = fm_base_crc32c(0, stored, (size_t)4 * copy->grains);
 }
 
 int fm_fs_chunk_copy_matches(const fm_fs_chunk_copy *copy, const uint8_t *bytes)

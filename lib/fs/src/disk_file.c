@@ -94,6 +94,8 @@ static fm_status do_now(struct disk *disk, fm_fs_disk_io *io, size_t done)
         }
         done += (size_t)moved;
     }
+    if (io->durable && fdatasync(fd) != 0)
+        return failed(disk, io, errno);
     return FM_OK;
 }
 

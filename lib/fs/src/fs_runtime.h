@@ -191,6 +191,7 @@ enum fm_fs_disk_kind {
 typedef struct fm_fs_disk_io {
     enum fm_fs_disk_kind kind;
     unsigned file;
+    int durable; // a write that is durable by itself when it has completed
     uint64_t offset;
     size_t size;
     void *data;

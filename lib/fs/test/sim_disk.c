@@ -156,6 +156,23 @@ static void sync_file(sim_file *file, uint64_t mark)
         file->last = &(*file->last)->next;
 }
 
+// What the page holds now is durable.
+static void keep_page(sim_file *file, uint64_t page)
+{
+    sim_write **at = &file->first;
+    while (*at) {
+        sim_write *write = *at;
+        if (write->page != page) {
+            at = &write->next;
+            continue;
+        }
+        *at = write->next;
+        free(write);
+    }
+    file->last = at;
+    put(&file->durable[page], file->now[page]->bytes);
+}
+
 void sim_disk_complete(sim_disk *disk, fm_fs_disk_io *io, uint64_t mark, fm_status status)
 {
     sim_file *file = &disk->files[io->file];
@@ -171,6 +188,8 @@ void sim_disk_complete(sim_disk *disk, fm_fs_disk_io *io, uint64_t mark, fm_stat
         else
             memset((uint8_t *)io->data + at, 0, FM_FS_PAGE);
     }
+    for (size_t at = 0; status == FM_OK && io->durable && at < io->size; at += FM_FS_PAGE)
+        keep_page(file, (io->offset + at) / FM_FS_PAGE);
     if (status == FM_OK && io->kind == FM_FS_DISK_SYNC)
         sync_file(file, mark);
     io->done(io);

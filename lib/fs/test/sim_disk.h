@@ -1,7 +1,8 @@
 /**
  * @file sim_disk.h
  * A disk in memory that fails as disks do. A write that was completed is seen by reads, and is lost, kept or torn
- * at a sector when the power goes, each by itself, until a sync that began after it has completed.
+ * at a sector when the power goes, each by itself, until a sync that began after it has completed; unless it was asked to
+ * be durable by itself.
  */
 #ifndef SIM_DISK_H
 #define SIM_DISK_H

@@ -3,6 +3,7 @@
 
 #include <liburing.h>
 #include <sys/epoll.h>
+#include <sys/uio.h>
 
 enum {
     DEPTH = 128,
@@ -104,6 +105,8 @@ int fm_fs_ring_submit(fm_fs_ring *ring, int fd, fm_fs_disk_io *io, size_t done_b
         io_uring_prep_write(sqe, fd, data, size, io->offset + done_bytes);
     else
         io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+    if (io->durable)
+        sqe->rw_flags = RWF_DSYNC;
     io_uring_sqe_set_data(sqe, io);
     ring->in_flight++;
     ring->held += size;
