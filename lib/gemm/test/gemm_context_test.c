@@ -1,10 +1,6 @@
-#include "fm_test.h"
+#include "fm_float_mode.h"
 
 #include "fathom/gemm.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 // A call that needs each kind of allocation there is.
 static fm_status open_and_run(void *context_of_test)
@@ -52,17 +48,7 @@ static void bad_options_are_refused(void **state)
 static void the_callers_float_mode_stays(void **state)
 {
     (void)state;
-#if defined(__x86_64__)
-    unsigned before = _mm_getcsr(), toward_zero = before | _MM_ROUND_TOWARD_ZERO;
-    _mm_setcsr(toward_zero);
-    fm_status status = open_and_run(NULL);
-    unsigned after = _mm_getcsr();
-    _mm_setcsr(before);
-    assert_ok(status);
-    assert_int_equal(after & ~0x3Fu, toward_zero & ~0x3Fu); // flags aside
-#else
-    fm_test_skip("MXCSR is x86's");
-#endif
+    fm_test_float_mode_stays(open_and_run);
 }
 
 int main(void)

@@ -77,28 +77,8 @@ static int before(const struct candidate *a, const struct candidate *b)
     return a->rank < b->rank || (a->rank == b->rank && a->at < b->at);
 }
 
-static void heap_push(struct encoder *encoder, struct candidate candidate)
-{
-    size_t at = encoder->heap_count++;
-    for (; at > 0 && before(&candidate, &encoder->heap[(at - 1) / 2]); at = (at - 1) / 2)
-        encoder->heap[at] = encoder->heap[(at - 1) / 2];
-    encoder->heap[at] = candidate;
-}
-
-static struct candidate heap_pop(struct encoder *encoder)
-{
-    struct candidate *heap = encoder->heap, top = heap[0], last = heap[--encoder->heap_count];
-    size_t at = 0;
-    for (size_t child; (child = 2 * at + 1) < encoder->heap_count; at = child) {
-        if (child + 1 < encoder->heap_count && before(&heap[child + 1], &heap[child]))
-            child++;
-        if (!before(&heap[child], &last))
-            break;
-        heap[at] = heap[child];
-    }
-    heap[at] = last;
-    return top;
-}
+#define HEAP_ITEM struct candidate
+#include "bpe_heap.h"
 
 static void offer(struct encoder *encoder, int32_t at)
 {
@@ -108,7 +88,7 @@ static void offer(struct encoder *encoder, int32_t at)
     const struct fm_bpe_slot *slot =
         fm_model_bpe_find(encoder->tokenizer, encoder->symbols[at], encoder->symbols[next]);
     if (slot)
-        heap_push(encoder, (struct candidate){slot->rank, at, slot->id});
+        heap_push(encoder->heap, &encoder->heap_count, (struct candidate){slot->rank, at, slot->id});
 }
 
 // A symbol merged into its left neighbour becomes -1. A candidate is stale when its pair is no longer that of its rank.
@@ -122,7 +102,7 @@ static fm_status merge_long(struct encoder *encoder, size_t count)
     for (size_t i = 0; i + 1 < count; i++)
         offer(encoder, (int32_t)i);
     while (encoder->heap_count > 0) {
-        struct candidate top = heap_pop(encoder);
+        struct candidate top = heap_pop(encoder->heap, &encoder->heap_count);
         int32_t left = top.at, right = encoder->next[left];
         if (encoder->symbols[left] < 0 || right < 0)
             continue;

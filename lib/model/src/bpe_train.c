@@ -113,33 +113,18 @@ static int before(const struct entry *a, const struct entry *b)
     return a->left != b->left ? a->left < b->left : a->right < b->right;
 }
 
-static fm_status heap_push(struct trainer *trainer, uint32_t number)
+#define HEAP_ITEM struct entry
+#include "bpe_heap.h"
+
+static fm_status offer(struct trainer *trainer, uint32_t number)
 {
     const struct pair *pair = &trainer->pairs[number];
-    struct entry entry = {pair->count, pair->left, pair->right, number};
     void *heap = trainer->heap;
     FM_TRY(reserve(&heap, trainer->heap_count, &trainer->heap_capacity, sizeof *trainer->heap));
     trainer->heap = heap;
-    size_t at = trainer->heap_count++;
-    for (; at > 0 && before(&entry, &trainer->heap[(at - 1) / 2]); at = (at - 1) / 2)
-        trainer->heap[at] = trainer->heap[(at - 1) / 2];
-    trainer->heap[at] = entry;
+    heap_push(trainer->heap, &trainer->heap_count,
+              (struct entry){pair->count, pair->left, pair->right, number});
     return FM_OK;
-}
-
-static struct entry heap_pop(struct trainer *trainer)
-{
-    struct entry *heap = trainer->heap, top = heap[0], last = heap[--trainer->heap_count];
-    size_t at = 0;
-    for (size_t child; (child = 2 * at + 1) < trainer->heap_count; at = child) {
-        if (child + 1 < trainer->heap_count && before(&heap[child + 1], &heap[child]))
-            child++;
-        if (!before(&heap[child], &last))
-            break;
-        heap[at] = heap[child];
-    }
-    heap[at] = last;
-    return top;
 }
 
 // A pair occurs `weight` times more (or less) in a word.
@@ -173,7 +158,7 @@ static fm_status count_pair(struct trainer *trainer, int32_t left, int32_t right
 static fm_status offer_fresh(struct trainer *trainer)
 {
     for (size_t i = 0; i < trainer->fresh_count; i++)
-        FM_TRY(heap_push(trainer, trainer->fresh[i]));
+        FM_TRY(offer(trainer, trainer->fresh[i]));
     trainer->fresh_count = 0;
     return FM_OK;
 }
@@ -260,11 +245,11 @@ static fm_status add_token(fm_tokenizer *tokenizer, const struct pair *pair, int
 static fm_status merge_all(struct trainer *trainer, fm_tokenizer *tokenizer, int vocab)
 {
     while (tokenizer->vocab < vocab && trainer->heap_count > 0) {
-        struct entry top = heap_pop(trainer);
+        struct entry top = heap_pop(trainer->heap, &trainer->heap_count);
         struct pair *pair = &trainer->pairs[top.pair];
         if (pair->count != top.count) {
             if (pair->count > 0)
-                FM_TRY(heap_push(trainer, top.pair));
+                FM_TRY(offer(trainer, top.pair));
             continue;
         }
         if (pair->count < 2) // what occurs once teaches nothing
