@@ -226,7 +226,7 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
     return FM_OK;
 }
 
-static fm_status nothing_before(void *state)
+fm_status fm_bench_fs_nothing_before(void *state)
 {
     (void)state;
     return FM_OK;
@@ -241,17 +241,18 @@ static void metrics(void *state, fm_bench_metrics *to)
 
 static fm_status cases(fm_bench *bench)
 {
-    FM_TRY(fm_bench_add(bench, &(fm_bench_case){
-                                   .name = "kv.memory.create",
-                                   .argument = "memory",
-                                   .items = CREATES,
-                                   .mode = FM_BENCH_IN_SMOKE,
-                                   .threads = 1,
-                                   .setup = setup,
-                                   .before = nothing_before, // each run makes files anew, so runs stay few
-                                   .run = run_one,
-                                   .teardown = teardown,
-                               }));
+    FM_TRY(fm_bench_add(
+        bench, &(fm_bench_case){
+                   .name = "kv.memory.create",
+                   .argument = "memory",
+                   .items = CREATES,
+                   .mode = FM_BENCH_IN_SMOKE,
+                   .threads = 1,
+                   .setup = setup,
+                   .before = fm_bench_fs_nothing_before, // each run makes files anew, so runs stay few
+                   .run = run_one,
+                   .teardown = teardown,
+               }));
     FM_TRY(fm_bench_fs_store_cases(bench));
     FM_TRY(fm_bench_fs_cluster_cases(bench));
     FM_TRY(fm_bench_fs_usrbio_cases(bench));
@@ -266,7 +267,7 @@ static fm_status cases(fm_bench *bench)
                                    .clock = FM_BENCH_WALL,
                                    .threads = 1, // as the harness counts; the writers are the case's own
                                    .setup = setup,
-                                   .before = nothing_before,
+                                   .before = fm_bench_fs_nothing_before,
                                    .run = run_grouped,
                                    .metrics = metrics,
                                    .teardown = teardown,

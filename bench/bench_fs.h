@@ -11,6 +11,8 @@ enum { FM_BENCH_FS_PATH = 512 };
 /** Makes a folder on the disk that is measured: below TMPDIR, or /tmp. `out_folder` has FM_BENCH_FS_PATH bytes. */
 fm_status fm_bench_fs_folder(char *out_folder);
 void fm_bench_fs_folder_remove(const char *folder);
+/** Of cases whose runs must stay few. */
+fm_status fm_bench_fs_nothing_before(void *state);
 
 /** Reads or writes at `offsets` (count of them, `size` bytes each) by io_uring with O_DIRECT, `depth` at once, into or from
  * `buffers` (depth of `size` bytes); after writes one flush, or each is durable by itself (O_DSYNC).

@@ -204,12 +204,6 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
     return FM_OK;
 }
 
-static fm_status nothing_before(void *state)
-{
-    (void)state;
-    return FM_OK;
-}
-
 static fm_status add_pages(fm_bench *bench, const char *name, const unsigned *depth, double ratio)
 {
     return fm_bench_add(bench, &(fm_bench_case){
@@ -219,7 +213,7 @@ static fm_status add_pages(fm_bench *bench, const char *name, const unsigned *de
                                    .clock = FM_BENCH_WALL,
                                    .threads = 1,
                                    .setup = setup,
-                                   .before = nothing_before,
+                                   .before = fm_bench_fs_nothing_before,
                                    .run = run_pages,
                                    .teardown = teardown,
                                    .peers = {{.name = "io_uring", .run = run_raw_pages}},
@@ -239,7 +233,7 @@ fm_status fm_bench_fs_cluster_cases(fm_bench *bench)
                                    .clock = FM_BENCH_WALL,
                                    .threads = 1, // of the client
                                    .setup = setup,
-                                   .before = nothing_before, // a run is long enough
+                                   .before = fm_bench_fs_nothing_before, // a run is long enough
                                    .run = run_cluster,
                                    .teardown = teardown,
                                    .peers = {{.name = "io_uring", .run = run_raw}},

@@ -159,29 +159,23 @@ static fm_status setup(const fm_bench_setup *given, void **out_state)
     return FM_OK;
 }
 
-static fm_status nothing_before(void *state)
-{
-    (void)state;
-    return FM_OK;
-}
-
 fm_status fm_bench_fs_names_cases(fm_bench *bench)
 {
     static const char *const names[] = {"names.create.32", "names.service.create.32"};
     for (int i = 0; i < 2; i++)
-        FM_TRY(
-            fm_bench_add(bench, &(fm_bench_case){
-                                    .name = names[i],
-                                    .argument = i ? names[i] : NULL,
-                                    .items = (double)CLIENTS * CREATES,
-                                    .clock = FM_BENCH_WALL,
-                                    .threads = 1, // as the harness counts; the clients are the case's own
-                                    .setup = setup,
-                                    .before = nothing_before, // each run makes files anew, so runs stay few
-                                    .run = run_together,
-                                    .teardown = teardown,
-                                    .peers = {{.name = "one_client", .run = run_alone}},
-                                    .goals = {{FM_BENCH_RATIO, .peer = "one_client", .must = 4}},
-                                }));
+        FM_TRY(fm_bench_add(
+            bench, &(fm_bench_case){
+                       .name = names[i],
+                       .argument = i ? names[i] : NULL,
+                       .items = (double)CLIENTS * CREATES,
+                       .clock = FM_BENCH_WALL,
+                       .threads = 1, // as the harness counts; the clients are the case's own
+                       .setup = setup,
+                       .before = fm_bench_fs_nothing_before, // each run makes files anew, so runs stay few
+                       .run = run_together,
+                       .teardown = teardown,
+                       .peers = {{.name = "one_client", .run = run_alone}},
+                       .goals = {{FM_BENCH_RATIO, .peer = "one_client", .must = 4}},
+                   }));
     return FM_OK;
 }

@@ -127,6 +127,20 @@ const char *fm_test_file(const char *name, const void *bytes, size_t size)
     return path;
 }
 
+unsigned fm_test_mappings(pid_t process, const char *name)
+{
+    char path[64];
+    char line[5000];
+    unsigned count = 0;
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)process);
+    FILE *maps = fopen(path, "re");
+    assert_non_null(maps);
+    while (fgets(line, sizeof line, maps))
+        count += strstr(line, name) != NULL;
+    fclose(maps);
+    return count;
+}
+
 struct gate {
     size_t refuse_at; // 1-based; the allocation that is refused
     size_t seen;

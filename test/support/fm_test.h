@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 
 #include <cmocka.h>
 
@@ -75,5 +76,8 @@ void fm_test_each_alloc_fails(fm_status (*body)(void *context), void *context);
 
 /** A file of `size` bytes in fm_test_tmpdir(); returns its path (valid until the program ends). */
 const char *fm_test_file(const char *name, const void *bytes, size_t size);
+
+/** How many areas of a process's memory are mapped from something whose name has this in it. */
+unsigned fm_test_mappings(pid_t process, const char *name);
 
 #endif

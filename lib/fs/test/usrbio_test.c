@@ -194,6 +194,21 @@ static void full_ring(struct hf3fs_ior *reads, const struct hf3fs_iov *iov, int 
     assert_int_equal(hf3fs_wait_for_ios(reads, cqes, 4, 9, NULL), 4);
 }
 
+// A file that was closed stays registered; its number is taken until it is given back.
+static int close_registered(struct hf3fs_ior *reads, const struct hf3fs_iov *iov, int fd, int handle)
+{
+    int number = fd;
+    close(fd);
+    assert_int_equal(run_one(reads, iov, iov->base, number, 0, 100), 100);
+    fd = open_file("f", O_RDWR);
+    assert_int_equal(fd, number);
+    assert_int_equal(hf3fs_reg_fd(fd, 0), EINVAL);
+    hf3fs_dereg_fd(fd);
+    assert_int_equal(hf3fs_prep_io(reads, iov, true, iov->base, handle, 0, 1, NULL), -EBADF);
+    assert_true(hf3fs_reg_fd(fd, 0) <= 0);
+    return fd;
+}
+
 static void every_result_is_as_documented(void **state)
 {
     (void)state;
@@ -246,16 +261,7 @@ static void every_result_is_as_documented(void **state)
     assert_int_equal(run_one(&reads, &wrapped, wrapped.base + 5, fd, 5, 100), 100);
     assert_memory_equal(wrapped.base + 5, expected + 5, 100);
     assert_int_equal(run_one(&writes, &iov, iov.base, fd, (size_t)CHUNK << 32, 1), -EFBIG);
-    // A file that was closed stays registered; its number is taken until it is given back.
-    int number = fd;
-    close(fd);
-    assert_int_equal(run_one(&reads, &iov, iov.base, number, 0, 100), 100);
-    fd = open_file("f", O_RDWR);
-    assert_int_equal(fd, number);
-    assert_int_equal(hf3fs_reg_fd(fd, 0), EINVAL);
-    hf3fs_dereg_fd(fd);
-    assert_int_equal(hf3fs_prep_io(&reads, &iov, true, iov.base, handle, 0, 1, NULL), -EBADF);
-    assert_true(hf3fs_reg_fd(fd, 0) <= 0);
+    fd = close_registered(&reads, &iov, fd, handle);
     full_ring(&reads, &iov, fd);
     hf3fs_iordestroy(&reads);
     hf3fs_iordestroy(&writes);
@@ -479,16 +485,7 @@ static void run_the_program(void *context)
 // How many mappings of shared memory the mount's process has.
 static unsigned mappings(void)
 {
-    char path[64];
-    char line[512];
-    unsigned count = 0;
-    snprintf(path, sizeof path, "/proc/%d/maps", (int)daemon_pid);
-    FILE *maps = fopen(path, "re");
-    assert_non_null(maps);
-    while (fgets(line, sizeof line, maps))
-        count += strstr(line, "memfd:hf3fs-iov") != NULL;
-    fclose(maps);
-    return count;
+    return fm_test_mappings(daemon_pid, "memfd:hf3fs-iov");
 }
 
 // And descriptors of it.

@@ -43,7 +43,7 @@ enum net_tls_result fm_net_tls_read(struct net_tls_session *session, void *bytes
 // After NET_TLS_BLOCKED the next write begins with the same bytes, and has as many or more.
 enum net_tls_result fm_net_tls_write(struct net_tls_session *session, const void *bytes, size_t size,
                                      size_t *out_size, fm_status *out_status);
-// What both ends of this session know and nobody else, not even who has certificates for two sessions and stands between
+// What both ends of this TLS connection know and nobody else, not even who has certificates for two and stands between
 // (the exporter of RFC 9266). After the handshake. FM_ERR_INTERNAL.
 FM_MUST_USE fm_status fm_net_tls_binding(struct net_tls_session *session,
                                          uint8_t out_binding[NET_TLS_BINDING_BYTES]);
