@@ -43,21 +43,36 @@ static int64_t errno_of(const fm_fs_move *move)
     }
 }
 
-static void answer(struct fm_fs_hub_ring *ring, int32_t index, int64_t result)
+// Whether the program sleeps and has now what it sleeps for.
+static int sleeps(const struct fm_fs_hub_ring *ring)
+{
+    uint32_t wanted = __atomic_load_n(word(ring, FM_FS_RING_WANTED), __ATOMIC_RELAXED);
+    return (int32_t)(ring->answered - wanted) >= 0 &&
+           __atomic_load_n(word(ring, FM_FS_RING_SLEEPS), __ATOMIC_RELAXED);
+}
+
+static void wake_program(struct fm_fs_hub_ring *ring)
 {
     const uint64_t one = 1;
+    if (sleeps(ring) && __atomic_exchange_n(word(ring, FM_FS_RING_SLEEPS), 0, __ATOMIC_SEQ_CST) &&
+        write(ring->woken, &one, sizeof one) < 0)
+        return; // full of wakes already
+}
+
+static void answer(struct fm_fs_hub_ring *ring, int32_t index, int64_t result)
+{
     struct fm_fs_ring_result *at = &ring->results[ring->answered & (ring->slots - 1)];
     *at = (struct fm_fs_ring_result){.index = index, .result = result};
     ring->answered++;
     __atomic_store_n(word(ring, FM_FS_RING_ANSWERED), ring->answered, __ATOMIC_RELEASE);
     // The result is there before the question whether the program sleeps: it asks in the opposite order.
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    uint32_t wanted = __atomic_load_n(word(ring, FM_FS_RING_WANTED), __ATOMIC_RELAXED);
-    if ((int32_t)(ring->answered - wanted) >= 0 &&
-        __atomic_load_n(word(ring, FM_FS_RING_SLEEPS), __ATOMIC_RELAXED) &&
-        __atomic_exchange_n(word(ring, FM_FS_RING_SLEEPS), 0, __ATOMIC_SEQ_CST) &&
-        write(ring->woken, &one, sizeof one) < 0)
-        return; // full of wakes already
+    if (ring->waking || !sleeps(ring))
+        return;
+    // After what else there is in this turn: a wake takes as long as some ten reads.
+    ring->waking = fm_net_timer_start(ring->hub->loop, &ring->wake, 0) == FM_OK;
+    if (!ring->waking)
+        wake_program(ring);
 }
 
 static void ring_free(struct fm_fs_hub_ring *ring)
@@ -269,6 +284,24 @@ static void too_late(void *context)
     take_or_end(ring);
 }
 
+// The program is to be woken. What it has put in meanwhile goes first, so that the disk works while it wakes.
+static void wake(void *context)
+{
+    struct fm_fs_hub_ring *ring = context;
+    int more = __atomic_load_n(word(ring, FM_FS_RING_PREPARED), __ATOMIC_RELAXED) != ring->accepted;
+    ring->waking = 0;
+    if (ring->looked || !more) {
+        ring->looked = 0;
+        wake_program(ring);
+        return;
+    }
+    ring->looked = 1;
+    ring->waking = fm_net_timer_start(ring->hub->loop, &ring->wake, 0) == FM_OK;
+    if (!ring->waking)
+        wake_program(ring);
+    take_or_end(ring);
+}
+
 fm_status fm_fs_hub_ring_start(struct fm_fs_hub_ring *ring)
 {
     ring->ops = fm_base_mem_zalloc(ring->slots, sizeof *ring->ops);
@@ -283,6 +316,7 @@ fm_status fm_fs_hub_ring_start(struct fm_fs_hub_ring *ring)
     ring->results = (struct fm_fs_ring_result *)(void *)(ring->memory + FM_FS_RING_ENTRIES +
                                                          (size_t)ring->slots * FM_FS_RING_ENTRY_BYTES);
     ring->timer = (fm_net_timer){.fire = too_late, .context = ring};
+    ring->wake = (fm_net_timer){.fire = wake, .context = ring};
     ring->watch =
         (fm_net_watch){.fd = ring->wakes, .events = 1 /* EPOLLIN */, .ready = woken, .context = ring};
     __atomic_store_n(word(ring, FM_FS_RING_ASKS), 1, __ATOMIC_SEQ_CST);
@@ -299,6 +333,7 @@ void fm_fs_hub_ring_end(struct fm_fs_hub_ring *ring)
 {
     fm_net_watch_stop(ring->hub->loop, &ring->watch);
     fm_net_timer_stop(ring->hub->loop, &ring->timer);
+    fm_net_timer_stop(ring->hub->loop, &ring->wake);
     ring->session = NULL;
     for (uint32_t i = 0; i < ring->slots; i++)
         ring->ops[i].move.cancelled = 1;

@@ -132,6 +132,8 @@ static fm_status worker_progress(fm_net_worker *worker, int64_t timeout_ns)
     int64_t left = next_timeout(worker);
     struct epoll_event events[EVENT_BATCH];
     int count = epoll_wait(worker->epoll, events, EVENT_BATCH, to_ms(left < timeout_ns ? left : timeout_ns));
+    if (count < 0 && errno == EINTR) // a signal, or io_uring, which then has results
+        count = epoll_wait(worker->epoll, events, EVENT_BATCH, 0);
     if (count < 0 && errno != EINTR)
         return fm_base_error_set_errno(FM_ERR_IO, errno, "epoll_wait");
     for (int i = 0; i < count; i++)

@@ -7,11 +7,13 @@
 
 enum {
     DEPTH = 128,
-    // Results that are taken before the loop has a turn. A disk may finish all that it has at once and idle then: so the first
-    // ones go their way, and what comes of them is begun, before the others are looked at.
-    TURN = 8,
-    // What was submitted waits for more of it, to share a call to the kernel, until it would keep the disk waiting.
-    HELD_BYTES = 32 << 10
+    // A disk may finish all that it has at once and idle then. So the loop has a turn after the first results, that they go
+    // their way and what comes of them is begun, before the others are looked at.
+    FIRST = 8,
+    // What was submitted waits for more of it, to share a call to the kernel, until it would keep the disk waiting; less when
+    // the disk has nothing else.
+    HELD_BYTES = 32 << 10,
+    HELD_IDLE_BYTES = 16 << 10
 };
 
 struct fm_fs_ring {
@@ -22,6 +24,7 @@ struct fm_fs_ring {
     int flushing;   // the timer is set
     int collecting; // what is submitted meanwhile goes to the kernel at its end
     unsigned in_flight;
+    int dry;     // there were no more results
     size_t held; // bytes that are submitted and not known to the kernel
     void (*done)(void *context, fm_fs_disk_io *io, int result);
     void *context;
@@ -32,14 +35,16 @@ static void collect(void *context, uint32_t events)
     fm_fs_ring *ring = context;
     struct io_uring_cqe *cqe;
     (void)events;
+    unsigned left = ring->dry ? FIRST : DEPTH;
     ring->collecting = 1;
-    for (unsigned left = TURN; left > 0 && io_uring_peek_cqe(&ring->ring, &cqe) == 0; left--) {
+    for (; left > 0 && io_uring_peek_cqe(&ring->ring, &cqe) == 0; left--) {
         fm_fs_disk_io *io = io_uring_cqe_get_data(cqe);
         int result = cqe->res;
         io_uring_cqe_seen(&ring->ring, cqe);
         ring->in_flight--;
         ring->done(ring->context, io, result);
     }
+    ring->dry = left > 0;
     ring->collecting = 0;
     ring->held = 0;
     io_uring_submit(&ring->ring);
@@ -110,7 +115,8 @@ int fm_fs_ring_submit(fm_fs_ring *ring, int fd, fm_fs_disk_io *io, size_t done_b
     io_uring_sqe_set_data(sqe, io);
     ring->in_flight++;
     ring->held += size;
-    if (ring->held >= HELD_BYTES) {
+    int idle = ring->in_flight == io_uring_sq_ready(&ring->ring);
+    if (ring->held >= (idle ? HELD_IDLE_BYTES : HELD_BYTES)) {
         ring->held = 0;
         io_uring_submit(&ring->ring);
         return 1;
