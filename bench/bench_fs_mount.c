@@ -37,7 +37,7 @@ enum {
     WARM_CACHE = 256 * MIB,
     COLD = 384 * MIB,
     COLD_CACHE = 32 * MIB,
-    DEPTH = 8, // of io_uring: two of the kernel's readahead windows of 4 MiB
+    DEPTH = 16, // of io_uring: two of the kernel's readahead windows of 8 MiB
     PAGE = 4096,
     READERS = 4,
     READS = 16384

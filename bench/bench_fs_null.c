@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 // As in lib/fs/src/fuse/mount_fuse.c: the same requests reach both.
-enum { TRANSFER_MAX = 1 << 20, READAHEAD_BYTES = 4 << 20, THREADS_MAX = 64, THREADS_IDLE = 10, FILE_INO = 2 };
+enum { TRANSFER_MAX = 1 << 20, READAHEAD_BYTES = 8 << 20, THREADS_MAX = 64, THREADS_IDLE = 10, FILE_INO = 2 };
 
 static uint64_t file_bytes;
 static char transfer[TRANSFER_MAX];
