@@ -63,6 +63,22 @@ says out.txt '# TYPE fathom_fs_mount_request_seconds histogram'
 [ "$(value missed_bytes_total)" -ge 300000 ]
 [ "$(value cache_bytes)" -ge 300000 ]
 
+# Large pieces are asked for as such, and small ones read ahead of the program.
+requests() { # kind, command...: how many of them the command costs
+    local before kind=$1
+    shift
+    scrape up.txt
+    before=$(value "request_seconds_count{request=\"$kind\"}")
+    "$@" 2>err.txt
+    scrape up.txt
+    echo $(($(value "request_seconds_count{request=\"$kind\"}") - before))
+}
+[ "$(requests write dd if=/dev/zero of=m/large bs=1M count=8)" -le 16 ]
+dd if=m/large iflag=nocache count=0 2>err.txt
+[ "$(requests read dd if=m/large of=/dev/null bs=1M)" -le 128 ]
+dd if=m/large iflag=nocache count=0 2>err.txt
+[ "$(requests read dd if=m/large of=/dev/null bs=4k)" -le 128 ] # of 2048 reads
+
 # What is open, locked, and waits.
 until_is open_files 0
 exec 6<m/bytes
