@@ -232,7 +232,7 @@ static fm_status keep_used(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *s
     }
     pthread_mutex_lock(&cache->lock);
     cache->info.kept += kept;
-    fm_fs_kvcache_unpin(cache, segment);
+    (void)fm_fs_kvcache_unpin(segment); // only who has the put lock, as we do, removes segments
     pthread_mutex_unlock(&cache->lock);
     fm_base_mem_free(bytes);
     fm_base_mem_free(used);
@@ -465,8 +465,9 @@ static void end_get(fm_fs_kvcache *cache, const struct fm_fs_kvcache_entry *entr
         if (there && there->segment == entry->segment && there->offset == entry->offset)
             fm_fs_kvcache_forget(cache, there);
     }
-    fm_fs_kvcache_unpin(cache, entry->segment);
+    struct fm_fs_kvcache_segment *last = fm_fs_kvcache_unpin(entry->segment);
     pthread_mutex_unlock(&cache->lock);
+    fm_fs_kvcache_segment_free(last);
 }
 
 fm_status fm_fs_kvcache_get(fm_fs_kvcache *cache, const fm_fs_kvcache_key *key, void *buffer, size_t capacity,

@@ -57,7 +57,7 @@ struct fm_fs_kvcache_segment {
     uint64_t opened;  // number of the get that used the file last
     struct fm_fs_kvcache_entry *entries;
     unsigned pins; // gets that read from it
-    int gone;      // out of the folder; freed with its last pin
+    int gone;      // out of the folder; freed by who drops its last pin
     int seen;      // by a refresh
 };
 
@@ -92,7 +92,7 @@ void fm_fs_kvcache_forget_all(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment
 
 // kvcache_segment.c: with `put_lock` held; each takes `lock` where it changes what gets see
 
-// Makes the next segment the active one.
+// Makes the next segment the active one. Whoever has `put_lock` may read the set of segments without `lock`.
 fm_status fm_fs_kvcache_begin(fm_fs_kvcache *cache);
 // Appends records to the active segment, which must have room, and enters them into the index. Of the entries key, size and
 // used_ns are given. After FM_ERR_NOMEM any of them may be in the index.
@@ -104,7 +104,9 @@ fm_status fm_fs_kvcache_remove(fm_fs_kvcache *cache, struct fm_fs_kvcache_segmen
 fm_status fm_fs_kvcache_scan(fm_fs_kvcache *cache);
 // With `lock` held: opens the segment's file, if it is not, and keeps it from closing until it is dropped.
 fm_status fm_fs_kvcache_pin(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *segment);
-void fm_fs_kvcache_unpin(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *segment);
+// With `lock` held; returns the segment if the caller must free it, when it has let go of the lock.
+struct fm_fs_kvcache_segment *fm_fs_kvcache_unpin(struct fm_fs_kvcache_segment *segment);
+// NULL is allowed. It closes the file, which may take long: best without `lock`.
 void fm_fs_kvcache_segment_free(struct fm_fs_kvcache_segment *segment);
 
 #endif

@@ -35,9 +35,20 @@ static int compare(const struct fm_fs_kvcache_segment *a, const struct fm_fs_kvc
                                           : (a->writer > b->writer) - (a->writer < b->writer);
 }
 
-// Makes a segment's struct and puts it in its place among the others.
-static fm_status add(fm_fs_kvcache *cache, uint64_t created_ns, uint64_t writer,
-                     struct fm_fs_kvcache_segment **out_segment)
+static fm_status new_segment(uint64_t created_ns, uint64_t writer, struct fm_fs_kvcache_segment **out_segment)
+{
+    struct fm_fs_kvcache_segment *segment = fm_base_mem_zalloc(1, sizeof *segment);
+    if (!segment)
+        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a segment");
+    segment->created_ns = created_ns;
+    segment->writer = writer;
+    snprintf(segment->name, sizeof segment->name, "kv-%016" PRIx64 "-%016" PRIx64 ".seg", created_ns, writer);
+    *out_segment = segment;
+    return FM_OK;
+}
+
+// Puts a segment in its place among the others.
+static fm_status enter(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *segment)
 {
     if (cache->segment_count == cache->segment_capacity) {
         size_t capacity = cache->segment_capacity ? 2 * cache->segment_capacity : 16;
@@ -47,20 +58,15 @@ static fm_status add(fm_fs_kvcache *cache, uint64_t created_ns, uint64_t writer,
         cache->segments = moved;
         cache->segment_capacity = capacity;
     }
-    struct fm_fs_kvcache_segment *segment = fm_base_mem_zalloc(1, sizeof *segment);
-    if (!segment)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for a segment");
-    segment->created_ns = created_ns;
-    segment->writer = writer;
-    snprintf(segment->name, sizeof segment->name, "kv-%016" PRIx64 "-%016" PRIx64 ".seg", created_ns, writer);
     size_t place = cache->segment_count++;
     for (; place > 0 && compare(cache->segments[place - 1], segment) > 0; place--)
         cache->segments[place] = cache->segments[place - 1];
     cache->segments[place] = segment;
-    *out_segment = segment;
     return FM_OK;
 }
 
+// Takes a segment out from among the others; the caller frees it once it has let go of the lock, unless it is pinned: then
+// who drops the last pin does.
 static void drop(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *segment)
 {
     size_t place = 0;
@@ -73,8 +79,6 @@ static void drop(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *segment)
     if (cache->active == segment)
         cache->active = NULL;
     segment->gone = 1;
-    if (!segment->pins)
-        fm_fs_kvcache_segment_free(segment);
 }
 
 static void resize(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *segment, uint64_t size)
@@ -110,21 +114,24 @@ fm_status fm_fs_kvcache_begin(fm_fs_kvcache *cache)
 {
     uint64_t created_ns = cache->options.now(cache->options.now_context);
     struct fm_fs_kvcache_segment *segment = NULL;
-    pthread_mutex_lock(&cache->lock);
     // Above all others, also where clocks are set back: names are unique, and what is written last goes last.
     if (cache->segment_count && cache->segments[cache->segment_count - 1]->created_ns >= created_ns)
         created_ns = cache->segments[cache->segment_count - 1]->created_ns + 1;
-    fm_status status = add(cache, created_ns, cache->writer, &segment);
+    FM_TRY(new_segment(created_ns, cache->writer, &segment));
+    // Without the lock, for it may take a while. After a failure the file, if there is one, is an empty segment to others.
+    fm_status status = create(cache, segment);
     if (status == FM_OK) {
-        status = create(cache, segment);
-        segment->end = FM_FS_KVCACHE_SEGMENT_HEAD;
-        resize(cache, segment, segment->end);
-        if (status < 0)
-            drop(cache, segment); // its file, if there is one, is an empty segment to others
-        else
+        pthread_mutex_lock(&cache->lock);
+        status = enter(cache, segment);
+        if (status == FM_OK) {
+            segment->end = FM_FS_KVCACHE_SEGMENT_HEAD;
+            resize(cache, segment, segment->end);
             cache->active = segment;
+        }
+        pthread_mutex_unlock(&cache->lock);
     }
-    pthread_mutex_unlock(&cache->lock);
+    if (status < 0)
+        fm_fs_kvcache_segment_free(segment);
     return status;
 }
 
@@ -197,7 +204,11 @@ fm_status fm_fs_kvcache_remove(fm_fs_kvcache *cache, struct fm_fs_kvcache_segmen
     for (const struct fm_fs_kvcache_entry *entry = segment->entries; entry; entry = entry->sibling)
         cache->info.evicted++;
     drop(cache, segment);
+    int pinned = segment->pins > 0;
     pthread_mutex_unlock(&cache->lock);
+    // Closing a removed file gives its space back, which takes long.
+    if (!pinned)
+        fm_fs_kvcache_segment_free(segment);
     return FM_OK;
 }
 
@@ -233,11 +244,9 @@ fm_status fm_fs_kvcache_pin(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *
     return FM_OK;
 }
 
-void fm_fs_kvcache_unpin(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *segment)
+struct fm_fs_kvcache_segment *fm_fs_kvcache_unpin(struct fm_fs_kvcache_segment *segment)
 {
-    (void)cache;
-    if (--segment->pins == 0 && segment->gone)
-        fm_fs_kvcache_segment_free(segment);
+    return --segment->pins == 0 && segment->gone ? segment : NULL;
 }
 
 /* Scans */
@@ -327,7 +336,7 @@ static fm_status read_segment(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment
         resize(cache, segment, info.size);
         status = read_records(cache, segment, &window, info.size);
     }
-    fm_fs_kvcache_unpin(cache, segment);
+    (void)fm_fs_kvcache_unpin(segment); // a scan drops none that it reads
     return status;
 }
 
@@ -353,10 +362,24 @@ static fm_status note(fm_fs_kvcache *cache, const char *name)
     for (size_t i = 0; i < cache->segment_count && !segment; i++)
         if (cache->segments[i]->created_ns == created_ns && cache->segments[i]->writer == writer)
             segment = cache->segments[i];
-    if (!segment)
-        FM_TRY(add(cache, created_ns, writer, &segment));
+    if (!segment) {
+        FM_TRY(new_segment(created_ns, writer, &segment));
+        fm_status status = enter(cache, segment);
+        if (status < 0) {
+            fm_fs_kvcache_segment_free(segment);
+            return status;
+        }
+    }
     segment->seen = 1;
     return FM_OK;
+}
+
+// A segment whose file somebody has removed.
+static void forget_segment(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *segment)
+{
+    drop(cache, segment);
+    if (!segment->pins)
+        fm_fs_kvcache_segment_free(segment);
 }
 
 fm_status fm_fs_kvcache_scan(fm_fs_kvcache *cache)
@@ -374,7 +397,7 @@ fm_status fm_fs_kvcache_scan(fm_fs_kvcache *cache)
     if (status == FM_OK)
         for (size_t i = cache->segment_count; i-- > 0;)
             if (!cache->segments[i]->seen)
-                drop(cache, cache->segments[i]);
+                forget_segment(cache, cache->segments[i]);
     for (size_t i = 0; i < cache->segment_count && status == FM_OK; i++)
         status = read_segment(cache, cache->segments[i]);
     pthread_mutex_unlock(&cache->lock);
