@@ -146,6 +146,46 @@ static void a_mount_alone_tells_nobody_of_each_sync(void **state)
     mount_home_close(&home);
 }
 
+// Half of it is on its way when the rest comes, and all that is done with it meets both.
+static void what_is_on_its_way_is_there_for_all(void **state)
+{
+    (void)state;
+    enum { PIECE = LARGE / 6, PIECES = 34 }; // 34 MiB: two flights, and some more
+    struct stat info;
+    mount_home_open(&home, 2, NULL);
+    fill(8);
+    int fd = mount_file(&home, 0, "a", O_RDWR | O_CREAT);
+    int end = mount_file(&home, 0, "a", O_WRONLY | O_APPEND);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < PIECES; i++)
+            put(fd, bytes + (size_t)((i + round) % 6) * PIECE, PIECE, (off_t)i * PIECE);
+        // Over what is on its way, behind all, and in front of what waits.
+        put(fd, bytes + 5, PIECE, 100);
+        assert_int_equal(write(end, bytes, 7), 7);
+        assert_int_equal(pread(fd, got, PIECE, 100), PIECE);
+        assert_memory_equal(got, bytes + 5, PIECE);
+        assert_int_equal(fstat(fd, &info), 0);
+        assert_int_equal(info.st_size, (off_t)PIECES * PIECE + 7);
+        int other = -1;
+        if (round > 0) {
+            assert_int_equal(fsync(fd), 0);
+            other = mount_file(&home, 1, "a", O_RDONLY);
+        }
+        for (int i = 2; i < PIECES; i++) {
+            assert_int_equal(pread(other < 0 ? fd : other, got, PIECE, (off_t)i * PIECE), PIECE);
+            assert_memory_equal(got, bytes + (size_t)((i + round) % 6) * PIECE, PIECE);
+        }
+        if (other >= 0)
+            close(other);
+        assert_int_equal(ftruncate(fd, PIECE), 0);
+        assert_int_equal(fstat(fd, &info), 0);
+        assert_int_equal(info.st_size, PIECE);
+    }
+    close(end);
+    close(fd);
+    mount_home_close(&home);
+}
+
 static size_t resident(const char *name)
 {
     unsigned char pages[LARGE / SMALL];
@@ -293,6 +333,7 @@ int main(void)
         cmocka_unit_test(small_writes_become_few),
         cmocka_unit_test(what_waits_is_seen_here_and_after_sync_there),
         cmocka_unit_test(a_mount_alone_tells_nobody_of_each_sync),
+        cmocka_unit_test(what_is_on_its_way_is_there_for_all),
         cmocka_unit_test(the_kernel_keeps_what_nobody_else_changed),
         cmocka_unit_test(failures_are_told_at_sync_and_close),
         cmocka_unit_test(a_full_cluster_says_so_and_goes_on),

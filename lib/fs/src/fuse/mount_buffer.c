@@ -14,13 +14,13 @@ enum {
 };
 
 // The first extent that ends at `offset` or behind it.
-static size_t first_at(const struct fm_fs_mount_file *file, uint64_t offset)
+static size_t first_at(const struct fm_fs_mount_extent *extents, size_t count, uint64_t offset)
 {
     size_t low = 0;
-    size_t high = file->count;
+    size_t high = count;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        const struct fm_fs_mount_extent *extent = &file->extents[middle];
+        const struct fm_fs_mount_extent *extent = &extents[middle];
         if (extent->offset + extent->size < offset)
             low = middle + 1;
         else
@@ -73,17 +73,9 @@ static fm_status insert(fm_fs_mount *mount, struct fm_fs_mount_file *file, size_
     return FM_OK;
 }
 
-// Adds bytes to the extents. FM_ERR_LIMIT: they are too scattered; FM_ERR_NOMEM. Both leave all as it was.
-static fm_status add(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes, size_t size,
-                     uint64_t offset)
+static fm_status overlay(fm_fs_mount *mount, struct fm_fs_mount_file *file, struct fm_fs_mount_extent *extent,
+                         const void *bytes, size_t size, uint64_t offset)
 {
-    size_t at = first_at(file, offset);
-    struct fm_fs_mount_extent *extent = at < file->count ? &file->extents[at] : NULL;
-    if (!extent || extent->offset > offset + size)
-        return file->count == EXTENTS_MAX ? FM_ERR_LIMIT : insert(mount, file, at, bytes, size, offset);
-    // It touches this extent. Reaching into the next one, or before this one, is rare enough to be a flush's affair.
-    if (offset < extent->offset || (at + 1 < file->count && offset + size >= extent[1].offset))
-        return FM_ERR_LIMIT;
     size_t end = (size_t)(offset - extent->offset) + size;
     size_t before = extent->size;
     if (end > extent->size) {
@@ -95,6 +87,24 @@ static fm_status add(fm_fs_mount *mount, struct fm_fs_mount_file *file, const vo
     return FM_OK;
 }
 
+// Adds bytes to the extents. FM_ERR_LIMIT: they are too scattered; FM_ERR_NOMEM. Both leave all as it was.
+static fm_status add(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes, size_t size,
+                     uint64_t offset)
+{
+    size_t at = first_at(file->extents, file->count, offset);
+    int follows = at < file->count && file->extents[at].offset + file->extents[at].size == offset;
+    // What lies at the offset or behind it: the one that is grown if any follows it at once.
+    size_t next = follows ? at + 1 : at;
+    int within = next < file->count && file->extents[next].offset <= offset;
+    size_t behind = within ? next + 1 : next;
+    // Reaching over the end of one into another one is rare enough to be a flush's affair.
+    if (behind < file->count && file->extents[behind].offset < offset + size)
+        return FM_ERR_LIMIT;
+    if (within || follows)
+        return overlay(mount, file, &file->extents[within ? next : at], bytes, size, offset);
+    return file->count == EXTENTS_MAX ? FM_ERR_LIMIT : insert(mount, file, next, bytes, size, offset);
+}
+
 static void clear(fm_fs_mount *mount, struct fm_fs_mount_file *file)
 {
     for (size_t i = 0; i < file->count; i++)
@@ -102,25 +112,6 @@ static void clear(fm_fs_mount *mount, struct fm_fs_mount_file *file)
     file->count = 0;
     file->ends = 0;
     dirtied(mount, file, file->dirty, 0);
-}
-
-static fm_status write_extents(fm_fs_mount *mount, struct fm_fs_mount_file *file)
-{
-    struct fm_fs_volume_piece few[16] = {0};
-    struct fm_fs_volume_piece *pieces =
-        file->count <= 16 ? few : fm_base_mem_realloc(NULL, file->count, sizeof *pieces);
-    if (!pieces)
-        return fm_base_error_set(FM_ERR_NOMEM, "no memory for %zu pieces that are to be written",
-                                 file->count);
-    for (size_t i = 0; i < file->count; i++)
-        pieces[i] = (struct fm_fs_volume_piece){.offset = file->extents[i].offset,
-                                                .size = file->extents[i].size,
-                                                .bytes = file->extents[i].bytes};
-    fm_status status =
-        fm_fs_volume_write_pieces(mount->volume, file->ino, pieces, file->count, &file->version);
-    if (pieces != few)
-        fm_base_mem_free(pieces);
-    return status;
 }
 
 static fm_status fail(struct fm_fs_mount_file *file, fm_status status)
@@ -133,10 +124,19 @@ static fm_status fail(struct fm_fs_mount_file *file, fm_status status)
     return status;
 }
 
+// Waits for what is on its way.
+static fm_status land(struct fm_fs_mount_file *file)
+{
+    fm_status status = fm_fs_mount_behind_end(file);
+    return status < 0 ? fail(file, status) : FM_OK;
+}
+
 fm_status fm_fs_mount_flush_locked(fm_fs_mount *mount, struct fm_fs_mount_file *file, int settle)
 {
+    fm_status landed = land(file);
     if (file->count) {
-        fm_status status = write_extents(mount, file);
+        fm_status status =
+            fm_fs_mount_extents_write(mount, file->ino, file->extents, file->count, &file->version);
         for (size_t i = 0; i < file->count; i++)
             fm_fs_cache_drop(mount->cache, file->ino, file->extents[i].offset, file->extents[i].size);
         clear(mount, file);
@@ -144,11 +144,13 @@ fm_status fm_fs_mount_flush_locked(fm_fs_mount *mount, struct fm_fs_mount_file *
         if (status < 0)
             return fail(file, status);
     }
-    return settle ? fm_fs_mount_settle_locked(mount, file) : FM_OK;
+    fm_status settled = settle ? fm_fs_mount_settle_locked(mount, file) : FM_OK;
+    return landed < 0 ? landed : settled;
 }
 
 fm_status fm_fs_mount_settle_locked(fm_fs_mount *mount, struct fm_fs_mount_file *file)
 {
+    FM_TRY(land(file));
     if (!file->unsettled)
         return FM_OK;
     file->unsettled = 0;
@@ -213,6 +215,13 @@ static fm_status write_through(fm_fs_mount *mount, struct fm_fs_mount_file *file
     return FM_OK;
 }
 
+// What is here goes to the volume, if it can while more is gathered.
+static fm_status pass_on(fm_fs_mount *mount, struct fm_fs_mount_file *file)
+{
+    FM_TRY(land(file));
+    return fm_fs_mount_behind_begin(mount, file) == FM_OK ? FM_OK : fm_fs_mount_flush_locked(mount, file, 0);
+}
+
 static fm_status write_locked(fm_fs_mount *mount, struct fm_fs_mount_file *file, const void *bytes,
                               size_t size, uint64_t offset, int direct)
 {
@@ -223,14 +232,14 @@ static fm_status write_locked(fm_fs_mount *mount, struct fm_fs_mount_file *file,
         return write_through(mount, file, bytes, size, offset);
     fm_status status = add(mount, file, bytes, size, offset);
     if (status == FM_ERR_LIMIT) {
-        if (fm_fs_mount_flush_locked(mount, file, 0) < 0) // told at fsync or close
+        if (pass_on(mount, file) < 0) // told at fsync or close
             return write_through(mount, file, bytes, size, offset);
         status = add(mount, file, bytes, size, offset);
     }
     if (status < 0)
         return write_through(mount, file, bytes, size, offset);
     // A failure is told at fsync or close, as by the kernel's own cache: these bytes were taken.
-    if (file->dirty >= FILE_MAX && fm_fs_mount_flush_locked(mount, file, 0) < 0)
+    if (file->dirty >= FILE_MAX && pass_on(mount, file) < 0)
         return FM_OK;
     return FM_OK;
 }
@@ -250,7 +259,8 @@ static fm_status find_end(fm_fs_mount *mount, struct fm_fs_mount_file *file, uin
     if (!file->count || !file->ends) {
         fm_fs_node node;
         FM_TRY(fm_fs_meta_node(mount->meta, file->ino, &node));
-        file->end = node.size;
+        uint64_t behind = fm_fs_mount_behind_reach(file);
+        file->end = node.size > behind ? node.size : behind;
         file->ends = file->count > 0;
     }
     *out_end = file->end;
@@ -278,15 +288,22 @@ fm_status fm_fs_mount_buffer_append(fm_fs_mount *mount, struct fm_fs_mount_file 
     return status;
 }
 
-int fm_fs_mount_buffer_has(const struct fm_fs_mount_file *file, uint64_t offset, size_t size, size_t read)
+int fm_fs_mount_extents_have(const struct fm_fs_mount_extent *extents, size_t count, uint64_t offset,
+                             size_t size, size_t read)
 {
-    if (!file->count)
+    if (!count)
         return 0;
-    const struct fm_fs_mount_extent *last = &file->extents[file->count - 1];
+    const struct fm_fs_mount_extent *last = &extents[count - 1];
     if (read < size && last->offset + last->size > offset + read)
         return 1;
-    size_t at = first_at(file, offset + 1);
-    return at < file->count && file->extents[at].offset < offset + size;
+    size_t at = first_at(extents, count, offset + 1);
+    return at < count && extents[at].offset < offset + size;
+}
+
+int fm_fs_mount_buffer_has(const struct fm_fs_mount_file *file, uint64_t offset, size_t size, size_t read)
+{
+    return fm_fs_mount_extents_have(file->extents, file->count, offset, size, read) ||
+           fm_fs_mount_behind_has(file, offset, size, read);
 }
 
 fm_status fm_fs_mount_buffer_read(fm_fs_mount *mount, struct fm_fs_mount_file *file, void *buffer,

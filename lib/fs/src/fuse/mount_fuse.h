@@ -33,6 +33,8 @@ struct fm_fs_mount_extent {
     uint8_t *bytes;
 };
 
+struct fm_fs_mount_flight;
+
 // A file that is open here.
 struct fm_fs_mount_file {
     struct fm_fs_mount_file *next; // in its bucket; this and the next three with the mount's lock
@@ -47,13 +49,14 @@ struct fm_fs_mount_file {
     uint64_t size_max; // that its layout allows
     uint64_t end;      // while `ends`: where the file ended when the first of the extents was appended
     int ends;
-    uint64_t dirty_ns;   // since when
-    int unsettled;       // the last change has not been told
-    int through;         // a flush has failed: from now on writes wait for the volume
-    int lost;            // its locks went with the lease: it must be opened anew; atomic
-    int locked, flocked; // had a lock here of fcntl(), of flock(); atomic
-    fm_status error;     // of the last flush that failed,
-    unsigned error_turn; // and how many have
+    uint64_t dirty_ns;                 // since when
+    struct fm_fs_mount_flight *flight; // what is on its way to the volume, without these
+    int unsettled;                     // the last change has not been told
+    int through;                       // a flush has failed: from now on writes wait for the volume
+    int lost;                          // its locks went with the lease: it must be opened anew; atomic
+    int locked, flocked;               // had a lock here of fcntl(), of flock(); atomic
+    fm_status error;                   // of the last flush that failed,
+    unsigned error_turn;               // and how many have
 };
 
 // One opening of it.
@@ -182,6 +185,23 @@ fm_status fm_fs_mount_sync(fm_fs_mount *mount, struct fm_fs_mount_file *file);
 fm_status fm_fs_mount_flush_ino(fm_fs_mount *mount, uint64_t ino);
 // The first failure that this opening has not been told of.
 fm_status fm_fs_mount_error(struct fm_fs_mount_handle *handle);
+
+// mount_behind.c: with the file's lock; for writing, but for those that only look.
+
+fm_status fm_fs_mount_extents_write(fm_fs_mount *mount, uint64_t ino,
+                                    const struct fm_fs_mount_extent *extents, size_t count,
+                                    uint64_t *version);
+// Sends the extents on their way. FM_ERR_NOMEM, FM_ERR_LIMIT: they are still here.
+fm_status fm_fs_mount_behind_begin(fm_fs_mount *mount, struct fm_fs_mount_file *file);
+// Waits for what is on its way, and says what became of it.
+fm_status fm_fs_mount_behind_end(struct fm_fs_mount_file *file);
+int fm_fs_mount_behind_is_over(const struct fm_fs_mount_file *file);
+int fm_fs_mount_behind_has(const struct fm_fs_mount_file *file, uint64_t offset, size_t size, size_t read);
+uint64_t fm_fs_mount_behind_reach(const struct fm_fs_mount_file *file); // its last byte's end, or 0
+
+// mount_buffer.c
+int fm_fs_mount_extents_have(const struct fm_fs_mount_extent *extents, size_t count, uint64_t offset,
+                             size_t size, size_t read);
 
 static inline struct fm_fs_mount_handle *fm_fs_mount_handle_of(const struct fuse_file_info *info)
 {

@@ -53,6 +53,8 @@ static struct fm_fs_mount_file *make(fm_fs_mount *mount, uint64_t ino)
 
 static void end(struct fm_fs_mount_file *file)
 {
+    if (fm_fs_mount_behind_end(file) < 0) // nobody is left to be told
+        file->dirty = 0;
     for (size_t i = 0; i < file->count; i++)
         fm_base_mem_free(file->extents[i].bytes);
     fm_base_mem_free(file->extents);
@@ -196,7 +198,7 @@ static void tend(fm_fs_mount *mount, struct fm_fs_mount_file *file)
     fm_fs_node node;
     pthread_rwlock_rdlock(&file->lock);
     int old = file->dirty && fm_base_clock_ns() - file->dirty_ns >= age_ns;
-    int unsettled = file->unsettled;
+    int unsettled = file->unsettled && fm_fs_mount_behind_is_over(file);
     pthread_rwlock_unlock(&file->lock);
     if (old && fm_fs_mount_flush(mount, file) < 0) // remembered for who has it open
         return;
