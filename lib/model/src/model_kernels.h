@@ -10,7 +10,7 @@
 /** Partial sums of a reduction: as many as the widest register has lanes. */
 #define FM_MODEL_LANES 16
 
-/** What AdamW does to a range of parameters; see fm_model_adam_step(). */
+/** What AdamW does to a range of parameters; of a step, but for `decay`, which is of a weight. */
 struct fm_model_adam_terms {
     float rate, beta1, beta2, epsilon, decay;
     float correction1, correction2; // 1 / (1 - beta^t)
