@@ -24,6 +24,7 @@ until_is() { # name with labels, value
     exit 1
 }
 start() { # options: the mount in front, ready when this returns; what it says goes to up.txt
+    : >up.txt
     "$fathom" fs mount c m --metrics 127.0.0.1:0 --log json "$@" 2>up.txt &
     daemon=$!
     for ((i = 0; i < 600; i++)); do
@@ -99,7 +100,7 @@ for ((i = 0; i < 600; i++)); do
     sleep 0.1
 done
 [ "$(value dirty_bytes)" -ge 5 ]
-[ "$(value open_files)" = 2 ]
+until_is open_files 2
 [ "$(value locked_files)" = 1 ]
 [ "$(value ring_clients)" = 0 ]
 [ "$(value lock_waiters)" = 0 ]
@@ -107,7 +108,7 @@ kill $writer
 wait $writer || true
 exec 6<&-
 until_is open_files 0
-[ "$(value dirty_bytes)" = 0 ]
+until_is dirty_bytes 0
 
 # A listing with attributes brings them with the names. Nothing is remembered by default: each path is asked for.
 mkdir m/many
