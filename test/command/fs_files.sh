@@ -5,6 +5,8 @@ trap '"$fathom" fs cluster stop "$scratch/c" >/dev/null 2>/dev/null || true; rm 
 
 expect 1 "$fathom" fs ls c:/
 says err.txt 'not a cluster'
+expect 1 "$fathom" fs ls ''
+says err.txt 'an empty path'
 if ! "$fathom" fs cluster init c --targets 2 --replicas 1 2>err.txt; then # built without the embedded store
     says err.txt 'not a store of this build'
     exit 77

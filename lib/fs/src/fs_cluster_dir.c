@@ -11,6 +11,8 @@ enum { TEXT_BYTES_MAX = 4096 };
 
 fm_status fm_fs_cluster_path(const char *dir, const char *name, char *out_path)
 {
+    if (!*dir) // would be the root of this machine
+        return fm_base_error_set(FM_ERR_ARG, "an empty path; expected a cluster's directory");
     int length = snprintf(out_path, FM_FS_CLUSTER_PATH_MAX, "%s/%s", dir, name);
     if (length < 0 || length >= FM_FS_CLUSTER_PATH_MAX)
         return fm_base_error_set(FM_ERR_LIMIT, "%s: expected at most %d characters", dir,

@@ -156,7 +156,7 @@ void fm_fs_ask_serve(fm_fs_target *target, fm_fs_request *request, const fm_fs_m
         fm_fs_op_end(op, FM_OK, chunk->committed->version, NULL);
 }
 
-/* List: which chunks are there */
+/* List: which chunks are there, or may be: one whose making is not decided yet counts as well */
 
 static fm_status list_ids(const fm_fs_op *op, fm_fs_buffer **out_ids)
 {
@@ -169,7 +169,7 @@ static fm_status list_ids(const fm_fs_op *op, fm_fs_buffer **out_ids)
     size_t count = 0;
     const fm_fs_chunk *chunk = fm_fs_store_after(store, op->message.offset ? NULL : &op->message.id);
     for (; chunk && count < most; chunk = fm_fs_store_after(store, &chunk->id))
-        if (fm_fs_chunk_is_there(chunk))
+        if (chunk->pending || fm_fs_chunk_is_there(chunk))
             memcpy(ids->data + sizeof(fm_fs_chunk_id) * count++, chunk->id.bytes, sizeof(fm_fs_chunk_id));
     ids->size = count * sizeof(fm_fs_chunk_id);
     *out_ids = ids;

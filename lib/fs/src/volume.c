@@ -454,6 +454,25 @@ static fm_status write_zeros(fm_fs_volume *volume, const fm_fs_node *node, uint6
                      : FM_OK;
 }
 
+// Removes the chunks that begin from `offset` on and before `end`.
+static fm_status remove_range(fm_fs_volume *volume, const fm_fs_node *node, uint64_t offset, uint64_t end)
+{
+    struct fm_fs_volume_asker asker = {.volume = volume};
+    const struct fm_fs_cut_ways ways = fm_fs_volume_ways(&asker);
+    const uint64_t chunk = node->layout.chunk_bytes;
+    const uint64_t last = (end + chunk - 1) / chunk;
+    uint64_t index = (offset + chunk - 1) / chunk;
+    while (index < last) {
+        if (last - index > FM_FS_CUT_BATCH)
+            FM_TRY(fm_fs_cut_skip(&ways, node, index, last, &index));
+        uint64_t count = last - index < FM_FS_CUT_BATCH ? last - index : FM_FS_CUT_BATCH;
+        FM_TRY(fm_fs_volume_transfer(volume, node, FM_FS_VOLUME_REMOVE, index * chunk, count * chunk, NULL,
+                                     NULL));
+        index += count;
+    }
+    return FM_OK;
+}
+
 static fm_status punch(fm_fs_volume *volume, uint64_t ino, uint64_t offset, uint64_t length)
 {
     fm_fs_node node;
@@ -470,7 +489,7 @@ static fm_status punch(fm_fs_volume *volume, uint64_t ino, uint64_t offset, uint
         FM_TRY(write_zeros(volume, &node, offset, end_at));
     } else {
         FM_TRY(write_zeros(volume, &node, offset, first));
-        FM_TRY(fm_fs_volume_transfer(volume, &node, FM_FS_VOLUME_REMOVE, first, last - first, NULL, NULL));
+        FM_TRY(remove_range(volume, &node, first, last));
         FM_TRY(write_zeros(volume, &node, last, end_at));
     }
     return fm_fs_meta_extend(volume->meta, ino, node.data, 0, 0, &node);
@@ -504,22 +523,43 @@ static fm_status chunk_is_there(fm_fs_volume *volume, const fm_fs_node *node, ui
     return FM_OK;
 }
 
-static fm_status seek_chunk(fm_fs_volume *volume, const fm_fs_node *node, uint64_t offset, int hole,
-                            uint64_t *out_offset)
+static fm_status seek_data(fm_fs_volume *volume, const fm_fs_node *node, uint64_t offset,
+                           uint64_t *out_offset)
 {
+    struct fm_fs_volume_asker asker = {.volume = volume};
+    const struct fm_fs_cut_ways ways = fm_fs_volume_ways(&asker);
     const uint64_t chunk = node->layout.chunk_bytes;
-    for (uint64_t at = offset; at < node->size; at = (at / chunk + 1) * chunk) {
-        int there;
-        FM_TRY(chunk_is_there(volume, node, at / chunk, &there));
-        if (there == hole)
+    const uint64_t end = (node->size + chunk - 1) / chunk;
+    int there = 0;
+    for (uint64_t index = offset / chunk; index < end; index++) {
+        FM_TRY(chunk_is_there(volume, node, index, &there));
+        if (!there) {
+            FM_TRY(fm_fs_cut_skip(&ways, node, index, end, &index));
+            if (index < end) // it may have been on its way, or be gone
+                FM_TRY(chunk_is_there(volume, node, index, &there));
+        }
+        if (!there)
             continue;
-        *out_offset = at;
+        *out_offset = index * chunk > offset ? index * chunk : offset;
         return FM_OK;
     }
-    if (!hole)
-        return fm_base_error_set(FM_ERR_NOT_FOUND, "inode %llu has no data behind %llu",
-                                 (unsigned long long)node->ino, (unsigned long long)offset);
-    *out_offset = node->size;
+    return fm_base_error_set(FM_ERR_NOT_FOUND, "inode %llu has no data behind %llu",
+                             (unsigned long long)node->ino, (unsigned long long)offset);
+}
+
+static fm_status seek_hole(fm_fs_volume *volume, const fm_fs_node *node, uint64_t offset,
+                           uint64_t *out_offset)
+{
+    const uint64_t chunk = node->layout.chunk_bytes;
+    uint64_t at = offset;
+    int there = 1;
+    while (at < node->size) {
+        FM_TRY(chunk_is_there(volume, node, at / chunk, &there));
+        if (!there)
+            break;
+        at = (at / chunk + 1) * chunk;
+    }
+    *out_offset = at < node->size ? at : node->size;
     return FM_OK;
 }
 
@@ -536,16 +576,14 @@ fm_status fm_fs_volume_seek(fm_fs_volume *volume, uint64_t ino, uint64_t offset,
         *out_offset = hole ? node.size : offset;
         return FM_OK;
     }
-    return seek_chunk(volume, &node, offset, hole ? 1 : 0, out_offset);
+    return hole ? seek_hole(volume, &node, offset, out_offset) : seek_data(volume, &node, offset, out_offset);
 }
 
 /* Collecting, space */
 
 static fm_status remove_chunks(void *context, const fm_fs_node *node, uint64_t from)
 {
-    return from < node->reach ? fm_fs_volume_transfer(context, node, FM_FS_VOLUME_REMOVE, from,
-                                                      node->reach - from, NULL, NULL)
-                              : FM_OK;
+    return remove_range(context, node, from, node->reach);
 }
 
 fm_status fm_fs_volume_collect(fm_fs_volume *volume, size_t max, size_t *out_done)

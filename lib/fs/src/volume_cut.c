@@ -1,5 +1,7 @@
 #include "volume_cut.h"
 
+#include <string.h>
+
 #include "fathom/mem.h"
 #include "fs_planted.h"
 
@@ -18,6 +20,52 @@ static fm_status run(const struct fm_fs_cut_ways *ways, fm_fs_client_io *ios, si
         if (ios[i].status < 0 && ios[i].status != FM_ERR_STATE)
             return fm_base_error_set(ios[i].status, "a chunk on chain %u: %s", ios[i].chain,
                                      fm_base_status_text(ios[i].status));
+    return FM_OK;
+}
+
+// The next lane's first chunk from `index` on, asked as the one behind the id before it.
+static void ask_lane(const fm_fs_node *node, uint32_t index, fm_fs_client_io *io)
+{
+    *io = (fm_fs_client_io){.kind = FM_FS_CLIENT_LIST, .size = sizeof io->id};
+    fm_fs_meta_chunk(node, index, &io->chain, io->id.bytes);
+    size_t at = sizeof io->id.bytes;
+    while (at > 0 && io->id.bytes[--at]-- == 0) // borrows from the byte before; the file's number is not 0
+        continue;
+}
+
+// The index in the list's first id, if that is of this file and below `next`.
+static void take_lane(const fm_fs_node *node, const fm_fs_client_io *io, uint64_t *next)
+{
+    fm_fs_chunk_id id;
+    uint32_t chain;
+    if (!io->bytes || io->bytes->size < sizeof id.bytes)
+        return;
+    const uint8_t *got = io->bytes->data;
+    uint32_t index = (uint32_t)got[12] << 24 | (uint32_t)got[13] << 16 | (uint32_t)got[14] << 8 | got[15];
+    fm_fs_meta_chunk(node, index, &chain, id.bytes);
+    if (memcmp(id.bytes, got, sizeof id.bytes) == 0 && index < *next)
+        *next = index;
+}
+
+fm_status fm_fs_cut_skip(const struct fm_fs_cut_ways *ways, const fm_fs_node *node, uint64_t from,
+                         uint64_t end, uint64_t *out_next)
+{
+    fm_fs_client_io lists[FM_FS_CUT_BATCH];
+    uint64_t lanes = end - from < node->layout.stripe ? end - from : node->layout.stripe;
+    uint64_t next = end;
+    for (uint64_t lane = 0; lane < lanes; lane += FM_FS_CUT_BATCH) {
+        size_t count = lanes - lane < FM_FS_CUT_BATCH ? (size_t)(lanes - lane) : FM_FS_CUT_BATCH;
+        for (size_t i = 0; i < count; i++)
+            ask_lane(node, (uint32_t)(from + lane + i), &lists[i]);
+        fm_status status = run(ways, lists, count);
+        for (size_t i = 0; i < count; i++) {
+            if (status == FM_OK)
+                take_lane(node, &lists[i], &next);
+            fm_fs_buffer_drop(lists[i].bytes);
+        }
+        FM_TRY(status);
+    }
+    *out_next = next;
     return FM_OK;
 }
 
@@ -78,9 +126,13 @@ static fm_status clean(const struct fm_fs_cut_ways *ways, const fm_fs_node *node
 {
     const uint64_t chunk = node->layout.chunk_bytes;
     uint64_t end = (to + chunk - 1) / chunk;
-    for (uint64_t first = node->size / chunk; first < end; first += FM_FS_CUT_BATCH) {
+    uint64_t first = node->size / chunk;
+    while (first < end) {
+        if (end - first > FM_FS_CUT_BATCH) // a sparse file may have room for millions
+            FM_TRY(fm_fs_cut_skip(ways, node, first, end, &first));
         size_t count = end - first < FM_FS_CUT_BATCH ? (size_t)(end - first) : FM_FS_CUT_BATCH;
-        FM_TRY(clean_some(ways, node, (uint32_t)first, count));
+        FM_TRY(count ? clean_some(ways, node, (uint32_t)first, count) : FM_OK);
+        first += count;
     }
     return FM_OK;
 }

@@ -61,6 +61,10 @@ fm_status fm_fs_cut_settle(const struct fm_fs_cut_ways *ways, const fm_fs_node *
 int fm_fs_cut_is_settled(const fm_fs_node *then, const fm_fs_node *now, uint64_t end);
 // `size` is not 0. The node becomes what the file is then.
 fm_status fm_fs_cut_truncate(const struct fm_fs_cut_ways *ways, fm_fs_node *node, uint64_t size);
+// The first chunk with an index from `from` on and below `end` that may be there, or `end`: the chains are asked for the next
+// one that they have, so a hole takes as long as one chunk. One that is on its way counts as there.
+fm_status fm_fs_cut_skip(const struct fm_fs_cut_ways *ways, const fm_fs_node *node, uint64_t from,
+                         uint64_t end, uint64_t *out_next);
 // Whether what was read of `then` may be of neither: looked at before it was read, and after.
 int fm_fs_cut_between(const fm_fs_node *then, const fm_fs_node *now);
 

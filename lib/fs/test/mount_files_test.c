@@ -100,6 +100,19 @@ static void holes_are_told(void **state)
     assert_int_equal(lseek(fd, 0, SEEK_HOLE), 0);
     assert_int_equal(lseek(fd, 2 * CHUNK, SEEK_HOLE), 2 * CHUNK + BLOCK);
     assert_errno(lseek(fd, 2 * CHUNK + BLOCK, SEEK_DATA), ENXIO);
+    // What there is no end of takes no time: each of these would be a billion questions, chunk by chunk.
+    const off_t far = ((off_t)CHUNK << 32) - BLOCK;
+    put(fd, bytes, BLOCK, far);
+    assert_int_equal(lseek(fd, 3 * CHUNK, SEEK_DATA), far - CHUNK + BLOCK);
+    assert_int_equal(lseek(fd, 3 * CHUNK, SEEK_HOLE), 3 * CHUNK);
+    assert_int_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, CHUNK, far + BLOCK), 0);
+    assert_errno(lseek(fd, 0, SEEK_DATA), ENXIO);
+    put(fd, bytes, BLOCK, far / 2);
+    assert_int_equal(ftruncate(fd, 10), 0);
+    put(fd, bytes, BLOCK, far); // grows again
+    assert_int_equal(lseek(fd, CHUNK, SEEK_DATA), far - CHUNK + BLOCK);
+    assert_int_equal(ftruncate(fd, 2 * CHUNK), 0);
+    put(fd, bytes, BLOCK, 2 * CHUNK);
     assert_errno(lseek(fd, -1, SEEK_SET), EINVAL);
     assert_int_equal(lseek(fd, -1, SEEK_END), 2 * CHUNK + BLOCK - 1);
     close(fd);

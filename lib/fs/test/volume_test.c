@@ -149,6 +149,45 @@ static void holes_are_told(void **state)
     home_close(&home);
 }
 
+// Chunk by chunk each of these calls would ask four thousand million times.
+static void far_chunks_are_found_and_freed(void **state)
+{
+    (void)state;
+    home_open(&home);
+    fm_fs_volume *volume = open_volume();
+    fm_fs_node node = make(volume, "a");
+    uint8_t byte = 1;
+    uint64_t at = 0;
+    uint64_t chunks = 1;
+    uint64_t found = 1;
+    size_t done = 0;
+    const uint64_t end = fm_fs_meta_size_max(&node.layout);
+    assert_ok(fm_fs_volume_truncate(volume, NULL, node.ino, end, &node));
+    assert_fails(fm_fs_volume_truncate(volume, NULL, node.ino, end + 1, &node), FM_ERR_LIMIT, "at most");
+    assert_fails(fm_fs_volume_write(volume, node.ino, &byte, 1, end), FM_ERR_LIMIT, "bytes");
+    assert_fails(fm_fs_volume_seek(volume, node.ino, 0, 0, &at), FM_ERR_NOT_FOUND, "no data");
+    const uint64_t places[] = {CHUNK, 1000000ull * CHUNK, end - 3 * CHUNK, end - 1};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        assert_ok(fm_fs_volume_write(volume, node.ino, &byte, 1, places[i]));
+        assert_ok(fm_fs_volume_seek(volume, node.ino, i ? places[i - 1] + CHUNK : 0, 0, &at));
+        assert_int_equal(at, places[i] / CHUNK * CHUNK);
+    }
+    assert_ok(fm_fs_volume_punch(volume, node.ino, 2 * CHUNK, end - 3 * CHUNK)); // the two in the middle
+    assert_ok(fm_fs_volume_seek(volume, node.ino, 2 * CHUNK, 0, &at));
+    assert_int_equal(at, end - CHUNK);
+    assert_ok(fm_fs_volume_truncate(volume, NULL, node.ino, 2 * CHUNK, &node)); // frees the last one
+    assert_ok(fm_fs_volume_truncate(volume, NULL, node.ino, end, &node));
+    assert_fails(fm_fs_volume_seek(volume, node.ino, 2 * CHUNK, 0, &at), FM_ERR_NOT_FOUND, "no data");
+    assert_ok(fm_fs_volume_write(volume, node.ino, &byte, 1, end - 1));
+    assert_ok(fm_fs_meta_unlink(fm_fs_volume_meta(volume), NULL, FM_FS_META_ROOT, "a"));
+    assert_ok(fm_fs_volume_collect(volume, 10, &done));
+    assert_int_equal(done, 1);
+    assert_ok(fm_fs_volume_orphans(volume, FM_FS_ORPHANS_KEEP, NULL, NULL, &chunks, &found));
+    assert_true(chunks == 0 && found == 0);
+    fm_fs_volume_close(volume);
+    home_close(&home);
+}
+
 static void removed_chunks_are_freed(void **state)
 {
     (void)state;
@@ -350,6 +389,7 @@ int main(void)
         cmocka_unit_test(what_was_cut_off_does_not_come_back),
         cmocka_unit_test(files_of_many_chunks_are_right),
         cmocka_unit_test(holes_are_told),
+        cmocka_unit_test(far_chunks_are_found_and_freed),
         cmocka_unit_test(removed_chunks_are_freed),
         cmocka_unit_test(threads_write_one_file),
         cmocka_unit_test(a_cluster_may_restart_under_it),

@@ -210,7 +210,7 @@ FM_API FM_MUST_USE fm_status fm_fs_chunks_remove(fm_fs_chunks *chunks, uint32_t 
                                                  int64_t timeout_ms);
 
 /** The ids of up to `max` chunks of a chain, in the order of their bytes: those behind `after`, or (NULL) from the first
- *  on. Fewer than `max` (and than 4096): there are no more. */
+ *  on. Fewer than `max` (and than 4096): there are no more. Some may just be made or removed. */
 FM_API FM_MUST_USE fm_status fm_fs_chunks_list(fm_fs_chunks *chunks, uint32_t chain, const uint8_t *after,
                                                uint8_t (*out_ids)[FM_FS_CHUNK_ID_BYTES], uint32_t max,
                                                int64_t timeout_ms, uint32_t *out_count);
