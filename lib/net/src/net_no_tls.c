@@ -56,6 +56,12 @@ enum net_tls_result fm_net_tls_read(struct net_tls_session *session, void *bytes
     return NET_TLS_FAILED;
 }
 
+int fm_net_tls_has_more(const struct net_tls_session *session)
+{
+    (void)session;
+    return 0;
+}
+
 enum net_tls_result fm_net_tls_write(struct net_tls_session *session, const void *bytes, size_t size,
                                      size_t *out_size, fm_status *out_status)
 {

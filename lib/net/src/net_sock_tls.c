@@ -70,16 +70,20 @@ int fm_net_sock_tls_shake(fm_net_ep *ep)
     return ep->tls_up;
 }
 
-// Reads until the piece is full or it cannot go on, or it is the others' turn.
+// Reads until the piece is full or there is no more, or it is the others' turn.
 static enum net_tls_result fill(fm_net_ep *ep, struct iovec piece, size_t *total, fm_status *out_why)
 {
-    enum net_tls_result result = NET_TLS_DONE;
     for (size_t at = 0, size; at < piece.iov_len && *total < READ_AT_ONCE; at += size, *total += size) {
-        result = fm_net_tls_read(ep->tls, (uint8_t *)piece.iov_base + at, piece.iov_len - at, &size, out_why);
+        enum net_tls_result result =
+            fm_net_tls_read(ep->tls, (uint8_t *)piece.iov_base + at, piece.iov_len - at, &size, out_why);
         if (result != NET_TLS_DONE)
-            break;
+            return result;
+        if (!fm_net_tls_has_more(ep->tls)) { // asking would cost a call of the kernel
+            *total += size;
+            return NET_TLS_WAIT;
+        }
     }
-    return result;
+    return NET_TLS_DONE;
 }
 
 ssize_t fm_net_sock_tls_receive(fm_net_ep *ep, const struct iovec *pieces, int count)

@@ -4,7 +4,7 @@
  *
  * Nothing of OpenSSL's own runs: no signal, no prompt, no session kept for a later one. A session reads from and writes to a
  * socket that does not block; what it holds back (a record that came in part, or more of one than was asked for) is its
- * own, of which epoll does not know: read until NET_TLS_WAIT.
+ * own, of which epoll does not know: read until NET_TLS_WAIT, or until fm_net_tls_has_more() denies it.
  */
 #ifndef NET_TLS_H
 #define NET_TLS_H
@@ -40,6 +40,9 @@ enum net_tls_result fm_net_tls_handshake(struct net_tls_session *session, fm_sta
 // NET_TLS_DONE: some bytes, at least one, were read or written.
 enum net_tls_result fm_net_tls_read(struct net_tls_session *session, void *bytes, size_t size,
                                     size_t *out_size, fm_status *out_status);
+// After a read: whether the next one may find something that epoll will not tell of. Not where the session holds nothing and
+// the socket had less than there was room for.
+int fm_net_tls_has_more(const struct net_tls_session *session);
 // After NET_TLS_BLOCKED the next write begins with the same bytes, and has as many or more.
 enum net_tls_result fm_net_tls_write(struct net_tls_session *session, const void *bytes, size_t size,
                                      size_t *out_size, fm_status *out_status);

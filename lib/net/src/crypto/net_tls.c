@@ -29,6 +29,7 @@ struct fm_net_tls {
 struct net_tls_session {
     fm_net_tls *tls;
     int fd;
+    int drained; // the socket had less than was asked for
     SSL *ssl;
 };
 
@@ -50,8 +51,10 @@ static int bio_write(BIO *bio, const char *bytes, int size)
 
 static int bio_read(BIO *bio, char *bytes, int size)
 {
+    struct net_tls_session *session = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
-    ssize_t received = recv(bio_fd(bio), bytes, (size_t)size, 0);
+    ssize_t received = recv(session->fd, bytes, (size_t)size, 0);
+    session->drained = received < size;
     if (received < 0 && (errno == EAGAIN || errno == EINTR))
         BIO_set_retry_read(bio);
     return (int)received;
@@ -324,6 +327,11 @@ enum net_tls_result fm_net_tls_read(struct net_tls_session *session, void *bytes
 {
     ERR_clear_error();
     return result_of(session, SSL_read_ex(session->ssl, bytes, size, out_size), out_status);
+}
+
+int fm_net_tls_has_more(const struct net_tls_session *session)
+{
+    return !session->drained || SSL_has_pending(session->ssl);
 }
 
 enum net_tls_result fm_net_tls_write(struct net_tls_session *session, const void *bytes, size_t size,
