@@ -59,9 +59,9 @@ struct fm_fs_hub_ring {
     int wakes, woken; // eventfds: this process, the program
     fm_net_watch watch;
     fm_net_timer timer;
-    int timing, overdue; // a batch that is not full waits, or has waited long enough
-    fm_net_timer wake;   // wakes the program, and before that looks what it has put in
-    int waking, looked;
+    int timing, overdue;         // a batch that is not full waits, or has waited long enough
+    fm_net_timer wake;           // wakes the program, and before that looks what it has put in
+    int waking, looked;          // it is set; it was put off once
     uint32_t accepted, answered; // counted for ever; the program's memory is never asked for them
     unsigned under_way;
     struct fm_fs_hub_op *ops; // one for each slot

@@ -51,9 +51,10 @@ static int sleeps(const struct fm_fs_hub_ring *ring)
            __atomic_load_n(word(ring, FM_FS_RING_SLEEPS), __ATOMIC_RELAXED);
 }
 
-static void wake_program(struct fm_fs_hub_ring *ring)
+static void wake_now(struct fm_fs_hub_ring *ring)
 {
     const uint64_t one = 1;
+    ring->waking = ring->looked = 0;
     if (sleeps(ring) && __atomic_exchange_n(word(ring, FM_FS_RING_SLEEPS), 0, __ATOMIC_SEQ_CST) &&
         write(ring->woken, &one, sizeof one) < 0)
         return; // full of wakes already
@@ -70,9 +71,9 @@ static void answer(struct fm_fs_hub_ring *ring, int32_t index, int64_t result)
     if (ring->waking || !sleeps(ring))
         return;
     // After what else there is in this turn: a wake takes as long as some ten reads.
-    ring->waking = fm_net_timer_start(ring->hub->loop, &ring->wake, 0) == FM_OK;
-    if (!ring->waking)
-        wake_program(ring);
+    ring->waking = 1;
+    if (fm_net_timer_start(ring->hub->loop, &ring->wake, 0) < 0)
+        wake_now(ring);
 }
 
 static void ring_free(struct fm_fs_hub_ring *ring)
@@ -260,10 +261,20 @@ int fm_fs_hub_ring_take(struct fm_fs_hub_ring *ring)
 
 static void take_or_end(struct fm_fs_hub_ring *ring)
 {
-    fm_fs_mover *mover = ring->hub->mover;
-    if (!fm_fs_hub_ring_take(ring))
-        fm_fs_hub_session_end(ring->session);
-    fm_fs_mover_pump(mover);
+    fm_fs_hub *hub = ring->hub;
+    if (!fm_fs_hub_ring_take(ring)) {
+        fm_fs_hub_session_end(ring->session); // and the ring
+        fm_fs_mover_pump(hub->mover);
+        return;
+    }
+    fm_fs_mover_pump(hub->mover);
+    // A wake that is due comes behind what was begun, so that the disk works while the program wakes; once, for others may go
+    // on putting in.
+    if (!ring->waking || ring->looked)
+        return;
+    ring->looked = 1;
+    if (fm_net_timer_start(hub->loop, &ring->wake, 0) < 0)
+        wake_now(ring);
 }
 
 static void woken(void *context, uint32_t events)
@@ -284,22 +295,14 @@ static void too_late(void *context)
     take_or_end(ring);
 }
 
-// The program is to be woken. What it has put in meanwhile goes first, so that the disk works while it wakes.
+// The program is to be woken. What it has put in meanwhile goes first.
 static void wake(void *context)
 {
     struct fm_fs_hub_ring *ring = context;
-    int more = __atomic_load_n(word(ring, FM_FS_RING_PREPARED), __ATOMIC_RELAXED) != ring->accepted;
-    ring->waking = 0;
-    if (ring->looked || !more) {
-        ring->looked = 0;
-        wake_program(ring);
-        return;
-    }
-    ring->looked = 1;
-    ring->waking = fm_net_timer_start(ring->hub->loop, &ring->wake, 0) == FM_OK;
-    if (!ring->waking)
-        wake_program(ring);
-    take_or_end(ring);
+    if (!ring->looked && __atomic_load_n(word(ring, FM_FS_RING_PREPARED), __ATOMIC_RELAXED) != ring->accepted)
+        take_or_end(ring);
+    else
+        wake_now(ring);
 }
 
 fm_status fm_fs_hub_ring_start(struct fm_fs_hub_ring *ring)
