@@ -14,9 +14,9 @@ enum {
     SEGMENT_MIN = 512, // several heads' worth
     // Enough to keep an NVMe disk busy with reads of a block's size.
     QUEUE_DEPTH = 32,
-    // Of values that are put together and written by one call: as many as most requests have, and as many bytes as keep a
-    // cluster's chunks busy beside each other.
-    GROUP_MAX = 64,
+    // Of values that are put together and written by one call: as many as nearly all requests have, and as many bytes as
+    // keep a cluster's chunks busy beside each other.
+    GROUP_MAX = 128,
     GROUP_BYTES = 16 << 20
 };
 
@@ -125,6 +125,19 @@ static uint64_t now_of(const fm_fs_kvcache *cache)
 
 /* Making room */
 
+// Values that are written together.
+struct group {
+    struct fm_fs_kvcache_entry entries[GROUP_MAX];
+    const void *values[GROUP_MAX];
+    size_t count;
+    uint64_t bytes; // with their heads
+};
+
+static uint64_t most_bytes(const fm_fs_kvcache *cache)
+{
+    return cache->options.segment_bytes - FM_FS_KVCACHE_SEGMENT_HEAD;
+}
+
 static int has_young(fm_fs_kvcache *cache, const struct fm_fs_kvcache_segment *segment, uint64_t now)
 {
     int young = 0;
@@ -188,53 +201,134 @@ static fm_status ready_active(fm_fs_kvcache *cache, uint64_t size)
     return fm_fs_kvcache_begin(cache);
 }
 
+static uint64_t cost_of(uint64_t size)
+{
+    return FM_FS_KVCACHE_RECORD_HEAD + size;
+}
+
+// Writes the group, in parts if the active segment has not room for all of it.
+static fm_status append_group(fm_fs_kvcache *cache, struct group *group)
+{
+    for (size_t done = 0; done < group->count;) {
+        size_t count = 0;
+        FM_TRY(ready_active(cache, group->entries[done].size));
+        uint64_t room = cache->options.segment_bytes - cache->active->end;
+        while (done + count < group->count && cost_of(group->entries[done + count].size) <= room)
+            room -= cost_of(group->entries[done + count++].size);
+        FM_TRY(fm_fs_kvcache_append(cache, &group->entries[done], count, &group->values[done]));
+        done += count;
+    }
+    return FM_OK;
+}
+
 static int bytes_are_good(const struct fm_fs_kvcache_entry *entry, const void *bytes, size_t read)
 {
     return read == entry->size && fm_base_crc32c(0, bytes, read) == entry->crc;
+}
+
+// Runs the reads; the status of each is in it. A queue that failed is made anew by the next call.
+static void run_reads(fm_fs_kvcache *cache, fm_fs_io *ios, size_t count)
+{
+    pthread_mutex_lock(&cache->queue_lock);
+    fm_status status = cache->queue ? FM_OK : fm_fs_queue_open(cache->fs, QUEUE_DEPTH, &cache->queue);
+    if (status == FM_OK)
+        status = fm_fs_queue_run(cache->queue, ios, count);
+    if (status < 0) {
+        fm_fs_queue_close(cache->queue);
+        cache->queue = NULL;
+    }
+    pthread_mutex_unlock(&cache->queue_lock);
+}
+
+// What is kept of a segment, a group at a time.
+struct keeper {
+    struct group group;
+    fm_fs_io ios[GROUP_MAX];
+    uint64_t left;   // bytes that may still be kept
+    uint8_t bytes[]; // as many
+};
+
+// Fills the group from the first of `used`, as far as they may be kept. Returns how many it has looked at.
+static size_t choose(const fm_fs_kvcache *cache, struct keeper *keeper,
+                     const struct fm_fs_kvcache_entry *used, size_t count)
+{
+    struct group *group = &keeper->group;
+    size_t i = 0;
+    group->count = 0;
+    group->bytes = 0;
+    for (; i < count && group->count < GROUP_MAX; i++) {
+        uint64_t cost = cost_of(used[i].size);
+        // Another program's segments may be larger than ours.
+        if (cost > keeper->left || cost > most_bytes(cache))
+            continue;
+        if (group->count && group->bytes + cost > GROUP_BYTES)
+            break;
+        group->entries[group->count] = used[i];
+        group->entries[group->count++].uses = 0; // it must be used again to be kept again
+        group->bytes += cost;
+        keeper->left -= cost;
+    }
+    return i;
+}
+
+// Reads the group's values; those that are not good leave it.
+static void read_group(fm_fs_kvcache *cache, struct keeper *keeper, fm_fs_file *file)
+{
+    struct group *group = &keeper->group;
+    size_t good = 0;
+    uint8_t *at = keeper->bytes;
+    for (size_t i = 0; i < group->count; at += group->entries[i++].size)
+        keeper->ios[i] = (fm_fs_io){.kind = FM_FS_IO_READ,
+                                    .file = file,
+                                    .buffer = at,
+                                    .length = group->entries[i].size,
+                                    .offset = group->entries[i].offset,
+                                    .status = FM_ERR_CANCELLED};
+    run_reads(cache, keeper->ios, group->count);
+    for (size_t i = 0; i < group->count; i++) {
+        const fm_fs_io *io = &keeper->ios[i];
+        if (io->status != FM_OK || !bytes_are_good(&group->entries[i], io->buffer, io->done))
+            continue;
+        group->entries[good] = group->entries[i];
+        group->values[good++] = io->buffer;
+    }
+    group->count = good;
 }
 
 // Writes again what was used of the segment, up to half of it, so that removing it always makes room.
 static fm_status keep_used(fm_fs_kvcache *cache, struct fm_fs_kvcache_segment *segment)
 {
     size_t count = 0;
-    uint64_t left = segment->size / 2;
     uint64_t kept = 0;
+    uint64_t half = segment->size / 2;
     fm_status status = FM_OK;
     struct fm_fs_kvcache_entry *used = used_entries(cache, segment, &count);
-    uint8_t *bytes = used ? fm_base_mem_alloc(left) : NULL;
+    struct keeper *keeper = used ? fm_base_mem_alloc(sizeof *keeper + half) : NULL;
     pthread_mutex_lock(&cache->lock);
     if (segment == cache->active)
         cache->active = NULL;
-    int pinned = bytes && fm_fs_kvcache_pin(cache, segment) == FM_OK;
+    int pinned = keeper && fm_fs_kvcache_pin(cache, segment) == FM_OK;
     pthread_mutex_unlock(&cache->lock);
     if (!pinned) {
-        fm_base_mem_free(bytes);
+        fm_base_mem_free(keeper);
         fm_base_mem_free(used);
         return FM_OK;
     }
     qsort(used, count, sizeof *used, compare_worth);
-    for (size_t i = 0; i < count && status == FM_OK; i++) {
-        uint64_t cost = FM_FS_KVCACHE_RECORD_HEAD + (uint64_t)used[i].size;
-        size_t read = 0;
-        // Another program's segments may be larger than ours.
-        if (cost > left || cost > cache->options.segment_bytes - FM_FS_KVCACHE_SEGMENT_HEAD ||
-            fm_fs_file_read(segment->file, bytes, used[i].size, used[i].offset, &read) < 0 ||
-            !bytes_are_good(&used[i], bytes, read))
-            continue;
-        left -= cost;
-        status = ready_active(cache, used[i].size);
-        const void *value = bytes;
-        struct fm_fs_kvcache_entry entry = {
-            .key = used[i].key, .size = used[i].size, .used_ns = used[i].used_ns};
-        if (status == FM_OK)
-            status = fm_fs_kvcache_append(cache, &entry, 1, &value);
-        kept += status == FM_OK;
+    keeper->left = half;
+    for (size_t done = 0; done < count && status == FM_OK;) {
+        done += choose(cache, keeper, used + done, count - done);
+        if (!keeper->group.count)
+            break; // nothing more fits
+        read_group(cache, keeper, segment->file);
+        status = append_group(cache, &keeper->group);
+        kept += status == FM_OK ? keeper->group.count : 0;
     }
     pthread_mutex_lock(&cache->lock);
     cache->info.kept += kept;
     (void)fm_fs_kvcache_unpin(segment); // only who has the put lock, as we do, removes segments
     pthread_mutex_unlock(&cache->lock);
-    fm_base_mem_free(bytes);
+    fm_base_mem_free(keeper);
     fm_base_mem_free(used);
     return status;
 }
@@ -274,14 +368,6 @@ fm_status fm_fs_kvcache_refresh(fm_fs_kvcache *cache)
 
 /* Puts */
 
-// Values that are written together.
-struct group {
-    struct fm_fs_kvcache_entry entries[GROUP_MAX];
-    const void *values[GROUP_MAX];
-    size_t count;
-    uint64_t bytes; // with their heads
-};
-
 static int is_in(const struct group *group, const fm_fs_kvcache_key *key)
 {
     size_t i = 0;
@@ -301,7 +387,7 @@ static size_t gather(fm_fs_kvcache *cache, const fm_fs_kvcache_block *blocks, si
     group->bytes = 0;
     pthread_mutex_lock(&cache->lock);
     for (; i < count && group->count < GROUP_MAX; i++) {
-        uint64_t cost = FM_FS_KVCACHE_RECORD_HEAD + (uint64_t)blocks[i].size;
+        uint64_t cost = cost_of(blocks[i].size);
         if (is_in(group, &blocks[i].key) || use(cache, &blocks[i].key, now)) {
             cache->info.duplicates++;
             continue;
@@ -317,35 +403,14 @@ static size_t gather(fm_fs_kvcache *cache, const fm_fs_kvcache_block *blocks, si
     return i;
 }
 
-static uint64_t most_bytes(const fm_fs_kvcache *cache)
-{
-    return cache->options.segment_bytes - FM_FS_KVCACHE_SEGMENT_HEAD;
-}
-
-// Writes the group, in parts if the active segment has not room for all of it.
 static fm_status write_group(fm_fs_kvcache *cache, struct group *group)
 {
     FM_TRY(make_room(cache, group->bytes));
-    for (size_t done = 0; done < group->count;) {
-        size_t count = 0;
-        uint64_t bytes = 0;
-        uint64_t value_bytes = 0;
-        FM_TRY(ready_active(cache, group->entries[done].size));
-        uint64_t room = cache->options.segment_bytes - cache->active->end;
-        for (; done + count < group->count; count++) {
-            uint64_t cost = FM_FS_KVCACHE_RECORD_HEAD + (uint64_t)group->entries[done + count].size;
-            if (bytes + cost > room)
-                break;
-            bytes += cost;
-            value_bytes += group->entries[done + count].size;
-        }
-        FM_TRY(fm_fs_kvcache_append(cache, &group->entries[done], count, &group->values[done]));
-        pthread_mutex_lock(&cache->lock);
-        cache->info.puts += count;
-        cache->info.put_bytes += value_bytes;
-        pthread_mutex_unlock(&cache->lock);
-        done += count;
-    }
+    FM_TRY(append_group(cache, group));
+    pthread_mutex_lock(&cache->lock);
+    cache->info.puts += group->count;
+    cache->info.put_bytes += group->bytes - group->count * FM_FS_KVCACHE_RECORD_HEAD;
+    pthread_mutex_unlock(&cache->lock);
     return FM_OK;
 }
 
@@ -485,20 +550,6 @@ fm_status fm_fs_kvcache_get(fm_fs_kvcache *cache, const fm_fs_kvcache_key *key, 
         return not_found();
     *out_size = entry.size;
     return FM_OK;
-}
-
-// Runs the reads; the status of each is in it. A queue that failed is made anew by the next call.
-static void run_reads(fm_fs_kvcache *cache, fm_fs_io *ios, size_t count)
-{
-    pthread_mutex_lock(&cache->queue_lock);
-    fm_status status = cache->queue ? FM_OK : fm_fs_queue_open(cache->fs, QUEUE_DEPTH, &cache->queue);
-    if (status == FM_OK)
-        status = fm_fs_queue_run(cache->queue, ios, count);
-    if (status < 0) {
-        fm_fs_queue_close(cache->queue);
-        cache->queue = NULL;
-    }
-    pthread_mutex_unlock(&cache->queue_lock);
 }
 
 fm_status fm_fs_kvcache_read(fm_fs_kvcache *cache, fm_fs_kvcache_block *blocks, size_t count,

@@ -84,6 +84,21 @@ static uint64_t folder_bytes(fm_fs *fs, const char *folder)
     return bytes;
 }
 
+static size_t count_files(fm_fs *fs, const char *folder)
+{
+    size_t count = 0;
+    fm_fs_list *list;
+    const fm_fs_entry *entry;
+    assert_ok(fm_fs_list_open(fs, folder, &list));
+    for (;; count++) {
+        assert_ok(fm_fs_list_next(list, &entry));
+        if (!entry)
+            break;
+    }
+    fm_fs_list_close(list);
+    return count;
+}
+
 static void what_was_put_is_found(void **state)
 {
     (void)state;
@@ -294,6 +309,7 @@ static void used_blocks_stay_when_room_is_made(void **state)
     assert_int_equal(cold, 0);
     fm_fs_kvcache_info_get(cache, &info);
     assert_true(info.kept > 0 && info.evicted > 300 && info.entries > 10);
+    assert_true(count_files(fs, "kv") <= 2 * BYTES_MAX / SEGMENT); // and not one a block
     fm_fs_kvcache_close(cache);
     fm_fs_close(fs);
 }

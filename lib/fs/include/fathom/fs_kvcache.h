@@ -61,7 +61,8 @@ typedef struct fm_fs_kvcache_options {
     size_t size;        /**< sizeof(fm_fs_kvcache_options) */
     uint64_t bytes_max; /**< the most that the folder may hold, at least 4096. 16 GiB */
     uint64_t
-        segment_bytes;   /**< of one file, at most bytes_max / 4. 64 MiB, or bytes_max / 8 if that is less */
+        segment_bytes; /**< of one file, at most bytes_max / 4; several values should fit, for up to half of what a
+                                 file holds is kept. 64 MiB, or bytes_max / 8 if that is less */
     uint64_t age_max_ns; /**< what was neither put nor used for so long is not found any more. 0: no limit */
     /** Nanoseconds since 1970 UTC; NULL: the calendar clock. For tests. */
     uint64_t (*now)(void *context);
