@@ -27,6 +27,21 @@ if ! "$fathom" fs cluster init c --targets 2 --replicas 1 --target-bytes 1G 2>er
     says err.txt 'not a store of this build'
     exit 77
 fi
+prometheus() { # file: what was scraped is the text format, with a help and a type for all, each value once, and counters that say so
+    sed '1,/^\r*$/d' "$1" | awk '
+        /^# HELP [a-z_]+ ./ { help[$3] = 1; next }
+        /^# TYPE [a-z_]+ (counter|gauge)$/ { type[$3] = $4; next }
+        !/^[a-z_]+([{][a-z_]+="[^"\\]*"(,[a-z_]+="[^"\\]*")*[}])? [-+]?[0-9][0-9.e+-]*$/ { print "no sample: " $0; bad = 1; next }
+        {
+            name = sample = $0
+            sub(/[{ ].*/, "", name)
+            sub(/ [^ ]*$/, "", sample)
+            if (!help[name] || !type[name]) { print "no help or type: " $0; bad = 1 }
+            if ((type[name] == "counter") != (name ~ /_total$/)) { print type[name] ": " $0; bad = 1 }
+            if (seen[sample]++) { print "twice: " $0; bad = 1 }
+        }
+        END { exit bad || length(seen) < 5 }' || { cat "$1" >&2; exit 1; }
+}
 expect 1 "$fathom" fs cluster up c --metrics nonsense
 says err.txt 'nonsense'
 "$fathom" fs cluster up c --metrics 127.0.0.1:0 --log json 2>up.txt &
@@ -88,9 +103,11 @@ says out.txt 'sound'
 
 # What the services count, and say.
 scrape a.txt
+prometheus out.txt
 says out.txt '# TYPE fathom_fs_meta_requests_total counter'
 says out.txt 'fathom_fs_meta_connections '
 scrape up.txt
+prometheus out.txt
 says out.txt 'fathom_fs_chains{state="whole"} 2'
 says out.txt 'fathom_fs_manager_primary 1'
 says out.txt 'fathom_fs_target_up{target="2"} 1'

@@ -28,7 +28,7 @@ static void write_chains(const fm_fs_routing *routing, struct fm_fs_metrics_text
     fm_fs_metrics_value(text, "chains", "state", "degraded", (double)degraded);
     fm_fs_metrics_value(text, "chains", "state", "down", (double)down);
     fm_fs_metrics_one(text, "nodes", "gauge", "Nodes that are known.", (double)routing->node_count);
-    fm_fs_metrics_one(text, "routing_version", "counter", "Changes of the cluster's state.",
+    fm_fs_metrics_one(text, "routing_version", "gauge", "Of the cluster's state, which each change raises.",
                       (double)routing->version);
 }
 
