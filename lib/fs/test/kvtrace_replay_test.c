@@ -16,6 +16,16 @@ static fm_fs_kvcache *open_cache(fm_fs *fs, uint64_t bytes_max)
     return cache;
 }
 
+// Several clients need this: the model in memory is for one thread.
+static fm_fs *open_dir(const char *name)
+{
+    char path[4200];
+    fm_fs *fs;
+    snprintf(path, sizeof path, "%s/%s", fm_test_tmpdir(), name);
+    assert_ok(fm_fs_open(path, FM_FS_CREATE, &fs));
+    return fs;
+}
+
 static fm_fs_kvtrace drawn(void)
 {
     fm_fs_kvtrace trace;
@@ -54,14 +64,11 @@ static void a_large_cache_finds_all_that_can_be_found(void **state)
 static void a_small_cache_finds_less(void **state)
 {
     (void)state;
-    char path[4200];
-    fm_fs *fs;
+    fm_fs *fs = open_dir("small");
     fm_fs_kvtrace trace = drawn();
     fm_fs_kvtrace_result result;
     fm_fs_kvtrace_replay_options options = {.size = sizeof options, .block_bytes = BLOCK, .clients = 4};
     uint64_t best;
-    snprintf(path, sizeof path, "%s/small", fm_test_tmpdir());
-    assert_ok(fm_fs_open(path, FM_FS_CREATE, &fs));
     fm_fs_kvcache *cache = open_cache(fs, (uint64_t)trace.distinct * RECORD / 4);
     assert_ok(fm_fs_kvtrace_hits(&trace, UINT64_MAX, &best));
     assert_ok(fm_fs_kvtrace_replay(cache, &trace, &options, &result));
@@ -121,7 +128,7 @@ static void a_wrong_value_is_counted(void **state)
 static void times_are_kept(void **state)
 {
     (void)state;
-    fm_fs *fs = fm_fs_mem_new();
+    fm_fs *fs = open_dir("times");
     fm_fs_kvcache *cache = open_cache(fs, 1 << 20);
     fm_fs_kvtrace trace = drawn();
     fm_fs_kvtrace_cut(&trace, 20);
@@ -146,7 +153,7 @@ static fm_status stop_at(void *context, size_t done)
 static void failures_end_it(void **state)
 {
     (void)state;
-    fm_fs *fs = fm_fs_mem_new();
+    fm_fs *fs = open_dir("failures");
     fm_fs_kvcache *cache = open_cache(fs, 1 << 20);
     fm_fs_kvtrace trace = drawn();
     fm_fs_kvtrace_result result = {.requests = 77};
@@ -196,10 +203,7 @@ static void lack_of_memory_is_survived(void **state)
     (void)state;
     static const char text[] =
         "{\"timestamp\": 0, \"input_length\": 600, \"output_length\": 1, \"hash_ids\": [1, 2]}\n";
-    struct lack lack;
-    char path[4200];
-    snprintf(path, sizeof path, "%s/lack", fm_test_tmpdir());
-    assert_ok(fm_fs_open(path, FM_FS_CREATE, &lack.fs));
+    struct lack lack = {.fs = open_dir("lack")};
     assert_ok(fm_fs_kvtrace_parse(text, sizeof text - 1, "two blocks", &lack.trace));
     fm_test_each_alloc_fails(replay_some, &lack);
     fm_fs_kvtrace_free(&lack.trace);
