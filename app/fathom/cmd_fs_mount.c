@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cmd_fs.h"
+#include "cmd_fs_reach.h"
 #include "fathom/file.h"
 #include "fathom/fs_mount.h"
 
@@ -15,6 +16,7 @@ struct mount_options {
     int detach, read_only, allow_other, up;
     int64_t cache, names;
     const char *metrics, *log;
+    fm_cmd_fs_reach_options reach;
 };
 
 #define FIELD(name) offsetof(struct mount_options, name)
@@ -27,7 +29,8 @@ static void tell(int pipe, fm_status status)
         return; // nobody waits any more
 }
 
-static fm_status serve(const fm_invocation *invocation, const struct mount_options *given, int ready)
+static fm_status serve(const char *cluster, const fm_invocation *invocation,
+                       const struct mount_options *given, int ready)
 {
     const fm_fs_mount_options options = {.size = sizeof options,
                                          .allow_other = given->allow_other,
@@ -37,7 +40,7 @@ static fm_status serve(const fm_invocation *invocation, const struct mount_optio
                                          .metrics = given->metrics,
                                          .names_ms = (uint32_t)given->names};
     fm_fs_mount *mount;
-    fm_status status = fm_fs_mount_open(invocation->operands[0], invocation->operands[1], &options, &mount);
+    fm_status status = fm_fs_mount_open(cluster, invocation->operands[1], &options, &mount);
     tell(ready, status);
     if (status < 0)
         return status;
@@ -70,7 +73,9 @@ static fm_status leave_terminal(const char *cluster)
     return FM_OK;
 }
 
-static fm_status detach(const fm_invocation *invocation, const struct mount_options *options)
+// Takes what was made for the reach with it.
+static fm_status detach(fm_cmd_fs_reach *reach, const fm_invocation *invocation,
+                        const struct mount_options *options)
 {
     int ready[2];
     char told[1024];
@@ -83,13 +88,15 @@ static fm_status detach(const fm_invocation *invocation, const struct mount_opti
         return fm_base_file_error(errno, "fork");
     if (child == 0) {
         close(ready[0]);
-        fm_status status = leave_terminal(invocation->operands[0]);
+        fm_status status = leave_terminal(reach->dir);
         if (status < 0)
             tell(ready[1], status);
         else
-            status = serve(invocation, options, ready[1]);
+            status = serve(reach->dir, invocation, options, ready[1]);
+        fm_cmd_fs_reach_close(reach);
         _exit(status < 0);
     }
+    reach->is_made = 0; // it is the child's now
     close(ready[1]);
     while (size < sizeof told - 1 && (got = read(ready[0], told + size, sizeof told - 1 - size)) > 0)
         size += (size_t)got;
@@ -105,8 +112,18 @@ static fm_status run_mount(const fm_invocation *invocation, const void *given, i
 {
     const struct mount_options *options = given;
     (void)out_exit;
+    fm_cmd_fs_reach reach;
     FM_TRY(fm_cmd_fs_log_begin(options->log));
-    return options->detach ? detach(invocation, options) : serve(invocation, options, -1);
+    FM_TRY(fm_cmd_fs_reach_open(invocation->operands[0], &options->reach, &reach));
+    fm_status status = FM_OK;
+    if (options->up && reach.is_made)
+        status = fm_base_error_set(FM_ERR_ARG, "--up runs a cluster in its directory; %s is not one",
+                                   invocation->operands[0]);
+    else
+        status =
+            options->detach ? detach(&reach, invocation, options) : serve(reach.dir, invocation, options, -1);
+    fm_cmd_fs_reach_close(&reach);
+    return status;
 }
 
 static const fm_option mount_schema[] = {
@@ -122,6 +139,14 @@ static const fm_option mount_schema[] = {
     {"names", FM_OPTION_INT, FIELD(names), .value = "0", .unit = "ms", .min = 0, .max = 3600000,
      .help = "the kernel answers for names so long by itself; what other mounts rename or remove is seen as "
              "late"},
+    {"meta", FM_OPTION_STRING, FIELD(reach.meta), .metavar = "ADDRESS,...",
+     .help = "with managers' addresses: where 'fathom fs serve meta' listens, or postgresql:CONNINFO"},
+    {"key", FM_OPTION_STRING, FIELD(reach.key), .metavar = "FILE",
+     .help = "with managers' addresses: a copy of the cluster's key"},
+    {"token", FM_OPTION_STRING, FIELD(reach.token), .metavar = "FILE",
+     .help = "with managers' addresses: a user's token; default: the administrator's"},
+    {"tls", FM_OPTION_STRING, FIELD(reach.tls), .metavar = "FILE",
+     .help = "with managers' addresses: a file like DIR/tls, with paths from the root"},
     FM_CMD_FS_SERVICE_OPTIONS,
     {0},
 };
@@ -130,10 +155,13 @@ const fm_command fm_cmd_fs_mount = {
     .name = "mount",
     .summary = "mount a cluster on a directory",
     .operands = "CLUSTER DIR",
-    .details = "CLUSTER is the directory of a cluster that is up, or is brought up by --up. Runs in front "
-               "until Ctrl-C or umount.\n"
-               "A mount whose process was killed is taken away by 'umount -l DIR'; then mount again.\n"
-               "  fathom fs mount --detach /data/cluster /mnt/cluster",
+    .details =
+        "CLUSTER is the directory of a cluster that is up, or is brought up by --up; or the addresses of "
+        "its managers, HOST:PORT,HOST:PORT of 1, 2, ... or NODE=HOST:PORT,... Runs in front until "
+        "Ctrl-C or umount.\n"
+        "A mount whose process was killed is taken away by 'umount -l DIR'; then mount again.\n"
+        "  fathom fs mount --detach /data/cluster /mnt/cluster\n"
+        "  fathom fs mount 10.0.0.1:7000 --meta 10.0.0.1:7100 --key /etc/fathom/key /mnt/cluster",
     .options = mount_schema,
     .options_size = sizeof(struct mount_options),
     .operands_min = 2,
