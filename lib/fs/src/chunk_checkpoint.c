@@ -45,6 +45,8 @@ static fm_status add_patch(fm_fs_store *store, const uint8_t *record, size_t siz
                            const struct fm_fs_patch *patch)
 {
     FM_TRY(fm_fs_store_bytes_add(&store->checkpoint_out, record, size));
+    if (!patch)
+        return FM_OK;
     return fm_fs_store_bytes_add(&store->checkpoint_out, patch->bytes->data, patch->bytes->size);
 }
 
@@ -61,11 +63,13 @@ static fm_status add_chunk(fm_fs_store *store, const fm_fs_chunk *chunk)
                          owed->patches[i]));
     if (!chunk->pending)
         return FM_OK;
+    // A pending version has patches of the committed one, and its own, if it has one, behind them. The last of those may come
+    // twice.
     owed = chunk->pending->overlay;
-    // A pending version has patches of the committed one, and its own behind them.
-    if (owed)
-        return add_patch(store, record, fm_fs_record_patch(record, &chunk->id, chunk->pending, NULL),
-                         owed->patches[owed->count - 1]);
+    const struct fm_fs_patch *last = owed ? owed->patches[owed->count - 1] : NULL;
+    if (chunk->pending->share)
+        return add_patch(store, record, fm_fs_record_patch(record, &chunk->id, chunk->pending, last, NULL),
+                         last);
     return fm_fs_store_bytes_add(
         &store->checkpoint_out, record,
         fm_fs_record_copy(record, FM_FS_RECORD_APPLY, &chunk->id, chunk->pending, NULL));

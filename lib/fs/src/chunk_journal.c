@@ -34,6 +34,8 @@ fm_status fm_fs_journal_add(fm_fs_store *store, const uint8_t *record, size_t si
 fm_status fm_fs_journal_add_patch(fm_fs_store *store, const uint8_t *record, size_t size,
                                   const struct fm_fs_patch *patch, uint64_t *out_lsn)
 {
+    if (!patch)
+        return fm_fs_journal_add(store, record, size, out_lsn);
     FM_TRY(fm_fs_store_bytes_room(&store->batch, size + patch->bytes->size));
     FM_TRY(fm_fs_journal_add(store, record, size, out_lsn));
     return fm_fs_store_bytes_add(&store->batch, patch->bytes->data, patch->bytes->size);

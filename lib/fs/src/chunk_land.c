@@ -92,7 +92,8 @@ static void finish(fm_fs_store *store, struct fm_fs_share *share, int paid)
     share->overlay = NULL;
     if ((committed && committed->overlay) || (pending && pending->overlay))
         fm_fs_share_list(store, share, 0);
-    else if (committed && share->copies == 1 && share->lsn <= store->durable)
+    else if (committed && share->copies == 1 && share->lsn <= store->durable &&
+             share->reach <= committed->size)
         fm_fs_share_end(committed);
     fm_fs_overlay_drop(store, overlay);
     fm_fs_chunk_copy_drop(store, copy);

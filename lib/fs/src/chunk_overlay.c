@@ -137,6 +137,7 @@ static struct fm_fs_share *share_of(fm_fs_store *store, const fm_fs_chunk_id *id
     share->store = store;
     share->id = *id;
     share->copies = 1;
+    share->reach = copy->size;
     copy->share = share;
     return share;
 }
@@ -145,8 +146,11 @@ fm_status fm_fs_share_owe(fm_fs_store *store, const fm_fs_chunk_id *id, fm_fs_ch
                           fm_fs_chunk_copy *copy, struct fm_fs_patch *patch)
 {
     struct fm_fs_share *share = share_of(store, id, base ? base : copy);
-    struct fm_fs_overlay *overlay = share ? fm_fs_overlay_with(base ? base->overlay : NULL, patch) : NULL;
-    if (!overlay)
+    struct fm_fs_overlay *old = base ? base->overlay : NULL;
+    struct fm_fs_overlay *overlay = NULL;
+    if (share)
+        overlay = patch ? fm_fs_overlay_with(old, patch) : fm_fs_overlay_ref(old);
+    if (!share || (patch && !overlay))
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a change of a chunk");
     if (base && base != copy) {
         copy->share = share;
@@ -154,6 +158,10 @@ fm_status fm_fs_share_owe(fm_fs_store *store, const fm_fs_chunk_id *id, fm_fs_ch
     }
     fm_fs_overlay_drop(store, copy->overlay);
     copy->overlay = overlay;
+    if (copy->size > share->reach)
+        share->reach = copy->size;
+    if (!overlay)
+        return FM_OK;
     if (overlay->count >= FM_FS_OVERLAY_MAX / 2)
         store->land_soon = 1;
     if (!share->landing && (!share->before || store->land_soon))

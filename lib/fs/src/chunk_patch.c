@@ -8,6 +8,9 @@
  * replay has the overlay again. So a patch goes from the overlay only when its place is durable, and a checkpoint carries those that
  * have not gone.
  *
+ * A longer append writes its pages into the room of the block, where no version has any, and syncs them before it is journalled;
+ * the page in which its predecessor ends is a patch, unless that is a whole one.
+ *
  * Replaying a patch gives the new version the overlay of the committed one, if that has the same block, and the patch. What the
  * committed version has in the checkpoint may be later than the record: then patches that come again are laid over themselves, in
  * their order, and what was patched last in a place is what it has. A record with a block of its own begins anew.
@@ -19,6 +22,18 @@
 static uint32_t least(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
+}
+
+// Where the pages begin that no version has had.
+static uint32_t room_of(const fm_fs_chunk_copy *base)
+{
+    return (uint32_t)fm_round_up(base->size, FM_FS_PAGE);
+}
+
+// Whether the pages behind the base's are nobody's: a change that was given up may have been there, and come back after a crash.
+static int can_extend(const fm_fs_chunk_copy *base, uint32_t offset)
+{
+    return offset >= base->size && (!base->share || base->share->reach <= base->size);
 }
 
 int fm_fs_patch_plan(fm_fs_apply *apply, uint32_t size)
@@ -34,6 +49,8 @@ int fm_fs_patch_plan(fm_fs_apply *apply, uint32_t size)
     apply->patch_to = least((uint32_t)fm_round_up(end, FM_FS_PAGE), size);
     apply->work_from = from - from % grain;
     apply->work_to = least((uint32_t)fm_round_up(end, grain), size);
+    if (apply->patch_to - apply->patch_from > FM_FS_PATCH_BYTES && can_extend(base, apply->offset))
+        apply->patch_to = room_of(base);
     return apply->patch_to - apply->patch_from <= FM_FS_PATCH_BYTES &&
            (!base->overlay || base->overlay->count < FM_FS_OVERLAY_MAX) &&
            apply->store->owed_bytes < FM_FS_OWED_BYTES;
@@ -92,9 +109,10 @@ fm_status fm_fs_patch_apply(fm_fs_store *store, fm_fs_apply *apply, uint32_t siz
 {
     merge(apply);
     fm_fs_chunk_copy *fresh = successor(apply, size);
-    struct fm_fs_patch *patch = make_patch(store, apply);
+    int has_patch = apply->patch_from < apply->patch_to;
+    struct fm_fs_patch *patch = has_patch ? make_patch(store, apply) : NULL;
     fm_status status = FM_OK;
-    if (!fresh || !patch)
+    if (!fresh || (has_patch && !patch))
         status = fm_base_error_set(FM_ERR_NOMEM, "no memory for a change of a chunk");
     if (status == FM_OK)
         status = fm_fs_share_owe(store, &apply->id, apply->base, fresh, patch);
@@ -104,7 +122,10 @@ fm_status fm_fs_patch_apply(fm_fs_store *store, fm_fs_apply *apply, uint32_t siz
         return status;
     }
     apply->fresh = fresh;
-    fm_fs_store_apply_durable(store, apply);
+    if (apply->patch_to < size && apply->patch_to == room_of(apply->base))
+        fm_fs_store_apply_write(store, apply, apply->patch_to);
+    else
+        fm_fs_store_apply_durable(store, apply);
     return FM_OK;
 }
 
@@ -116,10 +137,12 @@ static fm_status wrong(const char *what)
 static fm_status replay(fm_fs_store *store, const fm_fs_chunk_id *id, fm_fs_chunk_copy *base,
                         fm_fs_chunk_copy *copy, const uint8_t *from, size_t size)
 {
-    uint32_t at = size > 4 ? fm_get_le32(from) : 0;
+    uint32_t at = size >= 4 ? fm_get_le32(from) : 0;
     size_t end = at + (size - 4);
-    if (size <= 4 || at % FM_FS_PAGE || end > copy->size)
+    if (size < 4 || at % FM_FS_PAGE || end > copy->size)
         return wrong("a range that its chunk does not have");
+    if (size == 4)
+        return base ? fm_fs_share_owe(store, id, base, copy, NULL) : FM_OK;
     fm_fs_buffer *bytes = fm_fs_buffer_new(size - 4);
     if (!bytes)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a patch");

@@ -79,13 +79,12 @@ size_t fm_fs_record_copy(uint8_t *to, int type, const fm_fs_chunk_id *id, const 
 }
 
 size_t fm_fs_record_patch(uint8_t *to, const fm_fs_chunk_id *id, const fm_fs_chunk_copy *copy,
-                          const fm_fs_session *session)
+                          const struct fm_fs_patch *patch, const fm_fs_session *session)
 {
-    const struct fm_fs_patch *patch = copy->overlay->patches[copy->overlay->count - 1];
     size_t size = fm_fs_record_copy(to, FM_FS_RECORD_PATCH, id, copy, session);
-    fm_put_le32(to + size, patch->from);
+    fm_put_le32(to + size, patch ? patch->from : 0);
     size += 4;
-    fm_put_le16(to + 1, (uint16_t)(size - 3 + patch->bytes->size));
+    fm_put_le16(to + 1, (uint16_t)(size - 3 + (patch ? patch->bytes->size : 0)));
     return size;
 }
 

@@ -137,7 +137,7 @@ static void apply_submit(fm_fs_store *store, fm_fs_apply *apply, enum fm_fs_disk
                         // FM_FS_CHUNK_CLASS_MIN is 2^16.
                         .offset = copy ? ((uint64_t)copy->block << (16 + copy->size_class)) + from : 0,
                         .size = fm_round_up(size, FM_FS_PAGE),
-                        .data = apply->work ? apply->work->data : NULL,
+                        .data = apply->work ? apply->work->data + (from - apply->work_from) : NULL,
                         .done = apply_step,
                         .context = apply};
     fm_fs_disk_submit(store->disk, &apply->io);
@@ -147,7 +147,7 @@ static void apply_submit(fm_fs_store *store, fm_fs_apply *apply, enum fm_fs_disk
 static void apply_fail_later(fm_fs_store *store, fm_fs_apply *apply, fm_status status)
 {
     apply->status = status;
-    apply_submit(store, apply, FM_FS_DISK_READ, NULL, 0, 0, FAIL);
+    apply_submit(store, apply, FM_FS_DISK_READ, NULL, apply->work_from, 0, FAIL);
 }
 
 // Journals where the new version is, and makes it what the memory says.
@@ -162,14 +162,17 @@ static fm_status apply_record(fm_fs_store *store, fm_fs_apply *apply)
     fm_fs_chunk *chunk = fm_fs_store_make(store, &apply->id);
     if (!chunk)
         return fm_base_error_set(FM_ERR_NOMEM, "no memory for a chunk");
+    if (apply->fresh->share && chunk->committed != apply->base)
+        return fm_base_error_set(FM_ERR_STATE, "a chunk was replaced while a change of it was made");
     if (remembered)
         fm_fs_store_session_set(store, remembered, &status);
     FM_TRY(status);
     fm_fs_chunk_copy *fresh = apply->fresh;
-    if (fresh->overlay) {
-        size_t size = fm_fs_record_patch(record, &apply->id, fresh, remembered);
-        FM_TRY(fm_fs_journal_add_patch(store, record, size,
-                                       fresh->overlay->patches[fresh->overlay->count - 1], &apply->lsn));
+    if (fresh->share) {
+        const struct fm_fs_patch *patch =
+            apply->patch_from < apply->patch_to ? fresh->overlay->patches[fresh->overlay->count - 1] : NULL;
+        size_t size = fm_fs_record_patch(record, &apply->id, fresh, patch, remembered);
+        FM_TRY(fm_fs_journal_add_patch(store, record, size, patch, &apply->lsn));
     } else {
         size_t size = fm_fs_record_copy(record, replaces ? FM_FS_RECORD_REPLACE : FM_FS_RECORD_APPLY,
                                         &apply->id, fresh, remembered);
@@ -195,7 +198,7 @@ void fm_fs_store_apply_durable(fm_fs_store *store, fm_fs_apply *apply)
     }
     if (FM_FS_PLANT(FM_FS_PLANT_ACK_BEFORE_FLUSH)) {
         apply->status = FM_OK;
-        apply_submit(store, apply, FM_FS_DISK_READ, NULL, 0, 0, FAIL);
+        apply_submit(store, apply, FM_FS_DISK_READ, NULL, apply->work_from, 0, FAIL);
         return;
     }
     apply->step = WAIT_RECORD;
@@ -241,6 +244,11 @@ static void class_synced(fm_fs_disk_io *io)
     class_sync(store, io->file - 4);
 }
 
+void fm_fs_store_apply_write(fm_fs_store *store, fm_fs_apply *apply, uint32_t from)
+{
+    apply_submit(store, apply, FM_FS_DISK_WRITE, apply->fresh, from, apply->fresh->size - from, WRITE_DATA);
+}
+
 // `work` holds the contents: takes a block and writes them there.
 static fm_status apply_write(fm_fs_store *store, fm_fs_apply *apply, uint32_t size)
 {
@@ -263,7 +271,7 @@ static fm_status apply_write(fm_fs_store *store, fm_fs_apply *apply, uint32_t si
         return fm_base_error_set(FM_ERR_FORMAT, "a change does not have the CRC32C that it came with");
     FM_TRY(fm_fs_store_block_take(store, apply->fresh->size_class, &apply->fresh->block));
     apply->fresh->size = size;
-    apply_submit(store, apply, FM_FS_DISK_WRITE, apply->fresh, 0, size, WRITE_DATA);
+    fm_fs_store_apply_write(store, apply, 0);
     return FM_OK;
 }
 
@@ -337,14 +345,14 @@ static fm_status apply_begin(fm_fs_store *store, fm_fs_apply *apply)
         return fm_base_error_set(FM_ERR_LIMIT, "a chunk of %u bytes; expected at most %d", size,
                                  FM_FS_CHUNK_BYTES_MAX);
     int is_patch = fm_fs_patch_plan(apply, size);
-    if (!is_patch && apply->data && apply->offset == 0 && apply->data->size == size) {
-        apply->work = fm_fs_buffer_ref(apply->data); // all of it is new
-        return apply_write(store, apply, size);
-    }
     if (!is_patch) {
         apply->patch_to = 0;
         apply->work_from = 0;
         apply->work_to = old > size ? old : size;
+    }
+    if (!is_patch && apply->data && apply->offset == 0 && apply->data->size == size) {
+        apply->work = fm_fs_buffer_ref(apply->data); // all of it is new
+        return apply_write(store, apply, size);
     }
     apply->work = fm_fs_buffer_from(store->options.pool, apply->work_to - apply->work_from);
     if (!apply->work)

@@ -15,7 +15,7 @@
  *
  * A *small* change (up to 32 KiB of pages, within the room of the chunk's block) goes into the journal itself: one flush, and
  * nothing is copied. Both versions then have one block, and the later one keeps the changed bytes in memory as well, until they
- * can be written over the older ones: chunk_patch.c, chunk_land.c.
+ * can be written over the older ones: chunk_patch.c, chunk_land.c. A longer append is written into the room of its block.
  *
  * What a power cut leaves is what the journal's durable prefix says. Records that follow it may survive as well,
  * as a prefix too.
@@ -191,7 +191,7 @@ typedef struct fm_fs_apply {
     fm_fs_chunk_copy *fresh;
     fm_fs_buffer *work;            // bytes of the chunk from `work_from` on
     uint32_t work_from, work_to;   // whole grains
-    uint32_t patch_from, patch_to; // whole pages; `patch_to` 0: the change is no patch
+    uint32_t patch_from, patch_to; // whole pages; `patch_to` 0: the change gets a block of its own
     fm_fs_disk_io io;
     struct fm_fs_apply *next;
     struct fm_fs_apply *live_before;

@@ -40,7 +40,7 @@
  *     SESSION   session
  *     FORGET    chain version (4)                               sessions of earlier ones
  *     FLOOR     version (8)                                     of what is not there
- *     PATCH     as APPLY, offset (4), bytes                     as APPLY; its block is the committed copy's, with these bytes
+ *     PATCH     as APPLY, offset (4), bytes (or none)           as APPLY; its block is the committed copy's, with these bytes
  *     OWED      id (16), offset (4), bytes                      the committed copy's block lacks these bytes (checkpoints)
  *
  * All are absolute: replaying one on a state that has it already changes nothing in the end (for patches chunk_patch.c says
@@ -94,6 +94,7 @@ struct fm_fs_share {
     fm_fs_chunk_id id;
     unsigned copies;            // in memory, readers' too
     uint64_t lsn;               // when this is durable, those that went before are gone after a crash too
+    uint32_t reach;             // no version had more bytes of the block
     struct fm_fs_share *before; // in the ring of those that owe
     struct fm_fs_share *after;
     fm_fs_chunk_copy *landing; // NULL: not under way
@@ -241,7 +242,8 @@ void fm_fs_overlay_drop(fm_fs_store *store, struct fm_fs_overlay *overlay);
 void fm_fs_overlay_lay(const struct fm_fs_overlay *overlay, uint8_t *bytes, uint32_t from, uint32_t size);
 // Takes the patches of `paid` from the copy's overlay.
 void fm_fs_overlay_settle(fm_fs_store *store, fm_fs_chunk_copy *copy, const struct fm_fs_overlay *paid);
-// `copy` gets the block's share and the overlay of `base`, which it may be, and the patch. `base` NULL: it has the block alone.
+// `copy` gets the block's share and the overlay of `base`, which it may be, and the patch (NULL: none). `base` NULL: it has the
+// block alone.
 fm_status fm_fs_share_owe(fm_fs_store *store, const fm_fs_chunk_id *id, fm_fs_chunk_copy *base,
                           fm_fs_chunk_copy *copy, struct fm_fs_patch *patch);
 int fm_fs_share_leave(fm_fs_store *store, fm_fs_chunk_copy *copy); // 1: nobody else has its block
@@ -281,9 +283,9 @@ fm_status fm_fs_store_bytes_room(struct fm_fs_store_bytes *to, size_t size); // 
 fm_status fm_fs_store_bytes_add(struct fm_fs_store_bytes *to, const void *bytes, size_t size);
 size_t fm_fs_record_copy(uint8_t *to, int type, const fm_fs_chunk_id *id, const fm_fs_chunk_copy *copy,
                          const fm_fs_session *session);
-// The patch's bytes follow them.
+// The patch's bytes, if there is one, follow them.
 size_t fm_fs_record_patch(uint8_t *to, const fm_fs_chunk_id *id, const fm_fs_chunk_copy *copy,
-                          const fm_fs_session *session);
+                          const struct fm_fs_patch *patch, const fm_fs_session *session);
 size_t fm_fs_record_owed(uint8_t *to, const fm_fs_chunk_id *id, const struct fm_fs_patch *patch);
 size_t fm_fs_record_commit(uint8_t *to, const fm_fs_chunk_id *id, uint64_t version, uint32_t chain_version);
 size_t fm_fs_record_session(uint8_t *to, const fm_fs_session *session);
@@ -300,7 +302,7 @@ void fm_fs_batch_seal(uint8_t *bytes, const struct fm_fs_batch *batch); // recor
 
 // chunk_journal.c
 fm_status fm_fs_journal_add(fm_fs_store *store, const uint8_t *record, size_t size, uint64_t *out_lsn);
-// A record that ends with these bytes.
+// A record that ends with these bytes. `patch` may be NULL.
 fm_status fm_fs_journal_add_patch(fm_fs_store *store, const uint8_t *record, size_t size,
                                   const struct fm_fs_patch *patch, uint64_t *out_lsn);
 void fm_fs_journal_kick(fm_fs_store *store);
@@ -326,6 +328,8 @@ void fm_fs_store_checkpoint(fm_fs_store *store, uint64_t lsn);
 void fm_fs_store_checkpoint_poll(fm_fs_store *store); // something has become durable
 
 // chunk_store.c
+// Writes the work's bytes from `from` on into the block of `fresh`, then goes on as below.
+void fm_fs_store_apply_write(fm_fs_store *store, fm_fs_apply *apply, uint32_t from);
 void fm_fs_store_apply_durable(fm_fs_store *store, fm_fs_apply *apply);
 void fm_fs_store_apply_end(fm_fs_store *store, fm_fs_apply *apply, fm_status status);
 

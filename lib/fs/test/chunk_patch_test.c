@@ -168,6 +168,11 @@ static void a_failed_landing_is_tried_again(void **state)
     rig_free(&rig);
 }
 
+static void was_applied(fm_fs_apply *apply)
+{
+    *(int *)apply->context = 1;
+}
+
 static void ignore(fm_fs_flush *flush)
 {
     (void)flush;
@@ -232,6 +237,96 @@ static void an_append_copies_nothing(void **state)
     assert_null(rig_chunk(&rig, 1)->committed->overlay);
     assert_ok(rig_compare(&rig, rig_chunk(&rig, 1)->committed, bytes, sizeof bytes));
     rig_free(&rig);
+}
+
+static uint8_t grown[200000];
+enum { GROWN_FROM = 70000, GROWN_TO = 180000 };
+
+// Chunk 1 has the first GROWN_FROM bytes of `grown`, which has what is appended, too, and lies in a block with more room.
+static void begin_growing(store_rig *rig)
+{
+    rig_init(rig);
+    assert_ok(rig_open(rig));
+    rig_fill(grown, GROWN_FROM, 3);
+    rig_fill(grown + GROWN_FROM, sizeof grown - GROWN_FROM, 7);
+    assert_ok(rig_change(rig, FM_FS_APPLY_WHOLE, 1, 1, 0, GROWN_FROM, 3));
+    rig_commit(rig, 1, 1);
+    assert_ok(rig_change(rig, FM_FS_APPLY_WRITE, 1, 2, 131072 + 10, 1, 0)); // the class of 256 KiB
+    rig_commit(rig, 1, 2);
+    memset(grown + GROWN_FROM, 0, 131072 + 10 - GROWN_FROM);
+    grown[131072 + 10] = 1;
+    rig_settle(rig);
+}
+
+static void a_long_append_goes_into_the_room_of_its_block(void **state)
+{
+    enum { AT_END = 131072 + 11, MORE = 60000 };
+    store_rig rig;
+    fm_gen gen = fm_gen_seeded(4);
+    (void)state;
+    begin_growing(&rig);
+    uint32_t block = rig_chunk(&rig, 1)->committed->block;
+    rig_fill(grown + AT_END, MORE, 7);
+    rig.operations = 0;
+    assert_ok(rig_change(&rig, FM_FS_APPLY_WRITE, 1, 3, AT_END, MORE, 7));
+    assert_int_equal(rig.operations,
+                     4); // its last page is read; the pages behind are written and synced; the journal
+    assert_int_equal(rig_chunk(&rig, 1)->pending->block, block);
+    assert_ok(rig_compare(&rig, rig_chunk(&rig, 1)->committed, grown, AT_END));
+    rig.options.format = 0;
+    rig_crash(&rig, SIM_LOSE_SOME, &gen);
+    assert_ok(rig_open(&rig));
+    assert_ok(rig_compare(&rig, rig_chunk(&rig, 1)->committed, grown, AT_END));
+    assert_ok(rig_compare(&rig, rig_chunk(&rig, 1)->pending, grown, AT_END + MORE));
+    rig_commit(&rig, 1, 3);
+    rig.store->options.land_bytes = 1;
+    rig_settle(&rig);
+    assert_null(rig_chunk(&rig, 1)->committed->overlay);
+    assert_ok(rig_compare(&rig, rig_chunk(&rig, 1)->committed, grown, AT_END + MORE));
+    rig_free(&rig);
+}
+
+// An append that was given up may come back until the one that took its place is durable.
+static void an_append_spares_one_that_was_given_up(void **state)
+{
+    enum { AT_END = 131072 + 11, MORE = 60000 };
+    fm_gen gen = fm_gen_seeded(5);
+    (void)state;
+    for (int turns = 0;; turns++) {
+        store_rig rig;
+        begin_growing(&rig);
+        uint32_t block = rig_chunk(&rig, 1)->committed->block;
+        rig_fill(grown + AT_END, MORE, 7);
+        assert_ok(rig_change(&rig, FM_FS_APPLY_WRITE, 1, 3, AT_END, MORE, 7));
+        int done = 0;
+        fm_fs_buffer *data = fm_fs_buffer_new(MORE);
+        memset(data->data, 9, MORE);
+        fm_fs_apply apply = {.kind = FM_FS_APPLY_WRITE,
+                             .id = rig_id(1),
+                             .version = 4,
+                             .chain_version = 1,
+                             .offset = AT_END,
+                             .data = data,
+                             .done = was_applied,
+                             .context = &done};
+        fm_fs_store_apply(rig.store, &apply);
+        for (int i = 0; i < turns && !done; i++)
+            assert_true(rig_turn(&rig));
+        if (done)
+            assert_int_not_equal(rig_chunk(&rig, 1)->pending->block, block);
+        rig.options.format = 0;
+        rig_crash(&rig, turns % 2 ? SIM_LOSE_SOME : SIM_KEEP_ALL, &gen);
+        fm_fs_buffer_drop(data);
+        assert_ok(rig_open(&rig));
+        fm_fs_chunk_copy *pending = rig_chunk(&rig, 1)->pending;
+        if (pending->version == 4)
+            memset(grown + AT_END, 9, MORE);
+        assert_ok(rig_compare(&rig, rig_chunk(&rig, 1)->committed, grown, AT_END));
+        assert_ok(rig_compare(&rig, pending, grown, AT_END + MORE));
+        rig_free(&rig);
+        if (done)
+            return;
+    }
 }
 
 // However long nothing lands, an overlay does not grow beyond its limit: then the chunk is copied.
@@ -307,6 +402,8 @@ int main(void)
         cmocka_unit_test(a_failed_landing_is_tried_again),
         cmocka_unit_test(a_landing_keeps_its_block),
         cmocka_unit_test(an_append_copies_nothing),
+        cmocka_unit_test(a_long_append_goes_into_the_room_of_its_block),
+        cmocka_unit_test(an_append_spares_one_that_was_given_up),
         cmocka_unit_test(overlays_have_an_end),
         cmocka_unit_test(allocations_may_fail),
     };
