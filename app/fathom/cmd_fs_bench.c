@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,27 @@ struct bench_options {
 };
 
 #define FIELD(name) offsetof(struct bench_options, name)
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+// Ctrl-C: what was made is removed first. A second one ends it as it stands.
+static void expect_signals(void)
+{
+    const struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+static fm_status go_on(void)
+{
+    return interrupted ? fm_base_error_set(FM_ERR_CANCELLED, "interrupted") : FM_OK;
+}
 
 // One row: so many pieces of a size, at so many places at once.
 struct cell {
@@ -214,9 +236,13 @@ static fm_status run_cells(struct bench *bench)
             double bytes = (double)count_of(bench, &cells[i]) * cells[i].size;
             status = run_disk(bench, &cells[i], &limit);
             if (status == FM_OK)
+                status = go_on();
+            if (status == FM_OK)
                 status = run_file(bench, &cells[i], queue, file, &ours);
             if (status == FM_OK)
                 show(bench, cells[i].name, bytes / ours, bytes / limit, "bytes");
+            if (status == FM_OK)
+                status = go_on();
         }
         fm_fs_queue_close(queue);
     }
@@ -239,6 +265,7 @@ static fm_status make_file(const struct bench *bench, int number)
     char path[FM_FS_PATH_MAX + 1];
     char name[32];
     fm_fs_file *file;
+    FM_TRY(go_on());
     snprintf(name, sizeof name, "names/%d", number);
     FM_TRY(fm_cmd_spot_join(bench->dir, name, path));
     FM_TRY(fm_fs_file_open(bench->fs, path, FM_FS_WRITE | FM_FS_CREATE | FM_FS_EXCLUSIVE, &file));
@@ -427,6 +454,7 @@ static fm_status run_bench(const fm_invocation *invocation, const void *given, i
         return fm_base_file_error(errno, "%s", bench.options->disk);
     if (invocation->json)
         bench.json = &json;
+    expect_signals();
     fm_base_json_begin(&json, NULL, '[');
     if (invocation->operand_count == 0) {
         status = run_own(&bench);
