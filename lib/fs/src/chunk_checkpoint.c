@@ -35,6 +35,8 @@ static fm_status add_first(fm_fs_store *store)
 {
     uint8_t record[FM_FS_RECORD_MAX];
     FM_TRY(fm_fs_store_bytes_add(&store->checkpoint_out, record, fm_fs_record_floor(record, store->floor)));
+    FM_TRY(fm_fs_store_bytes_add(&store->checkpoint_out, record,
+                                 fm_fs_record_clients(record, store->forgotten_client)));
     for (uint32_t i = 0; i < store->session_count; i++)
         FM_TRY(fm_fs_store_bytes_add(&store->checkpoint_out, record,
                                      fm_fs_record_session(record, &store->sessions[i])));

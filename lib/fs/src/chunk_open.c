@@ -88,6 +88,8 @@ static void forget_all(fm_fs_store *store)
     store->pending_count = 0;
     store->creating_count = 0;
     store->session_count = 0;
+    store->forgotten_client = 0;
+    store->newest_client = 0;
     fm_fs_store_session_drop(store, 0);
 }
 

@@ -122,6 +122,12 @@ size_t fm_fs_record_floor(uint8_t *to, uint64_t version)
     return finish(to, FM_FS_RECORD_FLOOR, to + 11);
 }
 
+size_t fm_fs_record_clients(uint8_t *to, uint64_t client)
+{
+    fm_put_le64(to + 3, client);
+    return finish(to, FM_FS_RECORD_CLIENTS, to + 11);
+}
+
 static fm_status wrong(const char *what)
 {
     return fm_base_error_set(FM_ERR_FORMAT, "a record of the chunk store's journal has %s", what);
@@ -245,6 +251,11 @@ fm_status fm_fs_record_replay(fm_fs_store *store, const uint8_t *bytes, size_t s
         if (length != 8)
             return wrong("a floor of the wrong size");
         fm_fs_store_floor_replay(store, fm_get_le64(body));
+        break;
+    case FM_FS_RECORD_CLIENTS:
+        if (length != 8)
+            return wrong("a client of the wrong size");
+        fm_fs_store_clients_drop(store, fm_get_le64(body));
         break;
     default:
         return wrong("an unknown type");

@@ -1,4 +1,6 @@
-// The last request of each channel: an array in order of arrival, with chains of a hash table through it.
+// The last request of each channel: an array with chains of a hash table through it. When it is full the client with the least
+// number is forgotten, with all of its channels. So the array has all requests of clients above the last one that was
+// forgotten, and none of the others: a request of these may have been made already, and is not made again.
 #include "chunk_store_private.h"
 
 enum { NONE = UINT32_MAX, BUCKETS_MIN = 64 };
@@ -59,6 +61,38 @@ static fm_status make_room(fm_fs_store *store)
     return FM_OK;
 }
 
+static void keep_only(fm_fs_store *store, uint32_t chain_version, uint64_t client)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < store->session_count; i++)
+        if (store->sessions[i].chain_version >= chain_version && store->sessions[i].tag.client > client)
+            store->sessions[kept++] = store->sessions[i];
+    store->session_count = kept;
+    relink(store);
+}
+
+void fm_fs_store_session_drop(fm_fs_store *store, uint32_t chain_version)
+{
+    keep_only(store, chain_version, store->forgotten_client);
+}
+
+void fm_fs_store_clients_drop(fm_fs_store *store, uint64_t client)
+{
+    if (client <= store->forgotten_client)
+        return;
+    store->forgotten_client = client;
+    keep_only(store, 0, client);
+}
+
+static void drop_oldest(fm_fs_store *store)
+{
+    uint64_t oldest = UINT64_MAX;
+    for (uint32_t i = 0; i < store->session_count; i++)
+        if (store->sessions[i].tag.client < oldest)
+            oldest = store->sessions[i].tag.client;
+    fm_fs_store_clients_drop(store, oldest);
+}
+
 // Sets *status on failure and leaves it alone otherwise.
 void fm_fs_store_session_set(fm_fs_store *store, const fm_fs_session *session, fm_status *status)
 {
@@ -71,12 +105,10 @@ void fm_fs_store_session_set(fm_fs_store *store, const fm_fs_session *session, f
         }
         return;
     }
-    if (store->session_count == FM_FS_SESSIONS_MAX) {
-        store->sessions[store->session_hand] = *session;
-        store->session_hand = (store->session_hand + 1) % FM_FS_SESSIONS_MAX;
-        relink(store);
+    if (session->tag.client > store->forgotten_client && store->session_count == store->options.sessions)
+        drop_oldest(store);
+    if (session->tag.client <= store->forgotten_client)
         return;
-    }
     if (store->session_count == store->session_room) {
         fm_status made = make_room(store);
         if (made < 0) {
@@ -84,21 +116,32 @@ void fm_fs_store_session_set(fm_fs_store *store, const fm_fs_session *session, f
             return;
         }
     }
+    if (session->tag.client > store->newest_client)
+        store->newest_client = session->tag.client;
     uint32_t *head = &store->session_heads[bucket_of(store, session->tag.client, session->tag.channel)];
     store->sessions[store->session_count] = *session;
     store->sessions[store->session_count].next = *head;
     *head = store->session_count++;
 }
 
-void fm_fs_store_session_drop(fm_fs_store *store, uint32_t chain_version)
+uint64_t fm_fs_store_forgotten_client(const fm_fs_store *store)
 {
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < store->session_count; i++)
-        if (store->sessions[i].chain_version >= chain_version)
-            store->sessions[kept++] = store->sessions[i];
-    store->session_count = kept;
-    store->session_hand = 0;
-    relink(store);
+    return store->forgotten_client;
+}
+
+uint64_t fm_fs_store_newest_client(const fm_fs_store *store)
+{
+    return store->newest_client > store->forgotten_client ? store->newest_client : store->forgotten_client;
+}
+
+fm_status fm_fs_store_clients_forget(fm_fs_store *store, uint64_t client)
+{
+    uint8_t record[FM_FS_RECORD_MAX];
+    if (client <= store->forgotten_client)
+        return FM_OK;
+    FM_TRY(fm_fs_journal_add(store, record, fm_fs_record_clients(record, client), NULL));
+    fm_fs_store_clients_drop(store, client);
+    return FM_OK;
 }
 
 fm_status fm_fs_store_session_put(fm_fs_store *store, const fm_fs_session *session)

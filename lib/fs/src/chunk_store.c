@@ -19,6 +19,8 @@ fm_status fm_fs_store_new(fm_fs_disk *disk, const fm_fs_store_options *options, 
     store->options = *options;
     if (!store->options.journal_bytes)
         store->options.journal_bytes = 16 << 20;
+    if (!store->options.sessions)
+        store->options.sessions = FM_FS_SESSIONS_MAX;
     if (!store->options.land_bytes)
         store->options.land_bytes = 1 << 20;
     store->owing.before = store->owing.after = &store->owing;

@@ -110,8 +110,9 @@ typedef struct fm_fs_store_options {
     int format;             // the disk is empty: begin on it
     uint64_t journal_bytes; // after which a checkpoint is taken. 0: 16 MiB
     size_t
-        land_bytes;   // of small changes are kept in memory before they are written to their places. 0: 1 MiB
-    fm_fs_pool *pool; // of the buffers that it makes; NULL: none. It may be freed while the store is there
+        land_bytes; // of small changes are kept in memory before they are written to their places. 0: 1 MiB
+    uint32_t sessions; // that are remembered, of the clients with the greatest numbers. 0: 65536
+    fm_fs_pool *pool;  // of the buffers that it makes; NULL: none. It may be freed while the store is there
     void (*opened)(void *context, fm_status status);
     void *context;
 } fm_fs_store_options;
@@ -213,6 +214,12 @@ const fm_fs_session *fm_fs_store_session_at(const fm_fs_store *store, size_t n);
 fm_status fm_fs_store_session_put(fm_fs_store *store, const fm_fs_session *session);
 // Forgets those that were applied under an earlier version of the chain.
 fm_status fm_fs_store_session_forget(fm_fs_store *store, uint32_t chain_version);
+// Requests of no client up to this one are known any more: they may have been made, or not.
+uint64_t fm_fs_store_forgotten_client(const fm_fs_store *store);
+// None above this one has been forgotten or had a request here.
+uint64_t fm_fs_store_newest_client(const fm_fs_store *store);
+// Forgets all up to this one.
+fm_status fm_fs_store_clients_forget(fm_fs_store *store, uint64_t client);
 
 // Waits until all that was done so far is durable.
 typedef struct fm_fs_flush {

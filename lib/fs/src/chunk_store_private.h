@@ -40,6 +40,7 @@
  *     SESSION   session
  *     FORGET    chain version (4)                               sessions of earlier ones
  *     FLOOR     version (8)                                     of what is not there
+ *     CLIENTS   client (8)                                      sessions up to this one
  *     PATCH     as APPLY, offset (4), bytes (or none)           as APPLY; its block is the committed copy's, with these bytes
  *     OWED      id (16), offset (4), bytes                      the committed copy's block lacks these bytes (checkpoints)
  *
@@ -57,7 +58,8 @@ enum {
     FM_FS_RECORD_FORGET,
     FM_FS_RECORD_FLOOR,
     FM_FS_RECORD_PATCH,
-    FM_FS_RECORD_OWED
+    FM_FS_RECORD_OWED,
+    FM_FS_RECORD_CLIENTS
 };
 enum {
     FM_FS_STORE_VERSION = 2, // one digit of the magics
@@ -73,7 +75,7 @@ enum {
     FM_FS_OWED_BYTES = 64 << 20, // beyond, changes get blocks of their own until the disk has caught up
     // A batch beyond this waits for the next: what is read at once when the journal is replayed.
     FM_FS_BATCH_BYTES = 1 << 20,
-    FM_FS_SESSIONS_MAX = 65536 // 4 MiB; the oldest is forgotten first
+    FM_FS_SESSIONS_MAX = 65536 // 4 MiB
 };
 
 struct fm_fs_patch { // from the beginning of a page to the end of one, or of the chunk as it then was
@@ -157,9 +159,10 @@ struct fm_fs_store {
     fm_fs_session *sessions;
     uint32_t session_count;
     uint32_t session_room;
-    uint32_t session_hand;   // the one that is forgotten next
     uint32_t *session_heads; // by hash; UINT32_MAX: none
     uint32_t session_buckets;
+    uint64_t forgotten_client; // no session of one up to this is there
+    uint64_t newest_client;    // of which one was
 
     // Journal. `lsn` numbers records.
     uint64_t generation;
@@ -272,6 +275,7 @@ uint32_t fm_fs_store_crc(fm_fs_store *store, const fm_fs_chunk_copy *copy, const
 // chunk_session.c
 void fm_fs_store_session_set(fm_fs_store *store, const fm_fs_session *session, fm_status *status);
 void fm_fs_store_session_drop(fm_fs_store *store, uint32_t chain_version);
+void fm_fs_store_clients_drop(fm_fs_store *store, uint64_t client);
 
 // chunk_forget.c
 void fm_fs_store_removed_add(fm_fs_store *store, const fm_fs_chunk *chunk);
@@ -279,6 +283,7 @@ void fm_fs_store_floor_replay(fm_fs_store *store, uint64_t version);
 
 // chunk_record.c
 size_t fm_fs_record_floor(uint8_t *to, uint64_t version);
+size_t fm_fs_record_clients(uint8_t *to, uint64_t client);
 fm_status fm_fs_store_bytes_room(struct fm_fs_store_bytes *to, size_t size); // for so many more
 fm_status fm_fs_store_bytes_add(struct fm_fs_store_bytes *to, const void *bytes, size_t size);
 size_t fm_fs_record_copy(uint8_t *to, int type, const fm_fs_chunk_id *id, const fm_fs_chunk_copy *copy,

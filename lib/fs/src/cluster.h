@@ -104,7 +104,9 @@ enum fm_fs_method {
 enum fm_fs_message_flag {
     FM_FS_FLAG_BASE_ABSENT = 1, // forward: there was no chunk before, or a removed one
     FM_FS_FLAG_ABSENT = 2,      // reply: there is no chunk
-    FM_FS_FLAG_ONLY_IF = 4      // update: only if the chunk is in version `base`; else FM_ERR_STATE
+    FM_FS_FLAG_ONLY_IF = 4,     // update: only if the chunk is in version `base`; else FM_ERR_STATE
+    // reply to an update: nothing was done, for requests of this client, and of all up to `version`, may be forgotten here
+    FM_FS_FLAG_FORGOTTEN = 8
 };
 
 enum { FM_FS_MESSAGE_BYTES = 100 };

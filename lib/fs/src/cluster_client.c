@@ -4,6 +4,7 @@ enum {
     RETRY_FIRST_MS = 5,
     RETRY_DOUBLINGS = 6,
     CHANNELS = 32,
+    CHANNELS_MAX = 255,
     LOADS = 256, // nodes whose calls are counted apart
     // Versions that were seen of so many chunks, so that a later read is not answered by an older one.
     FLOORS = 1024
@@ -30,12 +31,19 @@ struct fm_fs_client {
     int fetching;
     fm_fs_call fetch;
     struct channel *channels; // from 1 on
+    uint64_t id;              // at first that of the options
+    uint32_t first_channel;   // drawn: two clients with one id would hardly have the same
     uint32_t loads[LOADS];
     struct floor floors[FLOORS];
     fm_fs_client_io ios; // head of the ring
 };
 
 static void attempt(void *context);
+
+static uint32_t draw_channels(fm_fs_client *client)
+{
+    return (uint32_t)fm_fs_random_below(client->runtime, 1 << 24) << 8;
+}
 
 fm_status fm_fs_client_new(fm_fs_runtime *runtime, const fm_fs_client_options *options,
                            fm_fs_client **out_client)
@@ -47,6 +55,10 @@ fm_status fm_fs_client_new(fm_fs_runtime *runtime, const fm_fs_client_options *o
     client->options = *options;
     if (!client->options.channels)
         client->options.channels = CHANNELS;
+    if (client->options.channels > CHANNELS_MAX)
+        client->options.channels = CHANNELS_MAX;
+    client->id = options->id;
+    client->first_channel = draw_channels(client);
     client->ios.before = client->ios.after = &client->ios;
     client->channels = fm_base_mem_zalloc(client->options.channels + 1, sizeof *client->channels);
     if (!client->channels) {
@@ -197,6 +209,32 @@ static void again(fm_fs_client_io *io)
                       span / 2 + (int64_t)fm_fs_random_below(client->runtime, (uint64_t)span / 2));
 }
 
+// The request is the next one of its channel, as the client's number is now.
+static void name(fm_fs_client_io *io)
+{
+    fm_fs_client *client = io->client;
+    io->tag = (fm_fs_tag){client->id, client->first_channel | io->channel,
+                          ++client->channels[io->channel].sequence};
+}
+
+// The node knows no requests of this client any more, nor of any up to `newest`: nothing was done.
+static void was_forgotten(fm_fs_client_io *io, uint64_t newest)
+{
+    fm_fs_client *client = io->client;
+    if (io->unknown) {
+        finish(io, fm_base_error_set(FM_ERR_FS_MAYBE, "the request was forgotten after %u tries", io->tries));
+        return;
+    }
+    if (io->tag.client == client->id) {
+        uint64_t above = newest > client->id ? newest : client->id;
+        client->id =
+            ((above >> 32) + 1) << 32 | fm_fs_random_below(client->runtime, (uint64_t)UINT32_MAX + 1);
+        client->first_channel = draw_channels(client);
+    }
+    name(io);
+    again(io);
+}
+
 static int take_channel(fm_fs_client_io *io)
 {
     fm_fs_client *client = io->client;
@@ -205,7 +243,7 @@ static int take_channel(fm_fs_client_io *io)
             continue;
         client->channels[i].busy = 1;
         io->channel = i;
-        io->sequence = ++client->channels[i].sequence;
+        name(io);
     }
     return io->channel != 0;
 }
@@ -259,6 +297,10 @@ static void answered(fm_fs_call *call)
         status = FM_ERR_BUSY;
     if (status == FM_OK && only_reads(io) && size && fm_fs_buffer_crc(call->reply_payload) != reply.crc)
         status = FM_ERR_BUSY;
+    if (status == FM_OK && !only_reads(io) && reply.flags & FM_FS_FLAG_FORGOTTEN) {
+        was_forgotten(io, reply.version);
+        return;
+    }
     if (status == FM_OK) {
         if (only_reads(io))
             take_read(io, &reply);
@@ -298,7 +340,7 @@ static void send(fm_fs_client_io *io, const fm_fs_chain *chain, const fm_fs_memb
         message.version = floor_read(client, io);
     } else {
         message.kind = kinds[io->kind];
-        message.tag = (fm_fs_tag){client->options.id, io->channel, io->sequence};
+        message.tag = io->tag;
         message.flags = io->only_if ? FM_FS_FLAG_ONLY_IF : 0;
         message.base = io->only_if;
         message.crc = fm_fs_buffer_crc(io->data);

@@ -6,6 +6,9 @@
  * Reads go to the replica whose node has the fewest calls of this client under way, of two drawn at random
  * (Mitzenmacher, "The power of two choices", 2001). An update takes a channel of a fixed pool for as long as it runs;
  * with the channel's next sequence number it is made once, however often it is sent.
+ *
+ * A storage node remembers the requests of so many clients, the latest ones, and refuses those of others. A client that is
+ * refused goes on under a new number; only a request that may have been made before that ends with FM_ERR_FS_MAYBE.
  */
 #ifndef FATHOM_CLUSTER_CLIENT_H
 #define FATHOM_CLUSTER_CLIENT_H
@@ -15,11 +18,12 @@
 typedef struct fm_fs_client fm_fs_client;
 
 typedef struct fm_fs_client_options {
-    uint64_t id; // no other client has it, ever; not 0
+    uint64_t
+        id; // no other client has it, ever; not 0. Larger for those that begin later: fm_fs_chunks_client_id()
     const uint32_t *managers;
     uint32_t manager_count;
     int64_t call_timeout_ns; // of one try
-    uint32_t channels;       // updates at once; later ones wait. 0: 32
+    uint32_t channels;       // updates at once, up to 255; later ones wait. 0: 32
 } fm_fs_client_options;
 
 enum fm_fs_client_kind {
@@ -55,7 +59,7 @@ typedef struct fm_fs_client_io {
     int64_t deadline_ns; // private, as all that follows
     fm_fs_client *client;
     uint32_t channel; // 0: none yet
-    uint64_t sequence;
+    fm_fs_tag tag;
     uint32_t tries;
     uint32_t failures; // of replicas, so that another is chosen
     int unknown;       // a try may have been executed

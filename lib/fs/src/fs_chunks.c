@@ -2,7 +2,17 @@
 #include <stdio.h>
 #include <sys/random.h>
 
+#include "fathom/clock.h"
 #include "fs_chunks_private.h"
+
+fm_status fm_fs_chunks_client_id(uint64_t *out_id)
+{
+    uint32_t low;
+    if (getrandom(&low, sizeof low, 0) != (ssize_t)sizeof low)
+        return fm_base_error_set(FM_ERR_IO, "the system gives no random numbers");
+    *out_id = fm_base_clock_unix_ns() / 1000000000 << 32 | low;
+    return FM_OK;
+}
 
 static fm_status start(fm_fs_chunks *chunks, const char *dir)
 {
@@ -24,9 +34,7 @@ static fm_status start(fm_fs_chunks *chunks, const char *dir)
     fm_fs_client_options options = {.managers = chunks->managers.nodes,
                                     .manager_count = chunks->managers.count,
                                     .call_timeout_ns = (int64_t)5 * 1000000000};
-    if (getrandom(&options.id, sizeof options.id, 0) != (ssize_t)sizeof options.id)
-        return fm_base_error_set(FM_ERR_IO, "the system gives no random numbers");
-    options.id |= 1; // never 0
+    FM_TRY(fm_fs_chunks_client_id(&options.id));
     return fm_fs_client_new(chunks->runtime, &options, &chunks->client);
 }
 

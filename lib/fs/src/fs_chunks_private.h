@@ -23,6 +23,8 @@ struct fm_fs_chunks {
     fm_fs_cluster_target *targets;
 };
 
+// A number for a client that begins now: seconds since 1970 and, below 2^32, anything.
+fm_status fm_fs_chunks_client_id(uint64_t *out_id);
 // Runs the loop until chunks->done.
 fm_status fm_fs_chunks_wait(fm_fs_chunks *chunks);
 

@@ -15,6 +15,7 @@
 #include "fathom/clock.h"
 #include "fathom/file.h"
 #include "fathom/fs_placement.h"
+#include "fs_chunks_private.h"
 #include "fs_cluster_private.h"
 #include "fs_cluster_process.h"
 #include "host.h"
@@ -434,9 +435,7 @@ fm_status fm_fs_cluster_client(fm_fs_cluster *cluster, fm_fs_client **out_client
     fm_fs_client_options options = {.managers = cluster->managers.nodes,
                                     .manager_count = cluster->managers.count,
                                     .call_timeout_ns = 5000 * ms};
-    if (getrandom(&options.id, sizeof options.id, 0) != (ssize_t)sizeof options.id)
-        return fm_base_error_set(FM_ERR_IO, "the system gives no random numbers");
-    options.id |= 1; // never 0
+    FM_TRY(fm_fs_chunks_client_id(&options.id));
     FM_TRY(fm_fs_host_node(cluster->host, FM_FS_CLIENT_NODE, NULL, NULL, &runtime));
     FM_TRY(fm_fs_client_new(runtime, &options, &cluster->client));
     *out_client = cluster->client;

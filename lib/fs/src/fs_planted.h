@@ -34,6 +34,7 @@ enum fm_fs_plant {
     FM_FS_PLANT_LAND_EARLY,      // a patch is written to its place while versions without it may be asked for
     FM_FS_PLANT_LAND_UNSYNCED,   // a patch is forgotten before its place is durable
     FM_FS_PLANT_OWED_FORGOTTEN,  // checkpoints leave out what blocks are owed
+    FM_FS_PLANT_FORGOTTEN_TWICE, // requests of clients that were forgotten are taken for new ones
     FM_FS_PLANT_ANY_VERSION,     // what is to be done to one version of a chunk alone is done to any
     FM_FS_PLANT_NAMES_LOOP,      // a directory may be moved into itself
     FM_FS_PLANT_NAMES_TWICE,     // a request that is repeated happens again

@@ -55,7 +55,7 @@ void fm_fs_op_end(fm_fs_op *op, fm_status status, uint64_t version, fm_fs_buffer
                                .target = op->target->id,
                                .version = version,
                                .offset = fm_fs_target_fullness(op->target),
-                               .flags = op->flags & FM_FS_FLAG_ABSENT,
+                               .flags = op->flags & (FM_FS_FLAG_ABSENT | FM_FS_FLAG_FORGOTTEN),
                                .size = payload ? (uint32_t)payload->size : 0,
                                .crc = op->read.crc};
         fm_fs_message_encode(args, &reply);
@@ -374,6 +374,7 @@ fm_status fm_fs_storage_new(fm_fs_runtime *runtime, const fm_fs_storage_options 
         fm_fs_store_options store = {.format = disks[i].format,
                                      .journal_bytes = options->journal_bytes,
                                      .land_bytes = options->land_bytes,
+                                     .sessions = options->sessions,
                                      .pool = options->pool,
                                      .opened = opened,
                                      .context = target};

@@ -51,6 +51,7 @@ typedef struct fm_fs_storage_options {
     uint64_t sync_bytes_per_s; // recovery sends no more; 0: as fast as it can
     uint64_t journal_bytes;
     size_t land_bytes; // chunk_store.h
+    uint32_t sessions; // chunk_store.h
     fm_fs_pool *pool;  // of buffers; NULL: none. The caller's, and outlives the service
 } fm_fs_storage_options;
 

@@ -48,7 +48,8 @@ static void sync_call(fm_fs_op *op, enum fm_fs_method method, fm_fs_buffer *payl
     fm_fs_message message = {.chain = op->target->chain.id,
                              .chain_version = op->chain_version,
                              .id = op->after_id,
-                             .version = op->version};
+                             .version = op->version,
+                             .base = fm_fs_store_forgotten_client(op->target->store)};
     message.flags = op->after_any ? 0 : FM_FS_FLAG_ABSENT;
     message.size = payload ? (uint32_t)payload->size : 0;
     fm_fs_op_call(op, successor, method, &message, payload, reply_bytes, done);
@@ -323,6 +324,7 @@ static fm_status take_start(fm_fs_op *op)
                                  FM_FS_SESSION_WIRE_BYTES);
     FM_TRY(fm_fs_floor_take(op->target, op->message.version));
     FM_TRY(fm_fs_store_session_forget(store, op->target->chain.version));
+    FM_TRY(fm_fs_store_clients_forget(store, op->message.base));
     for (size_t at = 0; at < size; at += FM_FS_SESSION_WIRE_BYTES) {
         fm_fs_session session = fm_fs_session_decode(payload->data + at);
         session.chain_version = op->target->chain.version;

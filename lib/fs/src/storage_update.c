@@ -341,6 +341,12 @@ static void begin_client(fm_fs_op *op)
     const fm_fs_session *session = fm_fs_store_session(target->store, tag->client, tag->channel);
     if (FM_FS_PLANT(FM_FS_PLANT_DOUBLE_APPLY))
         session = NULL;
+    if (tag->client <= fm_fs_store_forgotten_client(target->store) &&
+        !FM_FS_PLANT(FM_FS_PLANT_FORGOTTEN_TWICE)) {
+        op->flags = FM_FS_FLAG_FORGOTTEN;
+        update_end(op, FM_OK, fm_fs_store_newest_client(target->store));
+        return;
+    }
     if (session && session->tag.sequence > tag->sequence) {
         update_end(op,
                    fm_base_error_set(FM_ERR_STATE, "request %llu of a channel that is at %llu",

@@ -161,7 +161,8 @@ static void do_one(struct node *node, const struct fm_fs_cut_ways *plain, uint64
         status = what == WRITE ? write_once(&ways, ino, cell, stamp)
                  : what == CUT ? truncate_once(&ways, ino, end_of(cell))
                                : read_once(&ways, ino, values);
-    if (node->dying)
+    // What is not known to have happened may have: a target has forgotten the request.
+    if (node->dying || status == FM_ERR_FS_MAYBE)
         return;
     if (status < 0) {
         sim_fail(world, "names client %u: the shared file: %s", node->base.node, fm_base_status_name(status));

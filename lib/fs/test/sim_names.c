@@ -476,6 +476,20 @@ static int any_file(const struct names_client *client, uint64_t choice)
     return S_ISREG(client->model.nodes[at].mode) ? at : -1;
 }
 
+// As an operation that is begun anew.
+static fm_status run_again(struct node *node, fm_fs_client_io *io)
+{
+    fm_fs_client_io next = {.kind = io->kind,
+                            .chain = io->chain,
+                            .id = io->id,
+                            .offset = io->offset,
+                            .size = io->size,
+                            .data = io->data,
+                            .timeout_ns = io->timeout_ns};
+    *io = next;
+    return run_io(node, io);
+}
+
 static void own_write(struct names_client *client, int at)
 {
     struct world *world = client->node->world;
@@ -483,18 +497,25 @@ static void own_write(struct names_client *client, int at)
     uint32_t index = (uint32_t)sim_between(world, 0, NAMES_CHUNKS - 1);
     const struct fm_fs_cut_ways ways = ways_of(client);
     fm_fs_node node;
-    expect(client, "a look", look(client, client->model.nodes[at].ino, &node), FM_OK);
-    if (client->node->dying)
-        return;
-    expect(client, "a file's growth", fm_fs_cut_grow(&ways, &node, (uint64_t)(index + 1) * NAMES_CHUNK),
-           FM_OK);
+    fm_status grown;
+    do { // a target may have forgotten a request, which cannot happen any more then
+        expect(client, "a look", look(client, client->model.nodes[at].ino, &node), FM_OK);
+        if (client->node->dying)
+            return;
+        grown = fm_fs_cut_grow(&ways, &node, (uint64_t)(index + 1) * NAMES_CHUNK);
+    } while (grown == FM_ERR_FS_MAYBE);
+    expect(client, "a file's growth", grown, FM_OK);
     file->chunks = index + 1 > file->chunks ? index + 1 : file->chunks;
     node = node_of(client, at);
     fm_fs_client_io io = io_of(&node, index, FM_FS_CLIENT_WRITE, 200 * s);
     uint64_t stamp = ++world->value;
     io.data = fm_fs_buffer_new(8);
     fm_put_le64(io.data->data, stamp);
-    expect(client, "a write", run_io(client->node, &io), FM_OK);
+    fm_status written;
+    do
+        written = run_again(client->node, &io);
+    while (written == FM_ERR_FS_MAYBE);
+    expect(client, "a write", written, FM_OK);
     fm_fs_buffer_drop(io.data);
     file->stamps[index] = stamp;
 }

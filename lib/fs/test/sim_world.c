@@ -32,7 +32,8 @@ static void start_storage(struct world *world, struct node *node)
                                      .scrub_ns = 150 * ms,
                                      .forget_ns = 120 * ms,
                                      .journal_bytes = 40 << 10,
-                                     .land_bytes = 16 << 10};
+                                     .land_bytes = 16 << 10,
+                                     .sessions = world->sessions};
     if (fm_fs_storage_new(&node->base, &options, disks, n, &node->storage) < 0)
         abort();
 }
@@ -685,6 +686,7 @@ static void build(struct world *world)
         world->pause_ns = sim_between(world, 200 * ms, 900 * ms);
     }
     world->remove_percent = sim_chance(world, 0.3) ? 12 : 0;
+    world->sessions = sim_chance(world, 0.3) ? (uint32_t)sim_between(world, 6, 20) : 0;
     world->io_error_rate = sim_chance(world, 0.3) ? 0.0005 : 0;
     world->drop_rate = 0.01 * (double)sim_between(world, 0, 5);
     world->slow_rate = 0.01 * (double)sim_between(world, 0, 8);

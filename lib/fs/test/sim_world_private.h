@@ -199,6 +199,7 @@ struct world {
     int gentle;           // few faults, so that all is whole at times, when one disk may fail
     int64_t fault_gap_ns; // the longest
     int remove_percent;   // of operations, beyond those that always are
+    uint32_t sessions;    // that a target remembers; 0: all
     int64_t pause_ns;     // of a client between two operations, the longest
     struct history_op *history;
     size_t history_count;
