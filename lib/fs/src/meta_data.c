@@ -170,6 +170,11 @@ static fm_status other_contents(const fm_fs_node *node)
                              (unsigned long long)node->ino);
 }
 
+static fm_status cut_meanwhile(const fm_fs_node *node)
+{
+    return fm_base_error_set(FM_ERR_STATE, "inode %llu was cut meanwhile", (unsigned long long)node->ino);
+}
+
 // What lies between its end and its reach was removed by whoever has the number of its last cut, since then.
 static fm_status may_grow(const fm_fs_node *node, const struct piece *piece)
 {
@@ -235,7 +240,7 @@ fm_status fm_fs_meta_fence(fm_fs_meta *meta, uint64_t ino, uint64_t data, fm_fs_
         return fm_fs_meta_remote_fence(meta, ino, data, out_node);
     FM_TRY(fm_fs_meta_run(&op));
     if (op.made != cuts_made(&op.node))
-        return fm_base_error_set(FM_ERR_STATE, "inode %llu was cut meanwhile", (unsigned long long)ino);
+        return cut_meanwhile(&op.node);
     *out_node = op.node;
     return FM_OK;
 }
@@ -270,13 +275,14 @@ static fm_status truncate(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
             node->flags |= FM_FS_NODE_INLINE;
     } else if (node->data != piece->data) {
         return other_contents(node);
+    } else if (node->cuts != piece->cuts) {
+        // Also where it would not matter: what has failed once must fail for ever, for a slow server may still try it.
+        return cut_meanwhile(node);
     } else if (piece->size < node->size) {
         node->cuts++;
         op->made = cuts_made(node);
-    } else {
-        FM_TRY(may_grow(node, piece));
-        if (piece->size > node->reach)
-            node->reach = piece->size; // where nothing was written there is no chunk, and it reads as zeros
+    } else if (piece->size > node->reach) {
+        node->reach = piece->size; // where nothing was written there is no chunk, and it reads as zeros
     }
     FM_TRY(resize(tx, node, piece->size));
     node->version++;

@@ -71,7 +71,9 @@ static void what_grows_again_was_cleaned(void **state)
     assert_fails(fm_fs_meta_extend(names.meta, node.ino, data, 401, 0, &node), FM_ERR_STATE,
                  "behind its end");
     assert_fails(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 401, 0, &node), FM_ERR_STATE,
-                 "behind its end");
+                 "cut meanwhile");
+    assert_fails(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 399, 0, &node), FM_ERR_STATE,
+                 "cut meanwhile");
     assert_ok(fm_fs_meta_extend(names.meta, node.ino, data, 400, 0, &node));
     assert_ok(fm_fs_meta_fence(names.meta, node.ino, data, &node));
     assert_true(node.cuts == 2 && node.size == 400);

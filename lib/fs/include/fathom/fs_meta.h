@@ -232,7 +232,8 @@ FM_API FM_MUST_USE fm_status fm_fs_meta_spill(fm_fs_meta *meta, uint64_t ino, ui
 FM_API FM_MUST_USE fm_status fm_fs_meta_extend(fm_fs_meta *meta, uint64_t ino, uint64_t data, uint64_t end,
                                                uint64_t cuts, fm_fs_node *out_node);
 /** The file is `size` bytes long from now on; what an inline file loses or gains is done here, too. Shorter than it was: its
- *  `cuts` are the caller's number, as of fm_fs_meta_fence(), or 0. FM_ERR_STATE: as fm_fs_meta_extend(). */
+ *  `cuts` are the caller's number, as of fm_fs_meta_fence(), or 0. FM_ERR_STATE: it has other contents than `data`, or other
+ *  `cuts`, unless it is cut to nothing; to grow below its `reach` these are to be the caller's own. */
 FM_API FM_MUST_USE fm_status fm_fs_meta_truncate(fm_fs_meta *meta, const fm_fs_who *who, uint64_t ino,
                                                  uint64_t data, uint64_t size, uint64_t cuts,
                                                  fm_fs_node *out_node);
