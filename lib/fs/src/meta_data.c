@@ -175,14 +175,13 @@ static fm_status cut_meanwhile(const fm_fs_node *node)
     return fm_base_error_set(FM_ERR_STATE, "inode %llu was cut meanwhile", (unsigned long long)node->ino);
 }
 
-// What lies between its end and its reach was removed by whoever has the number of its last cut, since then.
+// Whoever lets it grow has seen its last cut; below its reach, that is his own. Also where it would not matter: what has failed
+// once must fail for ever, for a slow server may still try it.
 static fm_status may_grow(const fm_fs_node *node, const struct piece *piece)
 {
-    if (piece->size <= node->size || node->size >= node->reach || piece->cuts == node->cuts ||
-        FM_FS_PLANT(FM_FS_PLANT_NAMES_TAIL))
-        return FM_OK;
-    return fm_base_error_set(FM_ERR_STATE, "inode %llu may have chunks behind its end",
-                             (unsigned long long)node->ino);
+    return piece->size <= node->size || piece->cuts == node->cuts || FM_FS_PLANT(FM_FS_PLANT_NAMES_TAIL)
+               ? FM_OK
+               : cut_meanwhile(node);
 }
 
 static fm_status extend(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
@@ -276,8 +275,7 @@ static fm_status truncate(fm_fs_kv_tx *tx, struct fm_fs_meta_op *op)
     } else if (node->data != piece->data) {
         return other_contents(node);
     } else if (node->cuts != piece->cuts) {
-        // Also where it would not matter: what has failed once must fail for ever, for a slow server may still try it.
-        return cut_meanwhile(node);
+        return cut_meanwhile(node); // see may_grow()
     } else if (piece->size < node->size) {
         node->cuts++;
         op->made = cuts_made(node);

@@ -68,8 +68,7 @@ static void what_grows_again_was_cleaned(void **state)
     assert_ok(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 400, 0, &node));
     assert_true(node.size == 400 && node.reach == 1000 && node.cuts == 1);
     // Writes from before may have put bytes there, so it grows by the last number alone.
-    assert_fails(fm_fs_meta_extend(names.meta, node.ino, data, 401, 0, &node), FM_ERR_STATE,
-                 "behind its end");
+    assert_fails(fm_fs_meta_extend(names.meta, node.ino, data, 401, 0, &node), FM_ERR_STATE, "cut meanwhile");
     assert_fails(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 401, 0, &node), FM_ERR_STATE,
                  "cut meanwhile");
     assert_fails(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 399, 0, &node), FM_ERR_STATE,
@@ -77,12 +76,11 @@ static void what_grows_again_was_cleaned(void **state)
     assert_ok(fm_fs_meta_extend(names.meta, node.ino, data, 400, 0, &node));
     assert_ok(fm_fs_meta_fence(names.meta, node.ino, data, &node));
     assert_true(node.cuts == 2 && node.size == 400);
-    assert_fails(fm_fs_meta_extend(names.meta, node.ino, data, 401, 1, &node), FM_ERR_STATE,
-                 "behind its end");
+    assert_fails(fm_fs_meta_extend(names.meta, node.ino, data, 401, 1, &node), FM_ERR_STATE, "cut meanwhile");
     assert_ok(fm_fs_meta_extend(names.meta, node.ino, data, 401, 2, &node));
     assert_ok(fm_fs_meta_truncate(names.meta, NULL, node.ino, data, 2000, 2, &node));
     assert_true(node.size == 2000 && node.reach == 2000);
-    assert_ok(fm_fs_meta_extend(names.meta, node.ino, data, 3000, 0, &node)); // nothing was ever there
+    assert_ok(fm_fs_meta_extend(names.meta, node.ino, data, 3000, 2, &node));
     assert_ok(fm_fs_meta_node(names.meta, node.ino, &node));
     assert_true(node.reach == 3000 && node.cuts == 2 && node.rdev == 0);
     // To nothing: other chunks from now on, the old ones are collected.

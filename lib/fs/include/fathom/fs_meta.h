@@ -228,7 +228,7 @@ FM_API FM_MUST_USE fm_status fm_fs_meta_inline_write(fm_fs_meta *meta, uint64_t 
 FM_API FM_MUST_USE fm_status fm_fs_meta_spill(fm_fs_meta *meta, uint64_t ino, uint64_t version,
                                               fm_fs_node *out_node);
 /** The file of chunks `data` is at least `end` bytes long from now on, and was changed now. FM_ERR_STATE: it has other
- *  contents by now; or it would grow below its `reach`, and `cuts` (0: none) is not its number: look again. */
+ *  contents by now; or it would grow, and has other `cuts`, which are to be the caller's own below its `reach`: look again. */
 FM_API FM_MUST_USE fm_status fm_fs_meta_extend(fm_fs_meta *meta, uint64_t ino, uint64_t data, uint64_t end,
                                                uint64_t cuts, fm_fs_node *out_node);
 /** The file is `size` bytes long from now on; what an inline file loses or gains is done here, too. Shorter than it was: its
