@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include "fathom/fs_mount.h"
 #include "fm_bench.h"
 
 enum { FM_BENCH_FS_PATH = 512 };
@@ -36,10 +37,15 @@ fm_status fm_bench_fs_raw_open_as(const char *path, unsigned depth, unsigned fla
  * process of its own until SIGTERM. FM_ERR_UNAVAILABLE: no FUSE here. bench_fs_null.c */
 fm_status fm_bench_fs_null_start(const char *dir, uint64_t bytes, pid_t *out_pid);
 
-/** Serves the cluster in `dir` in a process of its own, which ends with this one. -1: none. bench_fs_cluster.c */
+/** Serves the cluster in `dir` in a process of its own, which ends with this one. -1: none. bench_fs_process.c */
 pid_t fm_bench_fs_cluster_start(const char *dir);
 /** Kills it; what is not positive is ignored. */
 void fm_bench_fs_cluster_end(pid_t cluster);
+/** Mounts it on the new directory `dir`, likewise. FM_ERR_UNAVAILABLE: no FUSE here. */
+fm_status fm_bench_fs_mount_start(const char *cluster, const char *dir, const fm_fs_mount_options *options,
+                                  pid_t *out_mount);
+/** Ends it, or the null file system; what is not positive is ignored. */
+void fm_bench_fs_mount_end(pid_t mount, const char *dir);
 
 fm_status fm_bench_fs_store_cases(fm_bench *bench);   /* bench_fs_store.c */
 fm_status fm_bench_fs_cluster_cases(fm_bench *bench); /* bench_fs_cluster.c */

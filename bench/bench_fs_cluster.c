@@ -8,11 +8,8 @@
  */
 #include "bench_fs.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fathom/clock.h"
@@ -42,26 +39,6 @@ struct cluster_bench {
     fm_fs_chunk_op ops[PAGES];
     uint64_t offsets[PAGES * REPLICAS];
 };
-
-pid_t fm_bench_fs_cluster_start(const char *dir)
-{
-    pid_t pid = fork();
-    if (pid != 0)
-        return pid;
-    fm_fs_cluster *cluster;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (fm_fs_cluster_up(dir, &cluster) < 0 || fm_fs_cluster_run(cluster) < 0)
-        _exit(1);
-    _exit(0);
-}
-
-void fm_bench_fs_cluster_end(pid_t cluster)
-{
-    if (cluster <= 0)
-        return;
-    kill(cluster, SIGKILL);
-    waitpid(cluster, NULL, 0);
-}
 
 static fm_status run_cluster(void *state, int threads)
 {

@@ -17,13 +17,9 @@
 
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fathom/fs_cluster.h"
@@ -60,61 +56,6 @@ struct mount_bench {
     unsigned count;
     uint64_t *offsets; // in order, or none twice
 };
-
-/* Processes */
-
-static void serve(const struct mount_bench *bench, const char *cluster, int ready)
-{
-    const fm_fs_mount_options options = {.size = sizeof options,
-                                         .serve_cluster = bench->shape.up,
-                                         .cache_bytes = bench->shape.cold ? COLD_CACHE : WARM_CACHE};
-    fm_fs_mount *mount;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    fm_status status = fm_fs_mount_open(cluster, bench->dir, &options, &mount);
-    if (write(ready, &status, sizeof status) != sizeof status || status < 0)
-        _exit(1);
-    status = fm_fs_mount_run(mount);
-    fm_fs_mount_close(mount);
-    _exit(status < 0);
-}
-
-static fm_status start_mount(struct mount_bench *bench, const char *cluster)
-{
-    int ready[2];
-    fm_status status = FM_ERR_IO;
-    if (mkdir(bench->dir, 0755) != 0 || pipe(ready) != 0)
-        return fm_base_error_set(FM_ERR_IO, "no directory or pipe for the mount");
-    bench->mount = fork();
-    if (bench->mount == 0)
-        serve(bench, cluster, ready[1]);
-    close(ready[1]);
-    if (read(ready[0], &status, sizeof status) != sizeof status)
-        status = FM_ERR_UNAVAILABLE;
-    close(ready[0]);
-    return status < 0 ? fm_base_error_set(FM_ERR_UNAVAILABLE, "the cluster cannot be mounted here") : FM_OK;
-}
-
-static pid_t start_cluster(const char *dir)
-{
-    pid_t pid = fork();
-    if (pid != 0)
-        return pid;
-    fm_fs_cluster *cluster;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (fm_fs_cluster_up(dir, &cluster) < 0 || fm_fs_cluster_run(cluster) < 0)
-        _exit(1);
-    _exit(0);
-}
-
-static void stop(pid_t pid, const char *dir)
-{
-    if (pid <= 0)
-        return;
-    kill(pid, SIGTERM);
-    waitpid(pid, NULL, 0);
-    if (dir)
-        (void)umount2(dir, MNT_DETACH); // if the process did not end well
-}
 
 /* Runs */
 
@@ -198,12 +139,9 @@ static void teardown(void *state)
         close(bench->fd);
     if (bench->null_fd >= 0)
         close(bench->null_fd);
-    stop(bench->null, bench->null_dir);
-    stop(bench->mount, bench->dir);
-    if (bench->cluster > 0) {
-        kill(bench->cluster, SIGKILL);
-        waitpid(bench->cluster, NULL, 0);
-    }
+    fm_bench_fs_mount_end(bench->null, bench->null_dir);
+    fm_bench_fs_mount_end(bench->mount, bench->dir);
+    fm_bench_fs_cluster_end(bench->cluster);
     fm_bench_fs_folder_remove(bench->folder);
     fm_base_mem_free(bench->offsets);
     fm_base_mem_free(bench->data);
@@ -249,14 +187,17 @@ static fm_status open_all(struct mount_bench *bench)
     char path[FM_BENCH_FS_PATH + 32];
     const fm_fs_cluster_options options = {
         .size = sizeof options, .targets = 1, .replicas = 1, .target_bytes = (uint64_t)2 << 30};
+    const fm_fs_mount_options mounting = {.size = sizeof mounting,
+                                          .serve_cluster = bench->shape.up,
+                                          .cache_bytes = bench->shape.cold ? COLD_CACHE : WARM_CACHE};
     FM_TRY(fm_bench_fs_folder(bench->folder));
     snprintf(bench->dir, sizeof bench->dir, "%s/mount", bench->folder);
     snprintf(bench->null_dir, sizeof bench->null_dir, "%s/null", bench->folder);
     snprintf(path, sizeof path, "%s/cluster", bench->folder);
     FM_TRY(fm_fs_cluster_init(path, &options));
     if (!bench->shape.up)
-        bench->cluster = start_cluster(path);
-    FM_TRY(start_mount(bench, path));
+        bench->cluster = fm_bench_fs_cluster_start(path);
+    FM_TRY(fm_bench_fs_mount_start(path, bench->dir, &mounting, &bench->mount));
     snprintf(path, sizeof path, "%s/file", bench->dir);
     FM_TRY(fill(bench, path));
     bench->fd = open(path, O_RDONLY | O_CLOEXEC);

@@ -2,10 +2,7 @@
 // of a cluster whose services run in another process; against io_uring on a file of the same disk.
 #include "bench_fs.h"
 
-#include <signal.h>
 #include <stdio.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fathom/fs.h"
@@ -28,18 +25,6 @@ struct queue_bench {
     fm_fs_io ios[DEPTH];
     int busy[DEPTH];
 };
-
-static pid_t start_cluster(const char *dir)
-{
-    fm_fs_cluster *cluster;
-    pid_t pid = fork();
-    if (pid != 0)
-        return pid;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (fm_fs_cluster_up(dir, &cluster) < 0 || fm_fs_cluster_run(cluster) < 0)
-        _exit(1);
-    _exit(0);
-}
 
 // Until the services answer; what is written before its chain serves waits by itself.
 static fm_status wait_for(const char *dir)
@@ -121,10 +106,7 @@ static void teardown(void *state)
     fm_fs_file_close(bench->file);
     fm_fs_close(bench->fs);
     fm_bench_fs_raw_close(bench->raw);
-    if (bench->cluster > 0) {
-        kill(bench->cluster, SIGKILL);
-        waitpid(bench->cluster, NULL, 0);
-    }
+    fm_bench_fs_cluster_end(bench->cluster);
     fm_bench_fs_folder_remove(bench->folder);
     fm_base_mem_free(bench->data);
     fm_base_mem_free(bench);
@@ -149,7 +131,7 @@ static fm_status open_all(struct queue_bench *bench, int is_cluster)
     snprintf(spec, sizeof spec, "cluster:%s", path);
     if (is_cluster) {
         FM_TRY(fm_fs_cluster_init(path, &options));
-        bench->cluster = start_cluster(path);
+        bench->cluster = fm_bench_fs_cluster_start(path);
         FM_TRY(wait_for(path));
     }
     FM_TRY(fm_fs_open(is_cluster ? spec : bench->folder, 0, &bench->fs));

@@ -3,13 +3,9 @@
 #include "bench_fs.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fathom/fs_cluster.h"
@@ -33,35 +29,6 @@ struct usrbio_bench {
     uint64_t offsets[READS];
     const void *slots[DEPTH];
 };
-
-static void serve(const char *cluster, const char *dir, int ready)
-{
-    const fm_fs_mount_options options = {.size = sizeof options, .serve_cluster = 1};
-    fm_fs_mount *mount;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    fm_status status = fm_fs_mount_open(cluster, dir, &options, &mount);
-    if (write(ready, &status, sizeof status) != sizeof status || status < 0)
-        _exit(1);
-    status = fm_fs_mount_run(mount);
-    fm_fs_mount_close(mount);
-    _exit(status < 0);
-}
-
-static fm_status start_mount(struct usrbio_bench *bench, const char *cluster)
-{
-    int ready[2];
-    fm_status status = FM_ERR_IO;
-    if (mkdir(bench->dir, 0755) != 0 || pipe(ready) != 0)
-        return fm_base_error_set(FM_ERR_IO, "no directory or pipe for the mount");
-    bench->mount = fork();
-    if (bench->mount == 0)
-        serve(cluster, bench->dir, ready[1]);
-    close(ready[1]);
-    if (read(ready[0], &status, sizeof status) != sizeof status)
-        status = FM_ERR_UNAVAILABLE;
-    close(ready[0]);
-    return status < 0 ? fm_base_error_set(FM_ERR_UNAVAILABLE, "the cluster cannot be mounted here") : FM_OK;
-}
 
 static fm_status fill(const char *path, const void *data)
 {
@@ -139,11 +106,7 @@ static void teardown(void *state)
         hf3fs_dereg_fd(bench->fd);
         close(bench->fd);
     }
-    if (bench->mount > 0) {
-        kill(bench->mount, SIGTERM);
-        waitpid(bench->mount, NULL, 0);
-        (void)umount2(bench->dir, MNT_DETACH); // if the process did not end well
-    }
+    fm_bench_fs_mount_end(bench->mount, bench->dir);
     fm_bench_fs_folder_remove(bench->folder);
     fm_base_mem_free(bench->data);
     fm_base_mem_free(bench);
@@ -171,11 +134,12 @@ static fm_status open_all(struct usrbio_bench *bench)
     char cluster[FM_BENCH_FS_PATH + 16];
     const fm_fs_cluster_options options = {
         .size = sizeof options, .targets = 1, .replicas = 1, .target_bytes = (uint64_t)2 << 30};
+    const fm_fs_mount_options mounting = {.size = sizeof mounting, .serve_cluster = 1};
     FM_TRY(fm_bench_fs_folder(bench->folder));
     snprintf(cluster, sizeof cluster, "%s/cluster", bench->folder);
     snprintf(bench->dir, sizeof bench->dir, "%s/mount", bench->folder);
     FM_TRY(fm_fs_cluster_init(cluster, &options));
-    FM_TRY(start_mount(bench, cluster));
+    FM_TRY(fm_bench_fs_mount_start(cluster, bench->dir, &mounting, &bench->mount));
     return open_files(bench);
 }
 
