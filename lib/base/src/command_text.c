@@ -53,11 +53,11 @@ static void option_right(const fm_option *option, char *text, size_t size)
     size_t used = (size_t)snprintf(text, size, "%s", option->help ? option->help : "");
     if (option->type == FM_OPTION_CHOICE && strlen(option->choices) > 20 && used < size)
         used += (size_t)snprintf(text + used, size - used, ": %s", option->choices);
-    if (option->value && option->type != FM_OPTION_FLAG && used < size)
+    if (option->value && option->type == FM_OPTION_FLAG && used < size)
+        used += (size_t)snprintf(text + used, size - used, " [%s]", is_on_by_default(option) ? "on" : "off");
+    else if (option->value && *option->value && used < size) // of an empty one the text tells what it means
         used += (size_t)snprintf(text + used, size - used, " [%s%s%s]", option->value,
                                  option->unit ? " " : "", option->unit ? option->unit : "");
-    else if (option->value && used < size)
-        used += (size_t)snprintf(text + used, size - used, " [%s]", is_on_by_default(option) ? "on" : "off");
     if (option->required && used < size)
         snprintf(text + used, size - used, " (required)");
 }

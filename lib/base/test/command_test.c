@@ -10,6 +10,7 @@ struct options {
     int fast;
     const char *mode;
     const char *output;
+    const char *log;
 };
 
 static const fm_option schema[] = {
@@ -18,6 +19,7 @@ static const fm_option schema[] = {
     {"mode", FM_OPTION_CHOICE, offsetof(struct options, mode), .value = "a", .choices = "a|b",
      .help = "which"},
     {"output", FM_OPTION_STRING, offsetof(struct options, output), .letter = 'o', .help = "where"},
+    {"log", FM_OPTION_STRING, offsetof(struct options, log), .value = "", .help = "default: none"},
     {0},
 };
 
@@ -185,6 +187,7 @@ static void help_is_made_from_the_schema(void **state)
         assert_said("which [a]");
         assert_said("--[no-]fast ");
         assert_said("hurry [on]");
+        assert_said("default: none\n");
     }
     assert_int_equal(command("--help"), 0);
     assert_said("place experts");
