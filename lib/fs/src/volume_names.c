@@ -20,8 +20,10 @@ static fm_status read_line(const char *dir, const char *name, char *out_line, si
     size_t length;
     FM_TRY(fm_fs_cluster_path(dir, name, path));
     FM_TRY(fm_base_file_read(path, CONF_BYTES_MAX - 1, &text, &length));
-    text[strcspn(text, "\r\n")] = 0;
-    int written = snprintf(out_line, capacity, "%s", text);
+    size_t used = 0;                                     // the file's last line may have no end
+    while (used < length && !strchr("\r\n", text[used])) // which a 0 ends as well
+        used++;
+    int written = snprintf(out_line, capacity, "%.*s", (int)used, text);
     fm_base_mem_free(text);
     if (written < 0 || (size_t)written >= capacity)
         return fm_base_error_set(FM_ERR_LIMIT, "%s: a line of %d bytes; expected at most %zu", path, written,
