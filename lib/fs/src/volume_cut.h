@@ -28,7 +28,8 @@
  *   as a write that happens then.
  *
  * Who reads holes looks again as well: a file that was cut meanwhile is read anew, so that no reader takes for zeros what
- * another one has just cut off.
+ * another one has just cut off. There is one exception: of a chunk that was cut, a late write may make a longer one again, with
+ * zeros in between, which a reader of that moment cannot tell from zeros that were written.
  *
  * The names and chunks are behind a table, so that the simulator runs this very code.
  */

@@ -126,7 +126,8 @@ static fm_status read_once(const struct fm_fs_cut_ways *ways, uint64_t ino, uint
         int is_there = bytes && bytes->size >= at + CELL_BYTES;
         uint64_t value = is_there ? fm_get_le64(bytes->data + at) : 0;
         values[cell] = end_of(cell) > node.size ? BEYOND : value ? value : ZEROS;
-        hole |= values[cell] != BEYOND && !is_there;
+        // Volumes look again at holes alone: a read that meets a truncation may find zeros in the gap before a late write.
+        hole |= values[cell] == ZEROS;
     }
     for (int i = 0; i < CHUNKS_OF_IT; i++)
         fm_fs_buffer_drop(ios[i].bytes);

@@ -15,7 +15,8 @@
  *
  * What fm_fs_volume_write() has acknowledged is durable and is seen by every later read, from any process. A write is not
  * atomic: each of its bytes comes before or after a write or a truncation of somebody else at the same time. What a
- * truncation has cut off is never seen again, whichever processes write, cut and let the file grow.
+ * truncation has cut off is never seen again, whichever processes write, cut and let the file grow; a read at the time of a
+ * truncation may find zeros in its place.
  *
  * Threads: any number may use a volume. Connections to the cluster are made as threads need them, up to `connections`.
  * Errors are those of fs_meta.h and fs_cluster.h.
