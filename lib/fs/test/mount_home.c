@@ -90,11 +90,12 @@ void mount_home_open(struct mount_home *home, int count, const fm_fs_mount_optio
     if (!open_home)
         atexit(leave);
     open_home = home;
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < 2; i++) { // a test may start the second one later
         snprintf(home->dirs[i], sizeof home->dirs[i], "%s-mount-%d", home->home.dir, i);
         assert_int_equal(mkdir(home->dirs[i], 0755), 0);
-        mount_home_start(home, i, options);
     }
+    for (int i = 0; i < count; i++)
+        mount_home_start(home, i, options);
 }
 
 void mount_home_stop(struct mount_home *home, int mount, int how)
